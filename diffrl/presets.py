@@ -1,0 +1,240 @@
+"""Every setting of the series, in one place: one frozen dataclass per stage, four presets.
+
+Source marks after a value: [P] the paper's own words, [S] a summary made from its full text,
+[G] the same group's follow-up (arXiv 2511.19528), [D] DPPO's public code (arXiv 2409.00588, v0.8),
+[L] LIBERO and its usual evaluation (OpenVLA-OFT, openpi), [C] our choice.
+A preset holds settings only; what was measured with it lies in ``results/<preset>/``.
+"""
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from diffrl.errors import UserError
+
+Source = Literal["operator", "human"]
+Mode = Literal["deterministic", "stochastic"]
+
+
+@dataclass(frozen=True)
+class OperatorConfig:
+    """The few demonstrations that a clone starts from."""
+
+    source: Source = "operator"  # scripted operator, or the official human sets [C]
+    count: int = 20  # successful demonstrations per task; the paper says "a small set" [C]
+    max_attempts: int = 400  # attempts before the operator gives up on a task [C]
+    noise: float = 1.0  # scale of the human-like noise: 0 none, 1 calibrated on LIBERO's sets [C]
+
+
+@dataclass(frozen=True)
+class CloneConfig:
+    """The policy's shape, and behaviour cloning."""
+
+    encoder: Literal["state", "image"] = "state"  # the paper: ResNet on images [S]
+    network: Literal["mlp", "unet"] = "mlp"  # the paper: 1-D U-Net with FiLM [S]
+    width: int = 256  # hidden units of the MLP [C]
+    horizon: int = 8  # control steps that one decision predicts [C]
+    chunk: int = 8  # control steps of them that are executed [D]: 4-8
+    batch: int = 256  # decisions per optimiser step [C]
+    steps: int = 4000  # optimiser steps at most [C]
+    learning_rate: float = 1e-3  # of Adam, cosine to zero [C]; DPPO: 1e-4 for large nets [D]
+    weight_decay: float = 1e-6  # [D]
+    ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """PPO over the denoising chain; the Gaussian rival where it differs."""
+
+    training_steps: int = 100  # denoising steps of the schedule, cosine [D]
+    sampling_steps: int = 5  # DDIM steps of a sample, all fine-tuned [S] DDIM, [D] 5
+    prediction: Literal["epsilon", "x0"] = "x0"  # what the network predicts [C]; DPPO: epsilon
+    spacing: Literal["leading", "trailing"] = "trailing"  # of the DDIM steps [C]; DPPO: leading
+    sigma_floor: float = 0.1  # least noise of a denoising step in training, action units [D]
+    noise_correlation: float = 0.8  # AR(1) of the exploration noise over the chunk; 0 white [C]
+    cross_fade: int = 0  # control steps blended with the last plan; 0 none [C]
+    copies: int = 48  # simulated robots [D]: 50
+    decisions: int = 24  # decisions per copy and iteration [C]; DPPO: 300-400
+    iterations: int = 12  # of rollout and update [C]
+    max_steps: int | None = 200  # control steps of a training episode; None: the protocol's [C]
+    gamma: float = 0.99  # discount per decision [D]
+    gae_lambda: float = 0.95  # [D]
+    gamma_denoising: float = 0.9  # discount per denoising step [C]; DPPO: 0.99
+    clip: float = 0.04  # PPO's clip at the last denoising step [C]; DPPO: 0.01
+    clip_first: float = 0.004  # and at the noisiest one [C]; DPPO: 0.001
+    clip_rate: float = 3.0  # exponential rate between the two [D]
+    actor_learning_rate: float = 3e-4  # [C]; DPPO: 1e-5 to 5e-5
+    critic_learning_rate: float = 1e-3  # [D]
+    annealing: Literal["constant", "cosine"] = "constant"  # the paper anneals [S]; here [C]
+    epochs: int = 10  # passes over an iteration's pairs [D]
+    minibatch: int = 1500  # (decision, denoising step) pairs [C]; DPPO: about 10 000
+    critic_warmup: int = 2  # iterations in which only the critic learns [D]
+    target_kl: float = 1.0  # an update stops beyond this [D]
+    gaussian_std: float = 0.1  # initial std of the Gaussian policy, action units [D]
+    gaussian_clip: float = 0.02  # its PPO clip [C]; DPPO: 0.01
+    gaussian_learning_rate: float = 2e-4  # [C]
+    seeds: tuple[int, ...] = (0,)  # training seeds per task and algorithm [C]
+    evaluation_starts: int = 50  # official start states of the final evaluation [L]
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Experts roll out data sets, from start states that no evaluation uses."""
+
+    episodes: int = 50  # successes per task and source [P] success-filtered, [S] 50
+    modes: tuple[Mode, ...] = ("deterministic", "stochastic")  # the first is the headline [C]
+    max_attempts: int = 400  # rollouts per task before giving up [C]
+    seed: int = 1  # of the fresh start states and of the policy's noise [C]
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """Measures of trajectory quality."""
+
+    episodes: int = 50  # trajectories per source, mode and task [C]
+    neighbours: int = 10  # k of the conditional action variance [C]
+    phases: int = 100  # points of the time-normalised trajectory [C]
+    resamples: int = 2000  # of the bootstrap [C]
+    seed: int = 0  # of the bootstrap [C]
+
+
+@dataclass(frozen=True)
+class VLAConfig:
+    """The compact vision-language-action model, trained on one source alone."""
+
+    image_size: int = 128  # pixels, square [C]; openpi renders 256
+    detail: Literal["exact", "reduced"] = "reduced"  # of the rendered images [C]
+    chunk: int = 8  # control steps per decision [C]; pi0: 50
+    width: int = 192  # of the transformer [C]
+    layers: int = 4  # [C]
+    steps: int = 2000  # optimiser steps, the same for each source [C]
+    batch: int = 64  # decisions per optimiser step [C]
+    learning_rate: float = 5e-4  # [C]
+    seeds: tuple[int, ...] = (0,)  # training seeds per source [C]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """LIBERO's protocol, the row of OpenVLA-OFT and openpi."""
+
+    trials: int = 50  # official start states per task [L]
+    settle: int = 10  # control steps of (0, ..., 0, -1) before the policy acts [L]
+    suites: tuple[str, ...] = ()  # further suites (out of distribution); the tasks' own always [C]
+    copies: int = 10  # robots simulated at once; changes no result [C]
+    seed: int = 0  # of the fixtures' poses and of the policy's noise [C]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One scale of the whole series."""
+
+    name: str
+    tasks: tuple[str, ...]  # e.g. "libero_object/0"
+    demonstrations: OperatorConfig = OperatorConfig()
+    clone: CloneConfig = CloneConfig()
+    rl: RLConfig = RLConfig()
+    generation: GenerationConfig = GenerationConfig()
+    quality: QualityConfig = QualityConfig()
+    vla: VLAConfig = VLAConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def _suite(name: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{name}/{index}" for index in range(count))
+
+
+_OBJECT = _suite("libero_object", 10)
+_OTHERS = (
+    "libero_spatial/0",
+    "libero_goal/0",  # open the middle drawer of the cabinet
+    "libero_goal/7",  # turn on the stove
+    "libero_90/25",  # two goals
+    "libero_10/2",
+)
+_ALL = (
+    *_suite("libero_spatial", 10),
+    *_OBJECT,
+    *_suite("libero_goal", 10),
+    *_suite("libero_90", 90),
+    *_suite("libero_10", 10),
+)  # the paper's 130 tasks [P]
+
+_SMOKE = Preset(
+    name="smoke",  # 2 cores, minutes: small, but every stage is real and RL visibly learns
+    tasks=("libero_object/0",),
+    clone=CloneConfig(steps=3000),
+    generation=GenerationConfig(episodes=20, max_attempts=120),
+    quality=QualityConfig(episodes=20, resamples=1000),
+    vla=VLAConfig(steps=300),
+    evaluation=EvaluationConfig(trials=10),
+)
+
+_LAPTOP = Preset(
+    name="laptop",  # 2 cores, at most 20 minutes a task
+    tasks=(*_OBJECT, *_OTHERS),
+    rl=RLConfig(iterations=40, seeds=(0,)),
+    vla=VLAConfig(seeds=(0, 1)),
+)
+
+_GPU = Preset(
+    name="gpu",  # one accelerator and many cores: images, the paper's networks, two suites
+    tasks=(*_suite("libero_spatial", 10), *_OBJECT),
+    clone=CloneConfig(encoder="image", network="unet", learning_rate=1e-4, steps=20_000),
+    rl=RLConfig(copies=50, iterations=200, actor_learning_rate=5e-5, annealing="cosine"),
+    vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),
+)
+
+_PAPER = Preset(
+    name="paper",  # a cluster: the paper's 130 tasks and, where known, its settings
+    tasks=_ALL,
+    demonstrations=OperatorConfig(source="human", count=10),
+    clone=CloneConfig(encoder="image", network="unet", learning_rate=1e-4, steps=50_000),
+    rl=RLConfig(
+        prediction="epsilon",
+        spacing="leading",
+        noise_correlation=0.0,
+        copies=50,
+        decisions=300,
+        iterations=100,
+        max_steps=None,
+        gamma_denoising=0.99,
+        clip=0.01,
+        clip_first=0.001,
+        actor_learning_rate=5e-5,
+        annealing="cosine",
+        minibatch=10_000,
+        gaussian_clip=0.01,
+        seeds=(0, 1, 2),
+    ),
+    vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),
+    evaluation=EvaluationConfig(
+        suites=tuple(
+            f"libero_{suite}_{kind}"
+            for suite in ("spatial", "object", "goal", "10")
+            for kind in ("lan", "object", "swap", "task")
+        )
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _GPU, _PAPER)}
+
+
+def get_preset(name: str) -> Preset:
+    """Return the preset called `name`.
+
+    Raises:
+        UserError: no preset has that name.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    close = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise UserError(
+        f"There is no preset {name!r}{hint}: choose one of {', '.join(PRESETS)}; "
+        "diffrl/presets.py holds their settings."
+    )
+
+
+def with_tasks(preset: Preset, tasks: tuple[str, ...]) -> Preset:
+    """Return `preset` restricted to `tasks`, everything else unchanged."""
+    return replace(preset, tasks=tuple(tasks))
