@@ -1,0 +1,193 @@
+"""Intervals, paired tests and effect sizes: small, vectorised, with a generator of their own.
+
+Every random procedure takes a `seed` and draws from its own `numpy.random.Generator`, so a number
+never depends on what ran before it. Nothing here touches numpy's global generator.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from diffrl.errors import UserError
+
+RESAMPLES = 10_000  # smallest reachable p-value: 1 / (RESAMPLES + 1)
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence limits, all in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Exact McNemar test: how often only one of two paired arms succeeded, and the p-value."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def wilson(successes, trials, confidence=0.95):
+    """Wilson score interval of a binomial rate (Wilson 1927).
+
+    successes, trials: scalars or arrays of one shape. Returns (low, high) of that shape in [0, 1];
+    NaN where trials is 0. Raises UserError when successes lie outside [0, trials].
+    """
+    k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
+    if np.any((k < 0) | (k > n)):
+        raise UserError("Wilson interval: successes must lie between 0 and the number of trials.")
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = k / n
+        centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # At k = 0 and k = n the limit is exactly 0 and 1; rounding would leave 1e-17 there.
+    low = np.where(k == 0, np.where(n > 0, 0.0, np.nan), centre - half)
+    high = np.where(k == n, np.where(n > 0, 1.0, np.nan), centre + half)
+    return (float(low), float(high)) if low.ndim == 0 else (low, high)
+
+
+def mean_interval(values, confidence=0.95, axis=0):
+    """Mean over `axis` with Student's t interval, e.g. over the seeds of a learning curve.
+
+    values (n, ...): NaN counts as missing. Returns (mean, low, high) without `axis`. With one value
+    the limits are NaN: one run says nothing about the spread of runs.
+    """
+    values = np.asarray(values, float)
+    n = np.sum(np.isfinite(values), axis=axis)
+    total = np.nansum(values, axis=axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / n
+        residual = values - np.expand_dims(mean, axis)
+        std = np.sqrt(np.nansum(residual**2, axis=axis) / np.where(n > 1, n - 1, np.nan))
+        half = stats.t.ppf(0.5 + confidence / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000, seed=0):
+    """Mean over strata (tasks) of the mean within each, with a percentile bootstrap interval.
+
+    Values are resampled within their stratum, so every task keeps its weight (Agarwal et al. 2021).
+    values (n,) finite; strata (n,) labels, None = one stratum. Returns Interval; its limits are NaN
+    when no stratum holds two values. Raises UserError on empty or non-finite input.
+    """
+    values = _finite(values, "stratified bootstrap")
+    rng = np.random.default_rng(seed)
+    groups = [values[rows] for rows in _strata(strata, len(values))]
+    means = np.zeros(resamples)
+    for group in groups:
+        draws = rng.integers(len(group), size=(resamples, len(group)))
+        means += group[draws].mean(axis=1) / len(groups)
+    value = float(np.mean([group.mean() for group in groups]))
+    if max(map(len, groups)) < 2:
+        return Interval(value, np.nan, np.nan)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def mcnemar(first, second):
+    """Exact two-sided McNemar test of two arms tried on the same start states (McNemar 1947).
+
+    first, second (n,) bool: outcome of each arm on trial i. Only discordant trials count; under
+    the null each falls to either arm with probability 1/2. Raises UserError on unequal lengths.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape:
+        raise UserError(f"McNemar pairs trials one to one, got {first.size} and {second.size}.")
+    b, c = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = 1.0 if b + c == 0 else float(stats.binomtest(min(b, c), b + c).pvalue)
+    return McNemar(b, c, p)
+
+
+def holm(p_values):
+    """Holm's step-down correction (Holm 1979): adjusted p-values of the same shape.
+
+    NaN marks a test that was not made: it stays NaN and does not count.
+    """
+    p = np.asarray(p_values, float)
+    flat = p.ravel()
+    made = np.flatnonzero(np.isfinite(flat))
+    order = made[np.argsort(flat[made], kind="stable")]
+    adjusted = np.full(flat.shape, np.nan)
+    scaled = flat[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.reshape(p.shape)
+
+
+def sign_flip_test(differences, strata=None, *, resamples=RESAMPLES, seed=0):
+    """Two-sided paired permutation test: p-value of "the mean difference is zero" (Fisher 1935).
+
+    differences (n,): first minus second arm, one per pair; strata (n,) labels, weighted equally.
+    All 2^n sign patterns are enumerated when they are fewer than `resamples`, else they are drawn.
+    """
+    d = _finite(differences, "sign-flip test")
+    weighted = np.empty(len(d))
+    for rows in (groups := _strata(strata, len(d))):
+        weighted[rows] = d[rows] / (len(rows) * len(groups))
+    exact = 2 ** len(d) <= resamples
+    if exact:
+        signs = 1 - 2 * ((np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(d)))
+    return _p_value(signs @ weighted, weighted.sum(), np.abs(weighted).sum(), exact)
+
+
+def permutation_test(
+    first, second, strata_first=None, strata_second=None, *, resamples=RESAMPLES, seed=0
+):
+    """Two-sided unpaired permutation test of equal means, labels shuffled within each stratum.
+
+    first (n,), second (m,) with their strata labels. Strata that only one arm has are refused.
+    """
+    first, second = _finite(first, "permutation test"), _finite(second, "permutation test")
+    labels_a = np.zeros(len(first)) if strata_first is None else np.asarray(strata_first)
+    labels_b = np.zeros(len(second)) if strata_second is None else np.asarray(strata_second)
+    if set(labels_a) != set(labels_b):
+        raise UserError("Permutation test: both arms must cover the same tasks; drop the others.")
+    rng, groups = np.random.default_rng(seed), np.unique(labels_a)
+    observed, scale, drawn = 0.0, 0.0, np.zeros(resamples)
+    for group in groups:
+        a, b = first[labels_a == group], second[labels_b == group]
+        pooled = np.concatenate([a, b])
+        weights = np.r_[np.full(len(a), 1 / len(a)), np.full(len(b), -1 / len(b))] / len(groups)
+        observed += pooled @ weights
+        scale += np.abs(pooled) @ np.abs(weights)
+        drawn += rng.permuted(np.tile(pooled, (resamples, 1)), axis=1) @ weights
+    return _p_value(drawn, observed, scale, exact=False)
+
+
+def cliffs_delta(first, second):
+    """Cliff's delta, P(first > second) - P(first < second), in [-1, 1] (Cliff 1993)."""
+    first, second = _finite(first, "Cliff's delta"), np.sort(_finite(second, "Cliff's delta"))
+    smaller = np.searchsorted(second, first, side="left")  # (n,) how many of second lie below
+    larger = len(second) - np.searchsorted(second, first, side="right")
+    return float((smaller - larger).sum() / (len(first) * len(second)))
+
+
+def _p_value(drawn, observed, scale, exact):
+    """Share of the null at least as extreme; ties within rounding (of `scale`) count as such."""
+    extreme = int(np.sum(np.abs(drawn) >= abs(observed) - 1e-12 * scale))
+    return extreme / len(drawn) if exact else (extreme + 1) / (len(drawn) + 1)
+
+
+def _strata(strata, n):
+    """Row numbers of each stratum, strata in sorted order."""
+    if strata is None:
+        return [np.arange(n)]
+    labels = np.asarray(strata)
+    if labels.shape != (n,):
+        raise UserError(f"Strata must label each of the {n} values, got shape {labels.shape}.")
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _finite(values, what):
+    values = np.asarray(values, float)
+    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
+        raise UserError(
+            f"{what}: needs a non-empty list of finite numbers, got shape {values.shape} with "
+            f"{int(np.sum(~np.isfinite(values)))} not finite; leave undefined values out first."
+        )
+    return values

@@ -1,0 +1,149 @@
+"""Intervals and tests agree with published values, with scipy, and with their own definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from diffrl import statistics
+from diffrl.errors import UserError
+
+
+def test_wilson_equals_the_published_example():
+    # Newcombe 1998, table I: 81 of 263 → 0.2553–0.3662.
+    assert statistics.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_wilson_lies_in_the_unit_interval_and_around_the_rate(k, extra):
+    low, high = statistics.wilson(k, k + extra)
+    assert 0 <= low <= k / (k + extra) <= high <= 1
+
+
+def test_wilson_is_vectorised_symmetric_and_undefined_without_trials():
+    low, high = statistics.wilson([0, 7, 50, 0], [50, 50, 50, 0])
+    assert low[0] == 0
+    assert high[2] == 1
+    assert low[2] == pytest.approx(1 - high[0])
+    assert np.isnan(low[3])
+    assert np.isnan(high[3])
+
+
+def test_wilson_refuses_more_successes_than_trials():
+    with pytest.raises(UserError, match="between 0 and"):
+        statistics.wilson(5, 4)
+
+
+def test_mean_interval_equals_scipys_t_interval_and_skips_missing_values():
+    values = np.random.default_rng(0).normal(size=(6, 3))
+    values[2, 1] = np.nan
+    _, low, high = statistics.mean_interval(values)
+    kept = np.delete(values[:, 1], 2)
+    expected = stats.t.interval(0.95, 4, loc=kept.mean(), scale=stats.sem(kept))
+    assert (low[1], high[1]) == pytest.approx(expected)
+    assert np.isnan(statistics.mean_interval(values[:1])[1]).all()
+
+
+def test_bootstrap_repeats_with_its_seed_whatever_the_global_generator_did():
+    values = np.random.default_rng(1).normal(size=30)
+    first = statistics.stratified_bootstrap(values, seed=3)
+    np.random.seed(99)  # noqa: NPY002
+    assert statistics.stratified_bootstrap(values, seed=3) == first
+    assert statistics.stratified_bootstrap(values, seed=4) != first
+
+
+def test_bootstrap_gives_every_task_the_same_weight():
+    values = np.r_[np.zeros(90), np.ones(10)]
+    strata = ["easy"] * 90 + ["hard"] * 10
+    assert statistics.stratified_bootstrap(values, strata) == (0.5, 0.5, 0.5)
+
+
+def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for trial in range(200):
+        values = np.r_[rng.normal(0, 1, 25), rng.normal(4, 2, 25)]
+        strata = np.repeat([0, 1], 25)
+        _, low, high = statistics.stratified_bootstrap(values, strata, resamples=400, seed=trial)
+        hits += low <= 2 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_bootstrap_of_single_values_claims_no_interval():
+    assert np.isnan(statistics.stratified_bootstrap([1.0, 2.0], ["a", "b"]).low)
+
+
+def test_mcnemar_counts_only_discordant_trials():
+    first = np.r_[np.ones(20), np.ones(9), np.zeros(1), np.zeros(5)].astype(bool)
+    second = np.r_[np.ones(20), np.zeros(9), np.ones(1), np.zeros(5)].astype(bool)
+    result = statistics.mcnemar(first, second)
+    assert (result.only_first, result.only_second) == (9, 1)
+    assert result.p == pytest.approx(2 * (1 + 10) / 2**10)
+    assert statistics.mcnemar(first, first).p == 1
+
+
+def test_holm_equals_the_step_down_by_hand_and_ignores_missing_tests():
+    adjusted = statistics.holm([0.01, 0.04, np.nan, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_keeps_the_order_and_never_lowers_a_p_value(p_values):
+    p, adjusted = np.array(p_values), statistics.holm(p_values)
+    assert np.all(adjusted >= p)
+    assert np.all(adjusted <= 1)
+    assert np.all(np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0)
+
+
+def test_sign_flip_enumerates_few_pairs_exactly():
+    # Of the 2^5 patterns only "all plus" and "all minus" reach the observed mean.
+    assert statistics.sign_flip_test([1, 2, 3, 4, 5]) == pytest.approx(2 / 32)
+    assert statistics.sign_flip_test([0.0, 0.0, 0.0]) == 1
+
+
+def test_sign_flip_by_sampling_agrees_with_scipy():
+    d = np.random.default_rng(2).normal(0.35, 1, 40)
+    theirs = stats.permutation_test(
+        (d,), lambda x, axis: x.mean(axis), permutation_type="samples", rng=0, vectorized=True
+    )
+    assert statistics.sign_flip_test(d) == pytest.approx(theirs.pvalue, abs=0.01)
+
+
+def test_p_values_are_uniform_when_there_is_no_difference():
+    rng = np.random.default_rng(7)
+    p = [statistics.sign_flip_test(rng.normal(size=20), resamples=300) for _ in range(300)]
+    q = [
+        statistics.permutation_test(rng.normal(size=9), rng.normal(size=12), resamples=300)
+        for _ in range(300)
+    ]
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+    assert stats.kstest(q, "uniform").pvalue > 1e-3
+
+
+def test_permutation_test_removes_the_difference_between_tasks():
+    rng = np.random.default_rng(3)
+    easy, hard = rng.normal(0, 1, 40), rng.normal(50, 1, 40)
+    a, b = np.r_[easy[:30], hard[:10]], np.r_[easy[30:], hard[10:]]
+    tasks_a, tasks_b = np.repeat([0, 1], [30, 10]), np.repeat([0, 1], [10, 30])
+    assert statistics.permutation_test(a, b) < 0.01  # the mix of tasks differs …
+    assert statistics.permutation_test(a, b, tasks_a, tasks_b) > 0.05  # … the arms do not
+    with pytest.raises(UserError, match="same tasks"):
+        statistics.permutation_test(a, b, tasks_a, tasks_b + 1)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(-5, 5), min_size=1, max_size=12),
+    st.lists(st.integers(-5, 5), min_size=1, max_size=12),
+)
+def test_cliffs_delta_equals_its_definition_over_all_pairs(first, second):
+    a, b = np.array(first)[:, None], np.array(second)[None]
+    assert statistics.cliffs_delta(first, second) == pytest.approx(np.sign(a - b).mean())
+
+
+def test_undefined_values_are_refused_by_name():
+    with pytest.raises(UserError, match="1 not finite"):
+        statistics.stratified_bootstrap([1.0, np.nan])
+    with pytest.raises(UserError, match="label each of the 2"):
+        statistics.stratified_bootstrap([1.0, 2.0], ["a"])
