@@ -1,0 +1,73 @@
+"""The command line: ``python -m diffrl <command> …``; each command is a function of some room.
+
+Only the chosen room is imported, and tyro reads the function's signature and docstring: there is
+no second list of parameters. A command may return an exit code.
+"""
+
+import difflib
+import importlib
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from diffrl.errors import UserError
+
+COMMANDS = {  # name: (module:function, one line of help)
+    "doctor": ("diffrl.doctor:main", "check versions, renderer, LIBERO's files, the simulator"),
+    "reproduce": ("diffrl.reproduce:main", "run the notebooks 01-05 headlessly"),
+    "tasks": ("diffrl.sim.tasks:main", "list LIBERO's tasks"),
+    "train": ("diffrl.rl.train:main", "clone a policy and improve it by RL"),
+    "generate": ("diffrl.data.generate:main", "roll out an expert into a data set"),
+    "validate": ("diffrl.data.validate:main", "check data-set files"),
+    "export": ("diffrl.data.export:main", "convert a data set for other tools"),
+    "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
+    "evaluate": ("diffrl.evaluation:main", "evaluate a policy by LIBERO's protocol"),
+    "benchmark": ("diffrl.sim.benchmark:main", "measure the simulator's and the camera's speed"),
+}
+
+
+def usage() -> str:
+    """Return the list of commands."""
+    lines = [f"  {name:<10} {help_}" for name, (_, help_) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: python -m diffrl COMMAND [options]   (COMMAND --help lists its options)", *lines]
+    )
+
+
+def resolve(command: str) -> Callable:
+    """Import and return the function behind `command`.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=2)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(f"There is no command {command!r}: {hint}Known: {', '.join(COMMANDS)}.")
+    module, function = COMMANDS[command][0].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a `UserError` becomes one paragraph on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    try:
+        import tyro
+
+        function = resolve(arguments[0])
+        prog = f"python -m diffrl {arguments[0]}"
+        return int(tyro.cli(function, prog=prog, args=arguments[1:]) or 0)
+    except UserError as error:
+        paragraph = " ".join(str(error).split())
+        print(textwrap.fill(f"Error: {paragraph}", 100, break_long_words=False), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; the same command continues where it can.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Stages map over tasks in processes: in order, loudly, and leaving nobody behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from diffrl.errors import UserError
+from diffrl.scale import StageError, map_tasks
+
+
+def later_first(item):
+    time.sleep(0.2 if item == 0 else 0.0)
+    return item * 10, os.getpid()
+
+
+def fail_on_two(item):
+    if item == 2:
+        raise ZeroDivisionError("cause 2")
+    return item
+
+
+def complain(item):
+    raise UserError(f"no such thing as {item}")
+
+
+def die(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_come_in_the_items_order_whoever_finishes_first():
+    results = map_tasks(later_first, [0, 1, 2, 3], workers=2)
+    assert [value for value, _ in results] == [0, 10, 20, 30]
+    assert os.getpid() not in {pid for _, pid in results}
+
+
+def test_one_worker_is_this_process():
+    assert map_tasks(later_first, [1, 2], workers=1) == [(10, os.getpid()), (20, os.getpid())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_names_its_task_and_shows_the_workers_traceback(workers):
+    with pytest.raises(StageError) as caught:
+        map_tasks(fail_on_two, [1, 2], names=["task one", "task two"], workers=workers)
+    assert "task two" in str(caught.value)
+    assert "cause 2" in str(caught.value)
+    assert "in fail_on_two" in str(caught.value)
+
+
+def test_a_users_error_stays_a_users_error():
+    with pytest.raises(UserError, match="libero_object/0: no such thing"):
+        map_tasks(complain, ["libero_object/0", "libero_object/0"], workers=2)
+
+
+def test_a_worker_that_dies_is_told_with_its_task():
+    with pytest.raises(StageError, match="first"):
+        map_tasks(die, [0, 1], names=["first", "second"], workers=2)
+
+
+def test_another_executor_may_do_the_work():
+    with ThreadPoolExecutor(2) as pool:
+        assert map_tasks(abs, [-1, -2], executor=pool) == [1, 2]
+
+
+def test_no_items_give_no_results():
+    assert map_tasks(abs, []) == []
+
+
+def test_names_must_match_the_items():
+    with pytest.raises(ValueError, match="1 names for 2 items"):
+        map_tasks(abs, [1, 2], names=["one"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_parent_leaves_no_worker_behind(tmp_path, number):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\nfrom diffrl.scale import map_tasks\n"
+        "def work(item):\n    print('up', flush=True)\n    time.sleep(120)\n"
+        "if __name__ == '__main__':\n    map_tasks(work, [1, 2], workers=2)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        assert parent.stdout.readline() == b"up\n"
+        assert parent.stdout.readline() == b"up\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.send_signal(number)
+        gone, alive = psutil.wait_procs(children, timeout=30)
+    assert len(gone) >= 2
+    assert not alive
