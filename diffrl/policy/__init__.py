@@ -1,0 +1,136 @@
+"""Policies: a diffusion and a Gaussian one behind one protocol, saved as safetensors and JSON."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffrl.artifacts import atomic_path, read_json, write_json
+from diffrl.errors import UserError
+from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig, trial_generator
+from diffrl.policy.features import Features, Layout
+from diffrl.presets import CloneConfig, RLConfig
+
+__all__ = [
+    "ChainPolicy",
+    "Features",
+    "Layout",
+    "Mode",
+    "Policy",
+    "PolicyConfig",
+    "load",
+    "make_config",
+    "make_policy",
+    "save",
+    "trial_generator",
+]
+WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
+
+
+class Policy(Protocol):
+    """What PPO, the rollouts and the evaluation need of a policy; `ChainPolicy` gives it."""
+
+    layout: Layout
+    horizon: int  # control steps that a decision predicts
+    chunk: int  # control steps of them that are executed
+    steps: int  # Gaussian steps of a decision that PPO trains
+    noise_shape: tuple[int, int, int]
+    cameras: tuple[str, ...]
+
+    def features(self, observation, images=None) -> Features:
+        """Observation of n rows → features."""
+
+    def noise(self, generator: torch.Generator, n: int) -> Tensor:
+        """Noise (n, *noise_shape) of n decisions."""
+
+    def sample(self, features: Features, noise: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
+        """Plans (n, horizon, 7) and the chain (n, steps + 1, horizon, 7) behind them."""
+
+    def log_prob(self, features: Features, chain: Tensor) -> Tensor:
+        """Log-density (n, steps) of each step of a chain."""
+
+    def execute(self, plan: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions (n, chunk, 7) and the tail for the next decision's cross-fade."""
+
+
+def make_config(algorithm: str, clone: CloneConfig, rl: RLConfig) -> PolicyConfig:
+    """Return the policy's part of a preset's settings."""
+    settings = {**vars(rl), **vars(clone), "algorithm": algorithm}
+    names = [field.name for field in dataclasses.fields(PolicyConfig)]
+    return PolicyConfig(**{name: settings[name] for name in names})
+
+
+def make_policy(config: PolicyConfig, layout: Layout, seed: int = 0) -> ChainPolicy:
+    """Return a new policy with weights drawn from `seed`.
+
+    Raises:
+        UserError: the algorithm is unknown.
+    """
+    from diffrl.policy.diffusion import DiffusionPolicy  # diffusers takes seconds to import
+    from diffrl.policy.gaussian import GaussianPolicy
+
+    kinds = {"diffusion": DiffusionPolicy, "gaussian": GaussianPolicy}
+    if config.algorithm not in kinds:
+        raise UserError(f"There is no algorithm {config.algorithm!r}: choose {' or '.join(kinds)}.")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kinds[config.algorithm](config, layout)
+
+
+def save(folder: str | Path, policy: ChainPolicy) -> None:
+    """Write ``policy.safetensors`` and ``policy.json`` into `folder`, each atomically."""
+    folder = Path(folder)
+    with atomic_path(folder / WEIGHTS) as path:
+        tensors = {key: value.contiguous() for key, value in policy.state_dict().items()}
+        save_file(tensors, path)
+    description = {
+        "config": dataclasses.asdict(policy.config),
+        "layout": dataclasses.asdict(policy.layout),
+    }
+    write_json(folder / DESCRIPTION, description)
+
+
+def load(folder: str | Path) -> ChainPolicy:
+    """Read the policy that `save` wrote into `folder`.
+
+    Raises:
+        UserError: a file is missing, broken, or does not fit the other.
+    """
+    folder = Path(folder)
+    description = read_json(folder / DESCRIPTION)
+    try:
+        config = PolicyConfig(**description["config"])
+        policy = make_policy(config, Layout(**description["layout"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / DESCRIPTION} does not describe a policy of this version ({error}): "
+            "train the expert again."
+        ) from error
+    load_weights(policy, folder / WEIGHTS)
+    return policy.eval()
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Read `module`'s weights from a safetensors file.
+
+    Raises:
+        UserError: the file is missing, broken or of another network; the module is unchanged.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): train the expert again.") from error
+    own = module.state_dict()
+    wrong = [key for key in own if key not in tensors or tensors[key].shape != own[key].shape]
+    if wrong or len(own) != len(tensors):
+        example = wrong[0] if wrong else next(key for key in tensors if key not in own)
+        raise UserError(
+            f"{path} belongs to another network (see {example!r}): the folder's policy.json and "
+            "weights do not fit; train the expert again."
+        )
+    module.load_state_dict(tensors)

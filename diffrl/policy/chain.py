@@ -1,0 +1,236 @@
+"""A policy as a chain of Gaussian steps: what the diffusion and the Gaussian policy share.
+
+A decision is a plan x of H control steps in scaled actions. It arises in S steps
+x_{s+1} ~ N(μ_s(o, x_s), σ_s² C), s = 0 … S − 1, so its log-probability is a sum of S Gaussians
+(DPPO, Ren et al. 2024, arXiv 2409.00588, eq. 4.2). The diffusion policy denoises in S steps; the
+Gaussian policy is the chain of length one. PPO sees nothing else of either.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffrl.errors import UserError
+from diffrl.policy.features import (
+    Features,
+    Layout,
+    proprioception,
+    state_features,
+)
+from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
+
+Mode = Literal["deterministic", "stochastic"]
+ACTIONS = 7
+NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
+LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`."""
+
+    algorithm: Literal["diffusion", "gaussian"]
+    network: Literal["mlp", "unet"] = "mlp"
+    width: int = 256
+    horizon: int = 8
+    chunk: int = 8
+    cross_fade: int = 0
+    noise_correlation: float = 0.8
+    training_steps: int = 100
+    sampling_steps: int = 5
+    finetuned_steps: int | None = None
+    prediction: Literal["epsilon", "x0"] = "x0"
+    spacing: Literal["leading", "trailing"] = "trailing"
+    sigma_floor: float = 0.1
+    gaussian_std: float = 0.1
+
+    def __post_init__(self):
+        if not 1 <= self.chunk <= self.chunk + self.cross_fade <= self.horizon:
+            raise UserError(
+                f"A policy that predicts {self.horizon} steps (clone.horizon) cannot execute "
+                f"{self.chunk} (clone.chunk) and blend {self.cross_fade} more (rl.cross_fade): "
+                "horizon must be at least their sum."
+            )
+        if not 0 <= self.noise_correlation < 1:
+            raise UserError(
+                f"rl.noise_correlation is {self.noise_correlation}: it must lie in [0, 1)."
+            )
+        if not 1 <= (self.finetuned_steps or 1) <= self.sampling_steps <= self.training_steps:
+            raise UserError(
+                "rl.finetuned_steps ≤ rl.sampling_steps ≤ rl.training_steps must hold, each ≥ 1; "
+                f"they are {self.finetuned_steps}, {self.sampling_steps}, {self.training_steps}."
+            )
+
+
+class ChainPolicy(nn.Module):
+    """Base of both policies: scaling, noise, sampling, log-probability, cross-fade.
+
+    A subclass sets `steps` (S that PPO trains), `prefix` (steps before them that it does not),
+    and gives `transition` and `loss`.
+    """
+
+    steps: int
+    prefix: int = 0
+
+    def __init__(self, config: PolicyConfig, layout: Layout):
+        super().__init__()
+        self.config, self.layout = config, layout
+        self.horizon, self.chunk = config.horizon, config.chunk
+        self.encoder = make_encoder(layout)
+        self.register_buffer("low", -torch.ones(ACTIONS))
+        self.register_buffer("high", torch.ones(ACTIONS))
+        factor = noise_factor(config.horizon, config.noise_correlation)
+        self.register_buffer("factor", factor, persistent=False)  # L with C = L Lᵀ
+        self.register_buffer("whiten", torch.linalg.inv(factor), persistent=False)
+
+    # -- what a subclass gives
+
+    def transition(
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+    ) -> tuple[Tensor, Tensor]:
+        """Condition (n, C), latent (n, H, A), step (n,) → mean (n, H, A), std broadcastable.
+
+        Steps count over `prefix + steps`.
+        """
+        raise NotImplementedError
+
+    def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
+        """Cloning loss of scaled plans (n, H, A): a scalar."""
+        raise NotImplementedError
+
+    # -- observations and actions
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras whose images `features` needs."""
+        return ("agentview",) if self.layout.image_size else ()
+
+    def features(self, observation, images: np.ndarray | None = None) -> Features:
+        """Return the features of an observation of n rows; images (n, S, S, 3) uint8 if any.
+
+        Raises:
+            UserError: the observation is of another scene, or images are missing.
+        """
+        self.layout.check(observation)
+        if not self.layout.image_size:
+            return {"state": torch.from_numpy(state_features(observation))}
+        if images is None:
+            raise UserError(f"The policy of {self.layout.task} sees images: render agentview.")
+        state = torch.from_numpy(proprioception(observation)).float()
+        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+        return {"state": state, "image": image}
+
+    def augment(self, features: Features, generator: torch.Generator) -> Features:
+        """Return features as a training step sees them: images randomly shifted."""
+        if not isinstance(self.encoder, ImageEncoder):
+            return features
+        return {**features, "image": random_shift(features["image"], generator)}
+
+    def fit(self, features: Features, actions: Tensor) -> None:
+        """Take the normalisers from the demonstrations: rows of features, actions (T, 7)."""
+        self.encoder.fit(features)
+        low, high = actions.amin(0), actions.amax(0)
+        spare = (LEAST_RANGE - (high - low)).clamp(min=0) / 2
+        self.low.copy_((low - spare).clamp(min=-1))
+        self.high.copy_((high + spare).clamp(max=1))
+
+    def scaled(self, actions: Tensor) -> Tensor:
+        """Actions (..., 7) → plan units: the demonstrations' range becomes [-1, 1]."""
+        return 2 * (actions - self.low) / (self.high - self.low) - 1
+
+    def unscaled(self, plan: Tensor) -> Tensor:
+        """Plan units → actions within the demonstrations' range, which lies in [-1, 1]."""
+        return self.low + (plan.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+
+    # -- the chain
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Noise that one decision consumes: the initial latent, then one per step."""
+        return 1 + self.prefix + self.steps, self.horizon, ACTIONS
+
+    def noise(self, generator: torch.Generator, n: int) -> Tensor:
+        """Draw standard noise (n, *noise_shape), clipped at three deviations."""
+        draw = torch.randn((n, *self.noise_shape), generator=generator)
+        return draw.clamp(-NOISE_LIMIT, NOISE_LIMIT)
+
+    def first_latent(self, noise: Tensor) -> Tensor:
+        """Latent (n, H, A) that the chain starts from, given the noise (n, H, A)."""
+        return noise
+
+    @torch.no_grad()
+    def sample(
+        self, features: Features, noise: Tensor, mode: Mode = "stochastic"
+    ) -> tuple[Tensor, Tensor]:
+        """Return plans (n, H, A) and the chain (n, S + 1, H, A) of the trained steps' latents.
+
+        A pure function of its arguments. "deterministic" takes each step's mean under η = 0;
+        the initial latent of a diffusion stays random.
+        """
+        condition = self.encoder(features)
+        latent = self.first_latent(noise[:, 0])
+        correlated = torch.einsum("ij,nsja->nsia", self.factor, noise[:, 1:])
+        chain = [latent]
+        for index in range(self.prefix + self.steps):
+            step = torch.full((len(latent),), index)
+            latent, std = self.transition(condition, latent, step, mode)
+            if mode == "stochastic":
+                latent = latent + std * correlated[:, index]
+            chain.append(latent)
+        return latent, torch.stack(chain[self.prefix :], dim=1)
+
+    def log_prob(self, features: Features, chain: Tensor) -> Tensor:
+        """Return the log-density (n, S) of each step of a chain (n, S + 1, H, A).
+
+        It is the mean over control steps and action dimensions, as in DPPO, so that a clip range
+        means the same for every chunk; over the steps that are executed, and blended ones too.
+        """
+        n, steps = len(chain), self.steps
+        condition = self.encoder(features).repeat_interleave(steps, dim=0)
+        before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
+        step = self.prefix + torch.arange(steps).repeat(n)
+        mean, std = self.transition(condition, before, step, "stochastic")
+        white = torch.einsum("ij,nja->nia", self.whiten, (after - mean) / std)
+        scale = std.log() + self.factor.diagonal().log()[:, None]
+        density = -0.5 * white**2 - scale - 0.5 * math.log(2 * math.pi)
+        scored = self.chunk + self.config.cross_fade
+        return density[:, :scored].mean(dim=(1, 2)).view(n, steps)
+
+    # -- execution
+
+    def no_tail(self, n: int) -> Tensor:
+        """The tail of robots without a plan yet: (n, cross_fade, A) of NaN."""
+        return torch.full((n, self.config.cross_fade, ACTIONS), math.nan)
+
+    def execute(self, plan: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the actions (n, chunk, 7) of plans (n, H, A), and the plans' own tails.
+
+        The first `cross_fade` steps move linearly from the last plan's `tail` to the new plan,
+        so that a decision does not begin with a jump (as temporal ensembling does in ACT).
+        """
+        fade = self.config.cross_fade
+        head = plan[:, : self.chunk]
+        if fade:
+            weight = (torch.arange(fade) + 1.0)[:, None] / (fade + 1)
+            start = plan[:, :fade]
+            blend = torch.where(tail.isnan(), start, tail + weight * (start - tail))
+            head = torch.cat([blend, plan[:, fade : self.chunk]], dim=1)[:, : self.chunk]
+        return self.unscaled(head), plan[:, self.chunk : self.chunk + fade]
+
+
+def noise_factor(horizon: int, correlation: float) -> Tensor:
+    """Return the lower Cholesky factor (H, H) of C_ij = ρ^|i−j|: AR(1) noise of unit variance."""
+    lag = torch.arange(horizon)[:, None] - torch.arange(horizon)
+    covariance = torch.tensor(correlation, dtype=torch.float64) ** lag.abs()
+    return torch.linalg.cholesky(covariance).float()
+
+
+def trial_generator(task: str, start_state: str, seed: int) -> torch.Generator:
+    """Return the noise generator of one trial: of (task, start state, seed) and nothing else."""
+    key = hashlib.sha256(f"{task}|{start_state}|{seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big", signed=True))

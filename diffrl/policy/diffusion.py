@@ -1,0 +1,106 @@
+"""DiffusionPolicy: plans by denoising, one Gaussian per denoising step."""
+
+import copy
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from diffrl.policy.chain import ACTIONS, ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.features import Features, Layout
+from diffrl.policy.nets import MLPDenoiser, UNetDenoiser
+
+LEAST_VARIANCE = 1e-12  # before a square root; such a σ is below the floor anyway
+
+
+def make_schedule(config: PolicyConfig) -> DDIMScheduler:
+    """Return diffusers' schedule: cosine (Nichol & Dhariwal 2021), DDIM time steps."""
+    schedule = DDIMScheduler(
+        num_train_timesteps=config.training_steps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample" if config.prediction == "x0" else "epsilon",
+        timestep_spacing=config.spacing,
+    )
+    schedule.set_timesteps(config.sampling_steps)
+    return schedule
+
+
+class DiffusionPolicy(ChainPolicy):
+    """The plan is denoised in `sampling_steps` DDIM steps (Song et al. 2021, arXiv 2010.02502).
+
+    With as many sampling as training steps and η = 1 it is DDPM. PPO trains the last
+    `finetuned_steps` of them (all by default); the ones before use a frozen copy of the clone.
+    """
+
+    def __init__(self, config: PolicyConfig, layout: Layout):
+        super().__init__(config, layout)
+        self.steps = config.finetuned_steps or config.sampling_steps
+        self.prefix = config.sampling_steps - self.steps
+        size = self.encoder.size
+        if config.network == "unet":
+            self.denoiser: nn.Module = UNetDenoiser(size, config.horizon, ACTIONS)
+        else:
+            self.denoiser = MLPDenoiser(size, config.horizon, ACTIONS, config.width)
+        self.frozen = None
+        if self.prefix:
+            self.frozen = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self._register_schedule(make_schedule(config))
+
+    def _register_schedule(self, schedule: DDIMScheduler) -> None:
+        """Keep, per denoising step, what eqs. 12 and 16 of DDIM need (η = 1 and η = 0)."""
+        ratio = self.config.training_steps // self.config.sampling_steps
+        alphas = schedule.alphas_cumprod  # ᾱ_t
+        before = schedule.timesteps - ratio  # the time that a step leads to
+        alpha = alphas[schedule.timesteps]
+        alpha_next = torch.where(before >= 0, alphas[before], schedule.final_alpha_cumprod)
+        variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)  # eq. 16, η = 1
+        constants = {
+            "alphas": alphas,
+            "times": schedule.timesteps,
+            "alpha": alpha,
+            "alpha_next": alpha_next,
+            "sigma": variance.clamp(min=LEAST_VARIANCE).sqrt(),
+        }
+        for name, value in constants.items():
+            self.register_buffer(f"schedule_{name}", value, persistent=False)
+
+    def freeze_prefix(self) -> None:
+        """Copy the denoiser into the steps that PPO leaves alone; after cloning."""
+        if self.frozen is not None:
+            self.frozen.load_state_dict(self.denoiser.state_dict())
+
+    def transition(
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+    ) -> tuple[Tensor, Tensor]:
+        """One denoising step, DDIM eq. 12; see the base class for shapes.
+
+        x0 is clipped to ±1 and the noise recomputed from it. Stochastic: η = 1, and σ at least
+        `sigma_floor` (DPPO), but the mean's direction keeps the true σ. Deterministic: η = 0.
+        """
+        in_prefix = self.frozen is not None and int(step[0]) < self.prefix
+        network = self.frozen if in_prefix else self.denoiser
+        output = network(latent, condition, self.schedule_times[step].float())
+        alpha = self.schedule_alpha[step, None, None]
+        alpha_next = self.schedule_alpha_next[step, None, None]
+        sigma = self.schedule_sigma[step, None, None]
+        if self.config.prediction == "x0":
+            clean = output
+        else:
+            clean = (latent - (1 - alpha).sqrt() * output) / alpha.sqrt()
+        clean = clean.clamp(-1, 1)
+        noise = (latent - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        true_sigma = sigma if mode == "stochastic" else torch.zeros_like(sigma)
+        direction = (1 - alpha_next - true_sigma**2).clamp(min=0).sqrt()
+        mean = alpha_next.sqrt() * clean + direction * noise
+        return mean, true_sigma.clamp(min=self.config.sigma_floor)
+
+    def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the prediction at a random time (Ho et al. 2020, eq. 14)."""
+        n = len(plans)
+        time = torch.randint(0, self.config.training_steps, (n,), generator=generator)
+        noise = torch.randn(plans.shape, generator=generator)
+        alpha = self.schedule_alphas[time, None, None]
+        noisy = alpha.sqrt() * plans + (1 - alpha).sqrt() * noise
+        output = self.denoiser(noisy, self.encoder(features), time.float())
+        target = plans if self.config.prediction == "x0" else noise
+        return nn.functional.mse_loss(output, target)

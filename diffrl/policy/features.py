@@ -1,0 +1,113 @@
+"""What a policy sees: one feature function over the simulator's observation, for every suite.
+
+A row holds the gripper's pose and opening, each object's pose and its vector from the gripper,
+the places that the goal names, and the joints of drawers and knobs. Vectors go through
+tanh(x / 2 cm) and tanh(x / 10 cm) (our choice): a grasp is decided by millimetres, a reach by
+decimetres, and one linear scale serves only one of them. The layout is fixed by the scene.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffrl.errors import UserError
+
+FINE, COARSE = 0.02, 0.10  # m, scales of the tanh
+OPENING = 0.04  # m, a finger's travel
+Features = dict[str, torch.Tensor]  # "state" (n, F) float32, and "image" (n, 3, S, S) uint8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes that decide a feature row: of one scene, and of the policies trained in it."""
+
+    task: str  # "libero_object/0"
+    objects: int  # K
+    goals: int  # G places named by the goal
+    joints: int  # J hinges and slides of fixtures
+    image_size: int = 0  # pixels; 0: the policy sees states
+
+    @classmethod
+    def of(cls, task: str, observation, image_size: int = 0) -> "Layout":
+        """Read the layout off an `observation` of the task."""
+        sizes = observation.object_pos, observation.goal_pos, observation.fixture_qpos
+        return cls(task, *(array.shape[1] for array in sizes), image_size)
+
+    @property
+    def absolute(self) -> int:
+        """Columns with a unit, which the encoder standardises; they come first."""
+        return 11 if self.image_size else 11 + 9 * self.objects + self.joints
+
+    @property
+    def size(self) -> int:
+        """Columns of a feature row."""
+        if self.image_size:
+            return self.absolute
+        between = max(self.goals - 1, 0)
+        return self.absolute + 6 * (self.objects + self.goals + between)
+
+    def check(self, observation) -> None:
+        """Refuse an observation of another scene.
+
+        Raises:
+            UserError: the numbers of objects, places or joints differ.
+        """
+        found = Layout.of(self.task, observation, self.image_size)
+        if found != self:
+            raise UserError(
+                f"A policy trained on {self.task} sees {self.objects} objects, {self.goals} goal "
+                f"places and {self.joints} joints, but this scene has {found.objects}, "
+                f"{found.goals} and {found.joints}: use the policy of this task."
+            )
+
+
+def state_features(observation) -> np.ndarray:
+    """Return the feature rows (n, F) float32 of an observation of n rows."""
+    eef = observation.eef_pos
+    objects, goals = observation.object_pos, observation.goal_pos
+    n = len(eef)
+    columns = [
+        proprioception(observation),
+        objects.reshape(n, -1),
+        rotation_columns(observation.object_quat).reshape(n, -1),
+        observation.fixture_qpos,
+        *_two_scales(objects - eef[:, None]),
+        *_two_scales(goals - eef[:, None]),
+        *_two_scales(np.diff(goals, axis=1)),  # from a place of the goal to the next one
+    ]
+    return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def proprioception(observation) -> np.ndarray:
+    """Return (n, 11): gripper position in m, rotation (6), fingers in units of their travel."""
+    rotation = rotation_columns(observation.eef_quat)
+    return np.concatenate(
+        [observation.eef_pos, rotation, observation.gripper_qpos / OPENING], axis=1
+    )
+
+
+def rotation_columns(quat: np.ndarray) -> np.ndarray:
+    """Return the first two columns of the rotation matrix, (..., 6), of xyzw quaternions (..., 4).
+
+    Continuous where a quaternion jumps between q and -q (Zhou et al. 2019, arXiv 1812.07035).
+    """
+    x, y, z, w = np.moveaxis(quat, -1, 0)
+    first = 1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)
+    second = 2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w)
+    return np.stack([*first, *second], axis=-1)
+
+
+def _two_scales(vectors: np.ndarray) -> list[np.ndarray]:
+    flat = vectors.reshape(len(vectors), -1)
+    return [np.tanh(flat / FINE), np.tanh(flat / COARSE)]
+
+
+def concatenate(parts: list[Features]) -> Features:
+    """Join features along the rows."""
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def select(features: Features, rows) -> Features:
+    """Return the given rows of `features`."""
+    return {key: value[rows] for key, value in features.items()}

@@ -1,0 +1,49 @@
+"""GaussianPolicy: the rival, a plan drawn from one Gaussian around the network's output."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from diffrl.errors import UserError
+from diffrl.policy.chain import ACTIONS, ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.features import Features, Layout
+from diffrl.policy.nets import mlp
+
+STD_RANGE = (0.01, 0.2)  # limits of the learnt deviation, DPPO's
+
+
+class GaussianPolicy(ChainPolicy):
+    """Mean tanh(MLP(o)), a learnt deviation per action dimension that does not depend on o.
+
+    As the chain of length one it has the same noise, log-probability and cross-fade.
+    """
+
+    steps = 1
+
+    def __init__(self, config: PolicyConfig, layout: Layout):
+        super().__init__(config, layout)
+        if not STD_RANGE[0] <= config.gaussian_std <= STD_RANGE[1]:
+            raise UserError(
+                f"rl.gaussian_std is {config.gaussian_std}: it must lie in {list(STD_RANGE)}."
+            )
+        width = config.width
+        self.layers = mlp((self.encoder.size, width, width, width, config.horizon * ACTIONS))
+        self.log_std = nn.Parameter(torch.full((ACTIONS,), math.log(config.gaussian_std)))
+
+    def first_latent(self, noise: Tensor) -> Tensor:
+        """The chain has no latent: zeros."""
+        return torch.zeros_like(noise)
+
+    def transition(
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+    ) -> tuple[Tensor, Tensor]:
+        """The one step; latent and step are ignored. See the base class for shapes."""
+        mean = torch.tanh(self.layers(condition)).view_as(latent)
+        low, high = (math.log(limit) for limit in STD_RANGE)
+        return mean, self.log_std.clamp(low, high).exp()
+
+    def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the mean: maximum likelihood at a fixed deviation."""
+        mean = torch.tanh(self.layers(self.encoder(features))).view_as(plans)
+        return nn.functional.mse_loss(mean, plans)

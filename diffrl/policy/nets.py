@@ -1,0 +1,231 @@
+"""Networks: encoders of states and of images, denoisers (MLP, 1-D U-Net with FiLM), heads."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from diffrl.policy.features import Features, Layout
+
+FLOOR = 0.05  # least scale of a standardised column: 5 cm, 3 degrees; below lies noise
+LIMIT = 5.0  # standardised columns are clipped here
+
+
+def mlp(sizes: tuple[int, ...], activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
+    """Return linear layers of these sizes with `activation` between them."""
+    layers: list[nn.Module] = []
+    for size, after in itertools.pairwise(sizes):
+        layers += [nn.Linear(size, after), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class StateEncoder(nn.Module):
+    """Standardises the columns with a unit by the demonstrations' mean and deviation."""
+
+    def __init__(self, layout: Layout):
+        super().__init__()
+        self.size = layout.size
+        self.absolute = layout.absolute
+        self.register_buffer("mean", torch.zeros(layout.size))
+        self.register_buffer("scale", torch.ones(layout.size))
+
+    def fit(self, features: Features) -> None:
+        """Take mean and scale from the rows of `features`."""
+        rows = features["state"][:, : self.absolute].double()
+        self.mean[: self.absolute] = rows.mean(0).float()
+        self.scale[: self.absolute] = rows.std(0, correction=0).clamp(min=FLOOR).float()
+
+    def forward(self, features: Features) -> Tensor:
+        """(n, F) → (n, F), standardised and clipped."""
+        return ((features["state"] - self.mean) / self.scale).clamp(-LIMIT, LIMIT)
+
+
+class ImageEncoder(nn.Module):
+    """ResNet-18 over one camera, beside the standardised proprioception (the paper's: [S])."""
+
+    def __init__(self, layout: Layout):
+        super().__init__()
+        self.state = StateEncoder(layout)
+        self.trunk = ResNet18()
+        self.size = self.trunk.size + layout.size
+
+    def fit(self, features: Features) -> None:
+        """Take the proprioception's mean and scale from the rows of `features`."""
+        self.state.fit(features)
+
+    def forward(self, features: Features) -> Tensor:
+        """Image (n, 3, S, S) uint8 and state (n, 11) → (n, 512 + 11)."""
+        image = features["image"].float() / 127.5 - 1.0
+        return torch.cat([self.trunk(image), self.state(features)], dim=1)
+
+
+def make_encoder(layout: Layout) -> StateEncoder | ImageEncoder:
+    """Return the encoder that the layout asks for."""
+    return ImageEncoder(layout) if layout.image_size else StateEncoder(layout)
+
+
+class ResidualBlock2d(nn.Module):
+    """Two 3×3 convolutions with group normalisation and a short cut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList(_norm2d(outputs) for _ in range(2))
+        self.short = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.short = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), _norm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, h/stride, w/stride)."""
+        hidden = torch.relu(self.norms[0](self.first(x)))
+        return torch.relu(self.norms[1](self.second(hidden)) + self.short(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 without its classifier; groups of 16 channels, since batch norm breaks RL.
+
+    Group normalisation as in Diffusion Policy (Chi et al. 2023, arXiv 2303.04137, section III-B).
+    """
+
+    size = 512
+
+    def __init__(self):
+        super().__init__()
+        stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), _norm2d(64), nn.ReLU()]
+        blocks: list[nn.Module] = [*stem, nn.MaxPool2d(3, 2, 1)]
+        inputs = 64
+        for outputs in (64, 128, 256, 512):
+            stride = 1 if outputs == 64 else 2
+            blocks += [ResidualBlock2d(inputs, outputs, stride)]
+            blocks += [ResidualBlock2d(outputs, outputs, 1)]
+            inputs = outputs
+        self.layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(n, 3, S, S) in [-1, 1] → (n, 512)."""
+        return self.layers(image)
+
+
+def _norm2d(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // 16, channels)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the diffusion time, then two layers (Ho et al. 2020, arXiv 2006.11239)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        rates = torch.exp(torch.arange(size // 2) * -(math.log(10_000) / (size // 2 - 1)))
+        self.register_buffer("rates", rates, persistent=False)
+        self.layers = mlp((size, 4 * size, size), nn.Mish)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """(n,) → (n, size)."""
+        angles = time[:, None] * self.rates
+        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+class MLPDenoiser(nn.Module):
+    """An MLP over the noisy plan, the condition and the time."""
+
+    def __init__(self, condition: int, horizon: int, actions: int, width: int):
+        super().__init__()
+        self.time = TimeEmbedding(16)
+        plan = horizon * actions
+        self.layers = mlp((plan + condition + 16, width, width, width, plan))
+
+    def forward(self, plan: Tensor, condition: Tensor, time: Tensor) -> Tensor:
+        """(n, H, A), (n, C), (n,) → (n, H, A)."""
+        row = torch.cat([plan.flatten(1), condition, self.time(time)], dim=1)
+        return self.layers(row).view_as(plan)
+
+
+class ResidualBlock1d(nn.Module):
+    """Two convolutions over time; the condition scales and shifts the first one's output (FiLM)."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int):
+        super().__init__()
+        self.first = _convolution(inputs, outputs)
+        self.second = _convolution(outputs, outputs)
+        self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, 2 * outputs))
+        self.short = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(n, inputs, H), (n, C) → (n, outputs, H)."""
+        scale, shift = self.film(condition)[..., None].chunk(2, dim=1)
+        return self.second(scale * self.first(x) + shift) + self.short(x)
+
+
+class UNetDenoiser(nn.Module):
+    """1-D U-Net over the plan, two levels, FiLM conditioning.
+
+    The shape is DPPO's (dim 40, multipliers 1 and 2, kernel 5, 8 groups), which is
+    Diffusion Policy's `ConditionalUnet1D`, smaller. The horizon must be even.
+    """
+
+    def __init__(self, condition: int, horizon: int, actions: int, dim: int = 40):
+        super().__init__()
+        self.time = TimeEmbedding(dim)
+        total = dim + condition
+        pair = [(actions, dim), (dim, dim)]
+        deep = [(dim, 2 * dim), (2 * dim, 2 * dim)]
+        self.down = _blocks(pair, total)
+        self.downsample = nn.Conv1d(dim, dim, 3, 2, 1)
+        self.middle = _blocks([*deep, (2 * dim, 2 * dim), (2 * dim, 2 * dim)], total)
+        self.up = _blocks([(4 * dim, dim), (dim, dim)], total)
+        self.upsample = nn.ConvTranspose1d(dim, dim, 4, 2, 1)
+        self.out = nn.Sequential(_convolution(dim, dim), nn.Conv1d(dim, actions, 1))
+
+    def forward(self, plan: Tensor, condition: Tensor, time: Tensor) -> Tensor:
+        """(n, H, A), (n, C), (n,) → (n, H, A)."""
+        condition = torch.cat([self.time(time), condition], dim=1)
+        x = self._run(self.down, plan.transpose(1, 2), condition)
+        x = deep = self._run(self.middle[:2], self.downsample(x), condition)
+        x = self._run(self.middle[2:], x, condition)
+        x = self._run(self.up, torch.cat([x, deep], dim=1), condition)
+        return self.out(self.upsample(x)).transpose(1, 2)
+
+    @staticmethod
+    def _run(blocks: nn.ModuleList, x: Tensor, condition: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x, condition)
+        return x
+
+
+def _blocks(sizes: list[tuple[int, int]], condition: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock1d(*pair, condition) for pair in sizes)
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(inputs, outputs, 5, padding=2), nn.GroupNorm(8, outputs), nn.Mish()
+    )
+
+
+class Critic(nn.Module):
+    """V(o): an encoder of its own and an MLP; it predicts the discounted chance of success."""
+
+    def __init__(self, layout: Layout, width: int = 256):
+        super().__init__()
+        self.encoder = make_encoder(layout)
+        self.layers = mlp((self.encoder.size, width, width, 1))
+
+    def forward(self, features: Features) -> Tensor:
+        """Features of n rows → (n,)."""
+        return self.layers(self.encoder(features)).squeeze(1)
+
+
+def random_shift(image: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
+    """Shift each image (n, c, S, S) by up to `pad` pixels, edges repeated (DrQ; DPPO's default)."""
+    n, _, size, _ = image.shape
+    padded = nn.functional.pad(image.float(), (pad,) * 4, mode="replicate")
+    offset = torch.randint(0, 2 * pad + 1, (n, 2), generator=generator)
+    window = torch.arange(size)
+    rows = (offset[:, :1] + window)[:, None, :, None]  # (n, 1, S, 1)
+    columns = (offset[:, 1:] + window)[:, None, None, :]  # (n, 1, 1, S)
+    batch, channel = torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None]
+    return padded[batch, channel, rows, columns].to(image.dtype)

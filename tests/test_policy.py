@@ -1,0 +1,393 @@
+"""Policies: the chain against diffusers and torch.distributions, shapes, saving, bad input."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from scipy.spatial.transform import Rotation
+from torch.distributions import MultivariateNormal, Normal
+
+from diffrl import policy as policies
+from diffrl.errors import UserError
+from diffrl.policy.chain import NOISE_LIMIT, noise_factor
+from diffrl.policy.features import Layout, rotation_columns, state_features
+from diffrl.policy.nets import Critic, random_shift
+from diffrl.presets import get_preset
+
+LAYOUT = Layout("libero_object/0", objects=3, goals=2, joints=1)
+IMAGES = dataclasses.replace(LAYOUT, image_size=128)
+
+
+def make(algorithm="diffusion", layout=LAYOUT, **settings):
+    torch.set_num_threads(1)
+    settings = {"width": 32, **settings}
+    policy = policies.make_policy(policies.PolicyConfig(algorithm, **settings), layout, seed=3)
+    with torch.no_grad():  # as after some training: outputs beyond the clip at ±1, too
+        for parameter in policy.parameters():
+            parameter.mul_(2)
+    return policy
+
+
+def observation(n=4, layout=LAYOUT, seed=0):
+    rng = np.random.default_rng(seed)
+    quats = rng.normal(size=(n, layout.objects + 1, 4))
+    quats /= np.linalg.norm(quats, axis=-1, keepdims=True)
+    return SimpleNamespace(
+        eef_pos=rng.normal(size=(n, 3)),
+        eef_quat=quats[:, 0],
+        gripper_qpos=rng.normal(size=(n, 2)) * 0.04,
+        object_pos=rng.normal(size=(n, layout.objects, 3)),
+        object_quat=quats[:, 1:],
+        goal_pos=rng.normal(size=(n, layout.goals, 3)),
+        fixture_qpos=rng.normal(size=(n, layout.joints)),
+    )
+
+
+def draw(policy, n=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = {"state": torch.randn(n, policy.layout.size, generator=generator)}
+    return features, policy.noise(generator, n)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_chain_equals_diffusers_ddim_step_for_step(spacing, prediction, eta):
+    policy = make(spacing=spacing, prediction=prediction, sigma_floor=0.0, noise_correlation=0.0)
+    features, noise = draw(policy)
+    mode = "stochastic" if eta else "deterministic"
+    plan, chain = policy.sample(features, noise, mode)
+
+    oracle = DDIMScheduler(
+        num_train_timesteps=100,
+        beta_schedule="squaredcos_cap_v2",
+        timestep_spacing=spacing,
+        prediction_type={"x0": "sample", "epsilon": "epsilon"}[prediction],
+    )
+    oracle.set_timesteps(5)
+    latent, condition = noise[:, 0], policy.encoder(features)
+    for index, time in enumerate(oracle.timesteps):
+        with torch.no_grad():
+            output = policy.denoiser(latent, condition, time.float().expand(len(latent)))
+        latent = oracle.step(
+            output,
+            int(time),
+            latent,
+            eta=eta,
+            use_clipped_model_output=True,
+            variance_noise=noise[:, index + 1] if eta else None,
+        ).prev_sample
+        torch.testing.assert_close(chain[:, index + 1], latent, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(plan, latent, rtol=1e-4, atol=1e-5)
+
+
+def test_as_many_sampling_as_training_steps_is_diffusers_ddpm():
+    policy = make(training_steps=20, sampling_steps=20, sigma_floor=0.0, noise_correlation=0.0)
+    oracle = DDPMScheduler(20, beta_schedule="squaredcos_cap_v2", prediction_type="sample")
+    oracle.set_timesteps(20)
+    features, _ = draw(policy)
+    latent = torch.randn(6, 8, 7, generator=torch.Generator().manual_seed(1))
+    condition = policy.encoder(features)
+    for index, time in enumerate(oracle.timesteps):
+        step = torch.full((6,), index)
+        with torch.no_grad():
+            output = policy.denoiser(latent, condition, time.float().expand(6))
+            mean, std = policy.transition(condition, latent, step, "stochastic")
+        generator = torch.Generator().manual_seed(index)
+        expected = oracle.step(output, int(time), latent, generator=generator).prev_sample
+        draw_ = torch.randn(latent.shape, generator=torch.Generator().manual_seed(index))
+        torch.testing.assert_close(mean + std * draw_, expected, rtol=1e-4, atol=1e-4)
+        latent = expected
+
+
+def test_only_the_last_steps_are_finetuned_and_the_others_use_the_frozen_clone():
+    policy = make(finetuned_steps=2)
+    policy.freeze_prefix()
+    features, noise = draw(policy)
+    _, chain = policy.sample(features, noise)
+    assert chain.shape == (6, 3, 8, 7)
+    with torch.no_grad():
+        for parameter in policy.denoiser.parameters():
+            parameter.add_(0.1)
+    _, after = policy.sample(features, noise)
+    assert torch.equal(after[:, 0], chain[:, 0])  # what the three frozen steps made
+    assert not torch.equal(after[:, 1], chain[:, 1])
+    policy.log_prob(features, chain).sum().backward()
+    assert all(parameter.grad is None for parameter in policy.frozen.parameters())
+
+
+def test_the_noise_floor_bounds_sampling_and_log_probability_alike():
+    policy = make(sigma_floor=0.1, noise_correlation=0.0)
+    features, noise = draw(policy)
+    quiet = noise.clone()
+    quiet[:, -1] = 0
+    plan, _ = policy.sample(features, noise)
+    mean, chain = policy.sample(features, quiet)
+    torch.testing.assert_close(plan - mean, 0.1 * noise[:, -1])  # true σ is 0 at the last step
+    peak = policy.log_prob(features, chain)[:, -1]
+    torch.testing.assert_close(peak, Normal(0, 0.1).log_prob(torch.zeros(6)))
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_white_log_probability_equals_torch_distributions(algorithm):
+    policy = make(algorithm, noise_correlation=0.0, chunk=4)
+    features, noise = draw(policy)
+    _, chain = policy.sample(features, noise)
+    found = policy.log_prob(features, chain)
+    assert found.shape == (6, policy.steps)
+    condition = policy.encoder(features)
+    for step in range(policy.steps):
+        mean, std = policy.transition(
+            condition, chain[:, step], torch.full((6,), step), "stochastic"
+        )
+        density = Normal(mean, std).log_prob(chain[:, step + 1])
+        torch.testing.assert_close(found[:, step], density[:, :4].mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_correlated_log_probability_equals_a_multivariate_normal(algorithm):
+    policy = make(algorithm, noise_correlation=0.8)
+    features, noise = draw(policy)
+    _, chain = policy.sample(features, noise)
+    found = policy.log_prob(features, chain)
+    lags = torch.arange(8)[:, None] - torch.arange(8)
+    covariance = 0.8 ** lags.abs().float()
+    condition = policy.encoder(features)
+    for step in range(policy.steps):
+        mean, std = policy.transition(
+            condition, chain[:, step], torch.full((6,), step), "stochastic"
+        )
+        error = ((chain[:, step + 1] - mean) / std).transpose(1, 2)  # (n, A, H)
+        normal = MultivariateNormal(torch.zeros(8), covariance)
+        density = normal.log_prob(error) / 8 - torch.log(std).expand_as(mean).mean(1)
+        torch.testing.assert_close(found[:, step], density.mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_correlated_noise_has_unit_variance_and_the_asked_correlation():
+    factor = noise_factor(8, 0.8)
+    draws = torch.randn(200_000, 8, generator=torch.Generator().manual_seed(0)) @ factor.T
+    lags = torch.arange(8)[:, None] - torch.arange(8)
+    torch.testing.assert_close(draws.T.cov(), 0.8 ** lags.abs().float(), atol=0.02, rtol=0)
+    assert torch.equal(noise_factor(8, 0.0), torch.eye(8))
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_a_deterministic_plan_depends_on_the_first_latent_alone(algorithm):
+    policy = make(algorithm)
+    features, noise = draw(policy)
+    plan, _ = policy.sample(features, noise, "deterministic")
+    other = noise.clone()
+    other[:, 1:] = 0
+    assert torch.equal(policy.sample(features, other, "deterministic")[0], plan)
+    other[:, 0] += 1
+    changed = not torch.equal(policy.sample(features, other, "deterministic")[0], plan)
+    assert changed == (algorithm == "diffusion")
+    assert plan.abs().max() <= 1
+
+
+def test_noise_is_clipped_at_three_deviations():
+    policy = make()
+    noise = policy.noise(torch.Generator().manual_seed(0), 500)
+    assert noise.abs().max() == NOISE_LIMIT
+    assert noise.shape == (500, 6, 8, 7)
+
+
+def test_a_trial_s_noise_depends_on_task_start_state_and_seed_alone():
+    def first(*key):
+        return torch.randn(8, generator=policies.trial_generator(*key))
+
+    reference = first("libero_object/0", "official/3", 1)
+    assert torch.equal(first("libero_object/0", "official/3", 1), reference)
+    others = [("libero_object/1", "official/3", 1), ("libero_object/0", "official/4", 1)]
+    for key in [*others, ("libero_object/0", "official/3", 2)]:
+        assert not torch.equal(first(*key), reference)
+
+
+def test_the_demonstrations_range_becomes_the_plan_s_unit_range():
+    policy = make()
+    actions = torch.rand(100, 7, generator=torch.Generator().manual_seed(0)) * 0.6 - 0.2
+    actions[:, 4] = 0.01  # a dimension that is not used
+    actions[:, 6] = torch.where(actions[:, 6] > 0, 1.0, -1.0)
+    policy.fit({"state": torch.randn(100, LAYOUT.size)}, actions)
+    plan = policy.scaled(actions)
+    assert plan.min() == -1
+    assert plan.max() == 1
+    assert plan[:, 4].abs().max() < 1e-5
+    torch.testing.assert_close(policy.unscaled(plan), actions)
+    wild = policy.unscaled(10 * torch.randn(50, 8, 7))
+    assert (wild <= actions.amax(0) + 0.05).all()
+    assert wild.abs().max() <= 1
+
+
+def test_cross_fade_moves_linearly_from_the_last_plan_to_the_new_one():
+    policy = make(horizon=12, chunk=8, cross_fade=4)
+    old, new = torch.zeros(2, 12, 7), torch.full((2, 12, 7), 0.5)
+    first, tail = policy.execute(old, policy.no_tail(2))
+    assert (first == 0).all()  # no plan before: nothing is blended
+    actions, tail = policy.execute(new, tail)
+    assert actions.shape == (2, 8, 7)
+    torch.testing.assert_close(actions[0, :5, 0], torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
+    assert (tail == 0.5).all()  # the plan's own, not blended
+
+
+def test_without_cross_fade_the_plan_is_executed_as_it_is():
+    policy = make()
+    plan = torch.rand(3, 8, 7) * 2 - 1
+    actions, tail = policy.execute(plan, policy.no_tail(3))
+    assert torch.equal(actions, policy.unscaled(plan))
+    assert tail.shape == (3, 0, 7)
+
+
+def test_rotation_columns_are_the_rotation_matrix_s_and_ignore_the_quaternion_s_sign():
+    quats = observation().eef_quat
+    expected = Rotation.from_quat(quats).as_matrix()[:, :, :2].transpose(0, 2, 1).reshape(-1, 6)
+    np.testing.assert_allclose(rotation_columns(quats), expected, atol=1e-12)
+    np.testing.assert_allclose(rotation_columns(-quats), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 0), (7, 2, 0), (4, 3, 5), (2, 0, 1)])
+def test_a_feature_row_has_the_layout_s_size_for_any_scene(shape):
+    layout = Layout("libero_90/0", *shape)
+    rows = state_features(observation(5, layout))
+    assert rows.shape == (5, layout.size)
+    assert rows.dtype == np.float32
+    assert np.abs(rows[:, layout.absolute :]).max() <= 1  # the tanh columns come last
+
+
+def test_vectors_to_objects_do_not_change_when_the_whole_scene_moves():
+    before, after = observation(), observation()
+    after.eef_pos, after.object_pos = after.eef_pos + 0.3, after.object_pos + 0.3
+    after.goal_pos = after.goal_pos + 0.3
+    rows, moved = state_features(before), state_features(after)
+    np.testing.assert_allclose(rows[:, LAYOUT.absolute :], moved[:, LAYOUT.absolute :], atol=1e-6)
+
+
+def test_the_encoder_standardises_columns_with_a_unit_and_clips_outliers():
+    policy = make()
+    rows = torch.from_numpy(np.repeat(state_features(observation(200)), 2, axis=0))
+    policy.fit({"state": rows}, torch.zeros(400, 7))
+    out = policy.encoder({"state": rows})
+    torch.testing.assert_close(out[:, :3].mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    assert torch.equal(out[:, LAYOUT.absolute :], rows[:, LAYOUT.absolute :])
+    assert policy.encoder({"state": rows + 1e6}).abs().max() == 5
+
+
+def test_an_observation_of_another_scene_is_refused():
+    other = dataclasses.replace(LAYOUT, objects=5)
+    with pytest.raises(UserError, match=r"3 objects.*has 5"):
+        make().features(observation(2, other))
+
+
+@pytest.mark.parametrize("network", ["unet", "mlp"])
+def test_the_paper_s_image_policy_has_about_twelve_million_parameters(network):
+    policy = make(layout=IMAGES, network=network, width=256)
+    count = sum(parameter.numel() for parameter in policy.parameters())
+    if network == "unet":
+        assert 12.0e6 <= count <= 12.4e6
+    trunk = sum(parameter.numel() for parameter in policy.encoder.parameters())
+    assert trunk == 11_176_512  # torchvision's resnet18 without fc
+
+
+def test_the_image_policy_plans_from_images_and_needs_them():
+    policy = make(layout=IMAGES, network="unet")
+    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    features = policy.features(observation(2), images)
+    noise = policy.noise(torch.Generator().manual_seed(0), 2)
+    plan, chain = policy.sample(features, noise)
+    assert policy.log_prob(features, chain).shape == (2, 5)
+    assert Critic(IMAGES)(features).shape == (2,)
+    other = policy.features(observation(2), images[::-1])
+    assert not torch.equal(policy.sample(other, noise)[0], plan)
+    with pytest.raises(UserError, match="render agentview"):
+        policy.features(observation(2))
+
+
+def test_a_random_shift_moves_whole_images_by_at_most_its_padding():
+    image = torch.arange(64.0).view(1, 1, 8, 8).expand(20, 3, 8, 8)
+    shifted = random_shift(image, torch.Generator().manual_seed(0), pad=2)
+    inner = shifted[:, :, 2:6, 2:6] - image[:, :, 2:6, 2:6]
+    assert (inner == inner[:, :, :1, :1]).all()  # one offset per image
+    offsets = {float(value) for value in inner[:, 0, 0, 0]}
+    assert len(offsets) > 3
+    assert offsets <= {float(8 * row + column) for row in range(-2, 3) for column in range(-2, 3)}
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_a_saved_policy_comes_back_exactly(algorithm, tmp_path):
+    policy = make(algorithm, finetuned_steps=3 if algorithm == "diffusion" else None)
+    features, noise = draw(policy)
+    policies.save(tmp_path, policy)
+    again = policies.load(tmp_path)
+    assert torch.equal(again.sample(features, noise)[0], policy.sample(features, noise)[0])
+    assert again.layout == policy.layout
+
+
+def test_broken_or_foreign_weights_are_refused_by_name(tmp_path):
+    policies.save(tmp_path, make())
+    weights = tmp_path / "policy.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"policy\.safetensors cannot be read"):
+        policies.load(tmp_path)
+    policies.save(tmp_path / "other", make(width=16))
+    weights.write_bytes((tmp_path / "other" / weights.name).read_bytes())
+    with pytest.raises(UserError, match="belongs to another network"):
+        policies.load(tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"policy\.safetensors cannot be read"):
+        policies.load(tmp_path)
+
+
+def test_a_description_of_another_version_is_refused(tmp_path):
+    policies.save(tmp_path, make())
+    path = tmp_path / "policy.json"
+    description = json.loads(path.read_text())
+    description["config"]["colour"] = "blue"
+    path.write_text(json.dumps(description))
+    with pytest.raises(UserError, match="does not describe a policy"):
+        policies.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"horizon": 8, "chunk": 8, "cross_fade": 4}, "cross_fade"),
+        ({"noise_correlation": 1.0}, "noise_correlation"),
+        ({"finetuned_steps": 6}, "finetuned_steps"),
+        ({"algorithm": "gaussian", "gaussian_std": 0.5}, "gaussian_std"),
+        ({"algorithm": "transformer"}, "transformer"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(settings, named):
+    with pytest.raises(UserError, match=named):
+        make(**settings)
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_every_preset_describes_a_policy(name, algorithm):
+    preset = get_preset(name)
+    config = policies.make_config(algorithm, preset.clone, preset.rl)
+    assert config.chunk == preset.clone.chunk
+    assert config.prediction == preset.rl.prediction
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_cloning_loss_falls_on_a_plan_that_follows_from_the_features(algorithm):
+    policy = make(algorithm, width=64)
+    generator = torch.Generator().manual_seed(0)
+    features = {"state": torch.randn(64, LAYOUT.size, generator=generator)}
+    plans = torch.tanh(features["state"][:, :1, None].expand(64, 8, 7))
+    optimiser = torch.optim.Adam(policy.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        loss = policy.loss(features, plans, generator)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
