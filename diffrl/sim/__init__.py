@@ -1,0 +1,1 @@
+"""The simulator room: LIBERO's tasks, scenes, start states and physics."""

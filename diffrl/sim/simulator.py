@@ -1,0 +1,306 @@
+"""Simulator: n copies of LIBERO scenes, stepped together on threads.
+
+Each copy has its own MjData (and MjModel where fixtures move), so results do not depend on how many
+threads there are. A copy is frozen when its episode ends: by success, by time-out, or by divergence
+(`error`), which never stops the others.
+"""
+
+import copy
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from diffrl.errors import UserError
+from diffrl.sim.goals import Goal
+from diffrl.sim.observation import Observation, Sensor, place_fixtures
+from diffrl.sim.osc import SUBSTEPS, control_step
+from diffrl.sim.scene import Scene
+from diffrl.sim.starts import StartStates
+
+ACTION_SIZE = 7  # dx dy dz, axis-angle drx dry drz, gripper (-1 open, +1 close)
+SETTLE_ACTION = np.array([0.0, 0, 0, 0, 0, 0, -1])  # OpenVLA-OFT's and openpi's waiting action
+MAX_SPEED = 1e3  # m/s or rad/s; LIBERO's fastest bodies stay below 1e2 (our choice)
+_FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+@dataclass(eq=False)
+class Step:
+    """What one call of `Simulator.step` did to each of n copies.
+
+    `reward` (n,) is 1.0 in the call that reaches the goal; `success`, `timeout`, `error` (n,) tell
+    how an episode ended in this call; `steps` (n,) control steps executed (0 for a frozen copy).
+    `states` (n, chunk, state_size), if recorded, holds the state after each executed step.
+    """
+
+    reward: np.ndarray
+    success: np.ndarray
+    timeout: np.ndarray
+    error: np.ndarray
+    steps: np.ndarray
+    states: np.ndarray | None = None
+
+
+class _Copy:
+    """One scene in motion."""
+
+    def __init__(self, scene: Scene):
+        self.scene, model = scene, scene.model
+        self.model = copy.copy(model) if len(scene.fixture_names) else model
+        self.data = mujoco.MjData(self.model)
+        self.sensor = Sensor(scene)
+        self.goal = Goal(self.model, scene.meta["goal"])
+        self.goal_mat, self.grip = np.empty(9), np.empty(2)
+        self._arguments = self._bind(scene.meta)
+
+    def _bind(self, meta: dict) -> tuple:
+        """The fixed arguments of `control_step`: addresses, views of MjData, work space."""
+        model, data, site = self.model, self.data, self.sensor.site
+        motors = [model.actuator(name).id for name in meta["arm_actuators"]]
+        fingers = [model.actuator(name).id for name in meta["gripper_actuators"]]
+        dofs = [int(model.joint(name).dofadr[0]) for name in meta["arm_joints"]]
+        return (
+            site,
+            data.qpos,
+            data.qvel,
+            data.ctrl,
+            data.qfrc_bias,
+            data.qM,
+            data.site_xpos[site],
+            data.site_xmat[site],
+            self.scene.arm_qpos,
+            np.array(dofs),
+            np.array(motors),
+            np.array(fingers),
+            model.actuator_ctrlrange[motors + fingers].copy(),
+            self.scene.home_qpos,
+            self.goal_mat,
+            self.grip,
+            np.zeros((6, model.nv)),
+            np.zeros((model.nv, model.nv)),
+        )
+
+    def reset(self, state: np.ndarray, fixtures: np.ndarray, settle: int) -> bool:
+        model, data = self.model, self.data
+        mujoco.mj_resetData(model, data)
+        if len(fixtures):
+            place_fixtures(self.scene, model, fixtures)
+        data.time = state[0]
+        data.qpos[:] = state[1 : 1 + model.nq]
+        data.qvel[:] = state[1 + model.nq :]
+        # robosuite's first goal orientation is that of its own reset, not of the start state
+        self.goal_mat[:] = self.scene.arrays["home_goal_matrix"].ravel()
+        self.grip[:] = 0.0
+        mujoco.mj_forward(model, data)
+        data.qacc_warmstart[:] = 0.0
+        return all(self.advance(SETTLE_ACTION) for _ in range(settle))
+
+    def advance(self, action: np.ndarray) -> bool:
+        """One control step; False if the state diverged."""
+        data, before = self.data, self.data.time
+        control_step(self.model._address, data._address, action, *self._arguments)
+        # MuJoCo resets a bad state by itself, which shows in its clock
+        elapsed = data.time - before - SUBSTEPS * self.model.opt.timestep
+        return abs(elapsed) < 1e-6 and bool(np.abs(data.qvel).max() < MAX_SPEED)
+
+    def write_state(self, out: np.ndarray) -> None:
+        nq, data = self.model.nq, self.data
+        out[0], out[1 : 1 + nq], out[1 + nq :] = data.time, data.qpos, data.qvel
+
+
+class Simulator:
+    """n copies of one scene, or of n scenes, stepped by `threads` threads (default: all cores).
+
+    `max_steps` ends an episode as time-out after so many control steps (default: the task's own
+    limit, `Task.max_steps`). Use `reset`, then `step`; read `observation`.
+    """
+
+    def __init__(
+        self,
+        scenes: Scene | list[Scene],
+        n: int,
+        threads: int | None = None,
+        max_steps: int | None = None,
+    ):
+        scenes = list(scenes) if isinstance(scenes, list | tuple) else [scenes] * n
+        if n < 1 or len(scenes) != n:
+            raise UserError(f"Simulator: {len(scenes)} scenes given for n={n} copies; give n.")
+        if threads is not None and threads < 1:
+            raise UserError(f"Simulator: threads must be at least 1, it is {threads}.")
+        self.n, self.scenes = n, scenes
+        self.threads = threads or os.cpu_count() or 1
+        self._copies = [_Copy(scene) for scene in scenes]
+        self._limits = np.array([max_steps or scene.task.max_steps for scene in scenes])
+        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._width = max(scene.state_size for scene in scenes)
+        self.observation = Observation.empty(scenes, n)
+        self.done = np.ones(n, bool)  # nothing moves before the first reset
+        self.success, self.error = np.zeros(n, bool), np.zeros(n, bool)
+        self.elapsed = np.zeros(n, int)
+
+    @property
+    def scene(self) -> Scene:
+        """The scene of the first copy (of all, when one scene was given)."""
+        return self.scenes[0]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def __enter__(self) -> "Simulator":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _map(self, function, items) -> None:
+        list(map(function, items) if self._pool is None else self._pool.map(function, items))
+
+    # ---- episodes ------------------------------------------------------------------------
+
+    def reset(self, starts: StartStates, copies=None, settle: int = 10) -> Observation:
+        """Begin episodes at `starts` in `copies` (indices; default all), then settle.
+
+        LIBERO stores start states before gravity has settled the objects: `settle` control steps
+        of zeros with an open gripper come first and are not counted. Returns `observation`.
+        Raises UserError when the number, the task or the shape of the start states does not fit.
+        """
+        copies = np.arange(self.n) if copies is None else np.atleast_1d(copies)
+        if len(starts) != len(copies):
+            raise UserError(f"reset: {len(starts)} start states for {len(copies)} copies.")
+        for c in copies:
+            self._check_start(starts, self.scenes[c])
+
+        def begin(job):
+            row, c = job
+            moving = self._copies[c]
+            fine = moving.reset(starts.states[row], starts.fixtures[row], settle)
+            moving.sensor.read(moving.data, self.observation, c)
+            self.error[c] = self.done[c] = not fine
+
+        self.success[copies], self.elapsed[copies] = False, 0
+        self._map(begin, enumerate(copies))
+        return self.observation
+
+    @staticmethod
+    def _check_start(starts: StartStates, scene: Scene) -> None:
+        shape = (scene.state_size,), (len(scene.fixture_names), 7)
+        given = starts.states.shape[1:], starts.fixtures.shape[1:]
+        if starts.task != scene.task.id or shape != given:
+            raise UserError(
+                f"reset: start states of {starts.task} with shapes {given} do not fit a copy of "
+                f"{scene.task.id} with shapes {shape}: draw them from that copy's scene."
+            )
+        if not np.isfinite(starts.states).all() or not np.isfinite(starts.fixtures).all():
+            raise UserError(f"reset: a start state of {starts.task} is not finite.")
+
+    def step(self, actions: np.ndarray, record: bool = False) -> Step:
+        """Execute actions (n, 7) or chunks (n, chunk, 7), in [-1, 1], on all copies.
+
+        ±1 is a goal offset of ±0.05 m or ±0.5 rad; the gripper's sign opens (-1) or closes (+1).
+        A copy stops inside a chunk when its episode ends. `observation` is refreshed; as in LIBERO
+        it is computed before the last physics step (2 ms). Raises UserError for a wrong shape,
+        NaN, or a value beyond [-1, 1].
+        """
+        actions = self._check_actions(actions)
+        chunk = actions.shape[1]
+        result = Step(
+            np.zeros(self.n), *(np.zeros(self.n, bool) for _ in range(3)), np.zeros(self.n, int)
+        )
+        if record:
+            result.states = np.zeros((self.n, chunk, self._width))
+        moving = np.flatnonzero(~self.done)
+        self._map(lambda c: self._run(c, actions[c], result), moving)
+        self.success |= result.success
+        self.error |= result.error
+        self.done |= result.success | result.timeout | result.error
+        return result
+
+    def _run(self, c: int, actions: np.ndarray, result: Step) -> None:
+        moving, scene = self._copies[c], self.scenes[c]
+        for t, action in enumerate(actions):
+            if not moving.advance(action):
+                result.error[c] = True
+                return  # the observation stays that of the last sound state
+            self.elapsed[c] += 1
+            result.steps[c] += 1
+            if result.states is not None:
+                moving.write_state(result.states[c, t, : scene.state_size])
+            if moving.goal(moving.data):
+                result.success[c], result.reward[c] = True, 1.0
+                break
+            if self.elapsed[c] >= self._limits[c]:
+                result.timeout[c] = True
+                break
+        moving.sensor.read(moving.data, self.observation, c)
+
+    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions, np.float64)
+        if actions.ndim == 2:
+            actions = actions[:, None]
+        if actions.ndim != 3 or actions.shape[0] != self.n or actions.shape[2] != ACTION_SIZE:
+            raise UserError(
+                f"step: actions have shape {actions.shape}; expected ({self.n}, {ACTION_SIZE}) or "
+                f"({self.n}, chunk, {ACTION_SIZE})."
+            )
+        if not np.isfinite(actions).all() or np.abs(actions).max(initial=0) > 1 + 1e-9:
+            worst = np.unravel_index(np.argmax(~(np.abs(actions) <= 1)), actions.shape)
+            raise UserError(
+                f"step: action {actions[worst]} of copy {worst[0]}, step {worst[1]}, dimension "
+                f"{worst[2]} is not in [-1, 1]: clip the policy's output."
+            )
+        return np.ascontiguousarray(actions)
+
+    # ---- states --------------------------------------------------------------------------
+
+    def states(self) -> np.ndarray:
+        """(n, state_size) the current states [time, qpos, qvel], padded with zeros."""
+        out = np.zeros((self.n, self._width))
+        for row, moving in zip(out, self._copies, strict=True):
+            moving.write_state(row[: moving.scene.state_size])
+        return out
+
+    def fixtures(self) -> np.ndarray:
+        """(n, k, 7) the fixtures' poses, pos + quat wxyz, padded with zeros."""
+        k = max(len(scene.fixture_names) for scene in self.scenes)
+        out = np.zeros((self.n, k, 7))
+        for row, moving in zip(out, self._copies, strict=True):
+            bodies = moving.scene.fixture_bodies
+            row[: len(bodies), :3] = moving.model.body_pos[bodies]
+            row[: len(bodies), 3:] = moving.model.body_quat[bodies]
+        return out
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs to continue bit for bit, as arrays."""
+        sizes = [mujoco.mj_stateSize(c.model, _FULL_STATE) for c in self._copies]
+        physics = np.zeros((self.n, max(sizes)))
+        for row, size, c in zip(physics, sizes, self._copies, strict=True):
+            mujoco.mj_getState(c.model, c.data, row[:size], _FULL_STATE)
+        return {
+            "physics": physics,
+            "fixtures": self.fixtures(),
+            "goal_mat": np.array([c.goal_mat for c in self._copies]),
+            "grip": np.array([c.grip for c in self._copies]),
+            "done": self.done.copy(),
+            "success": self.success.copy(),
+            "error": self.error.copy(),
+            "elapsed": self.elapsed.copy(),
+        } | {f"observation/{k}": v.copy() for k, v in self.observation.arrays().items()}
+
+    def restore(self, snapshot: dict[str, np.ndarray]) -> None:
+        """Continue from a `snapshot` of a simulator with the same scenes."""
+        for i, c in enumerate(self._copies):
+            k, size = len(c.scene.fixture_names), mujoco.mj_stateSize(c.model, _FULL_STATE)
+            if k:
+                place_fixtures(c.scene, c.model, snapshot["fixtures"][i, :k])
+            mujoco.mj_setState(c.model, c.data, snapshot["physics"][i, :size], _FULL_STATE)
+            c.goal_mat[:], c.grip[:] = snapshot["goal_mat"][i], snapshot["grip"][i]
+            mujoco.mj_forward(c.model, c.data)  # positions, for whoever looks before stepping
+            mujoco.mj_setState(c.model, c.data, snapshot["physics"][i, :size], _FULL_STATE)
+        for name in ("done", "success", "error", "elapsed"):
+            getattr(self, name)[:] = snapshot[name]
+        for name, array in self.observation.arrays().items():
+            array[:] = snapshot[f"observation/{name}"]
