@@ -2,9 +2,9 @@
 
 A goal is a conjunction of terms. `describe_goal` (called once, when a scene is compiled) reads the
 terms off LIBERO's own objects; `Goal` evaluates them. Every rule below repeats LIBERO's arithmetic
-(`libero.envs.object_states`, `libero.envs.objects.site_object`), quirks included: `In` tests a point
-against a box that ignores half of the region's rotation, `On` an object asks that the supporting
-object's origin is not above the other's.
+(`libero.envs.object_states`, `libero.envs.objects.site_object`), quirks included: `In` tests a
+point against a box that ignores half of the region's rotation, `On` an object asks that the
+supporting object's origin is not above the other's.
 """
 
 import numpy as np

@@ -7,7 +7,6 @@ few MB a task. From the cache neither LIBERO nor robosuite is imported.
 import hashlib
 import io
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
