@@ -74,18 +74,18 @@ def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000
     values (n,) finite; strata (n,) labels, None = one stratum. Returns Interval; its limits are NaN
     when no stratum holds two values. Raises UserError on empty or non-finite input.
     """
-    values = _finite(values, "stratified bootstrap")
+    value, means = _resampled_means(values, strata, resamples, np.random.default_rng(seed))
+    return _percentiles(value, means, confidence)
+
+
+def bootstrap_difference(
+    first, second, strata_first=None, strata_second=None, *, confidence=0.95, resamples=2000, seed=0
+):
+    """Interval of first minus second, two unpaired arms; as `stratified_bootstrap` otherwise."""
     rng = np.random.default_rng(seed)
-    groups = [values[rows] for rows in _strata(strata, len(values))]
-    means = np.zeros(resamples)
-    for group in groups:
-        draws = rng.integers(len(group), size=(resamples, len(group)))
-        means += group[draws].mean(axis=1) / len(groups)
-    value = float(np.mean([group.mean() for group in groups]))
-    if max(map(len, groups)) < 2:
-        return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    a, means_a = _resampled_means(first, strata_first, resamples, rng)
+    b, means_b = _resampled_means(second, strata_second, resamples, rng)
+    return _percentiles(a - b, means_a - means_b, confidence)
 
 
 def mcnemar(first, second):
@@ -165,6 +165,24 @@ def cliffs_delta(first, second):
     smaller = np.searchsorted(second, first, side="left")  # (n,) how many of second lie below
     larger = len(second) - np.searchsorted(second, first, side="right")
     return float((smaller - larger).sum() / (len(first) * len(second)))
+
+
+def _resampled_means(values, strata, resamples, rng):
+    """Mean over strata of the mean within, of the data and (resamples,) of its resamples."""
+    values = _finite(values, "stratified bootstrap")
+    groups = [values[rows] for rows in _strata(strata, len(values))]
+    means = np.zeros(resamples)
+    for group in groups:
+        draws = rng.integers(len(group), size=(resamples, len(group)))
+        means += group[draws].mean(axis=1) / len(groups)
+    if max(map(len, groups)) < 2:
+        means[:] = np.nan  # single values cannot be resampled: no interval is claimed
+    return float(np.mean([group.mean() for group in groups])), means
+
+
+def _percentiles(value, means, confidence):
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
 
 
 def _p_value(drawn, observed, scale, exact):

@@ -1,0 +1,26 @@
+"""Trajectory quality: smoothness, efficiency and consistency of demonstrations, with intervals.
+
+`smoothness` measures one trajectory, `consistency` many of them, `report` makes the tables,
+`trajectory` reads any HDF5 file. The measures are pure functions on arrays.
+"""
+
+from diffrl.quality.report import MEASURES, PLANNED, compare, measure, select, summarise
+from diffrl.quality.smoothness import trajectory_measures
+from diffrl.quality.stage import load_datasets, main, run_quality
+from diffrl.quality.trajectory import Trajectory, panda_forward_kinematics, read_trajectories
+
+__all__ = [
+    "MEASURES",
+    "PLANNED",
+    "Trajectory",
+    "compare",
+    "load_datasets",
+    "main",
+    "measure",
+    "panda_forward_kinematics",
+    "read_trajectories",
+    "run_quality",
+    "select",
+    "summarise",
+    "trajectory_measures",
+]

@@ -1,0 +1,170 @@
+"""Measures across trajectories of one task: how much do they differ, and what is a clone told?
+
+Dispersion is a mean over pairs, ½ E|x_i - x_j|² = variance, so one matrix of squared distances
+serves every notion of "the same moment" and keeps two questions apart: pairs with the same start
+state show the policy's own variance, pairs with different ones the variance of the data.
+"""
+
+import numpy as np
+from numba import njit
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import squareform
+
+from diffrl.errors import UserError
+
+
+def at_phases(values, phases):
+    """Resample at equal shares of the duration, linearly: (T, d) → (phases, d)."""
+    values = np.asarray(values, float)
+    at = np.linspace(0, len(values) - 1, phases)
+    low = np.minimum(at.astype(int), len(values) - 2)
+    return values[low] + (at - low)[:, None] * (values[low + 1] - values[low])
+
+
+def squared_distances(profiles):
+    """Mean over phases of |x_i - x_j|²: profiles (n, phases, d) → (n, n), in unit²."""
+    flat = profiles.reshape(len(profiles), -1)
+    flat = flat - flat.mean(axis=0)  # distances do not change, rounding gets better
+    norms = np.sum(flat**2, axis=1)
+    squared = norms[:, None] + norms[None] - 2 * flat @ flat.T
+    np.fill_diagonal(squared, 0.0)
+    return np.maximum(squared, 0.0) / profiles.shape[1]
+
+
+@njit(cache=True)
+def _squared(first, second):
+    total = 0.0
+    for k in range(len(first)):
+        total += (first[k] - second[k]) ** 2
+    return total
+
+
+@njit(cache=True)
+def _warp(first, second, first_action, second_action, cost):
+    """Squared position and action distance of two paths, mean over their optimal alignment."""
+    n, m = len(first), len(second)
+    cost[:, 0], cost[0, :] = np.inf, np.inf
+    cost[0, 0] = 0.0
+    for i in range(n):
+        for j in range(m):
+            best = min(cost[i, j], cost[i, j + 1], cost[i + 1, j])
+            cost[i + 1, j + 1] = best + _squared(first[i], second[j])
+    i, j, steps, position, action = n, m, 0, 0.0, 0.0
+    while i > 0 and j > 0:
+        position += _squared(first[i - 1], second[j - 1])
+        action += _squared(first_action[i - 1], second_action[j - 1])
+        steps += 1
+        diagonal, up, left = cost[i - 1, j - 1], cost[i - 1, j], cost[i, j - 1]
+        if diagonal <= up and diagonal <= left:
+            i, j = i - 1, j - 1
+        elif up <= left:
+            i -= 1
+        else:
+            j -= 1
+    return position / steps, action / steps
+
+
+@njit(cache=True)
+def warped_distances(positions, actions):
+    """Squared distances after dynamic time warping on position (Sakoe & Chiba 1978), all pairs.
+
+    positions (n, phases, 3) m, actions (n, phases, d) → two (n, n): m², action unit². Each is the
+    mean over the alignment that minimises the summed squared position distance.
+    """
+    n, phases = positions.shape[:2]
+    by_position, by_action = np.zeros((n, n)), np.zeros((n, n))
+    cost = np.empty((phases + 1, phases + 1))
+    for i in range(n):
+        for j in range(i + 1, n):
+            p, a = _warp(positions[i], positions[j], actions[i], actions[j], cost)
+            by_position[i, j] = by_position[j, i] = p
+            by_action[i, j] = by_action[j, i] = a
+    return by_position, by_action
+
+
+def dispersion(squared, start_states):
+    """Variance within and between start states, as one value per start state.
+
+    squared (n, n) squared distances, start_states (n,) labels. Returns two (g,) arrays in the order
+    of the sorted labels: `own`, the variance among repeats of that start state (NaN without), and
+    `data`, jackknife pseudo-values whose mean is the variance over pairs of different start states
+    (Miller 1974) – so both go straight into a bootstrap. Raises UserError for one trajectory.
+    """
+    n = len(squared)
+    if n < 2:
+        raise UserError(
+            "Consistency compares trajectories, and here is only one: give more demonstrations of "
+            "the same task (`trajectory_measures` measures a single one)."
+        )
+    labels, group = np.unique(np.asarray(start_states), return_inverse=True)
+    member = (group[:, None] == np.arange(len(labels))).astype(float)  # (n, g)
+    count = member.sum(axis=0)
+    sums = member.T @ squared @ member  # (g, g) over ordered pairs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = 0.5 * np.diag(sums) / np.where(count > 1, count * (count - 1), np.nan)
+    return own, _pseudo_values(0.5 * sums / np.outer(count, count))
+
+
+def _pseudo_values(between):
+    """Jackknife pseudo-values of the mean off-diagonal entry of a symmetric (g, g) matrix."""
+    g = len(between)
+    if g < 2:
+        return np.full(g, np.nan)
+    row = (between.sum(axis=1) - np.diag(between)) / (g - 1)
+    mean = row.mean()
+    if g == 2:
+        return np.full(g, mean)
+    without = (g * mean - 2 * row) / (g - 2)
+    return g * mean - (g - 1) * without
+
+
+def conditional_action_variance(states, actions, neighbours=10):
+    """Variance of the action among the nearest states of *other* trajectories: what a clone faces.
+
+    states: n arrays (T_i, s), one unit (m) in all columns; actions: n arrays (T_i, d). For each
+    step the `neighbours` nearest steps elsewhere give the summed variance of d actions; returns
+    its mean per trajectory (n,), action unit². Raises UserError if others have too few steps.
+    """
+    lengths = [len(s) for s in states]
+    if sum(lengths) - max(lengths) < neighbours:
+        raise UserError(
+            f"{neighbours} neighbours in other trajectories were asked for, which hold only "
+            f"{sum(lengths) - max(lengths)} steps: give more demonstrations or fewer neighbours."
+        )
+    owner = np.repeat(np.arange(len(states)), lengths)
+    points, commands = np.concatenate(states), np.concatenate(actions)
+    result = np.empty(len(states))
+    for i, own in enumerate(states):
+        others = np.flatnonzero(owner != i)
+        _, nearest = cKDTree(points[others]).query(own, k=neighbours)
+        found = commands[others[nearest.reshape(len(own), neighbours)]]  # (T_i, k, d)
+        result[i] = found.var(axis=1, ddof=1).sum(axis=1).mean() if neighbours > 1 else np.nan
+    return result
+
+
+def endpoint_distances(positions):
+    """Squared distance between the last positions: n arrays (T_i, 3) m → (n, n) m²."""
+    ends = np.stack([p[-1] for p in positions])
+    return squared_distances(ends[:, None])
+
+
+def mode_count(squared, threshold=0.05, share=0.05):
+    """How many ways there are: clusters of paths more than `threshold` (m RMS, our choice) apart.
+
+    squared (n, n) m², best after time warping, so that another timing is not another way. Average
+    linkage; only clusters with at least two paths and `share` of all count.
+    """
+    distances = squareform(np.sqrt(squared), checks=False)
+    labels = fcluster(linkage(distances, "average"), threshold, "distance")
+    return int(np.sum(np.bincount(labels) >= max(2, share * len(squared))))
+
+
+def moved_objects(objects, distance=0.05):
+    """Which objects a task moves: n arrays (T_i, K, 3) m → (K,) bool.
+
+    True where the object ends more than `distance` (m) from its start in most trajectories. The
+    objects that only stand by would otherwise decide which states are near each other.
+    """
+    travelled = np.stack([np.linalg.norm(o[-1] - o[0], axis=-1) for o in objects])  # (n, K)
+    return np.median(travelled, axis=0) > distance

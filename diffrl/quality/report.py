@@ -1,0 +1,237 @@
+"""From trajectories to the tables: values, intervals, and paired comparisons of the arms.
+
+An arm is a (source, mode). `measure` gives one row per trajectory or start state, `summarise` the
+record `quality.csv`, `compare` the tests; all three are tables, so any of them can be plotted.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from diffrl import statistics
+from diffrl.errors import UserError
+from diffrl.presets import QualityConfig
+from diffrl.quality import consistency
+from diffrl.quality.smoothness import trajectory_measures
+from diffrl.quality.trajectory import Trajectory
+
+
+class Measure(NamedTuple):
+    """How a measure is written, and which direction the paper's claim calls better (0: neither)."""
+
+    label: str
+    unit: str
+    better: int
+
+
+MEASURES = {
+    "jerk_rms": Measure("Jerk, RMS", "m/s³", -1),
+    "jerk_mean": Measure("Jerk, mean", "m/s³", -1),
+    "angular_jerk_rms": Measure("Angular jerk, RMS", "rad/s³", -1),
+    "ldlj": Measure("Log dimensionless jerk, speed", "", 1),
+    "ldlj_cartesian": Measure("Log dimensionless jerk, path", "", 1),
+    "sparc": Measure("Spectral arc length", "", 1),
+    "action_change": Measure("Action change |Δa|", "", -1),
+    "path_length": Measure("Path length", "m", -1),
+    "path_ratio": Measure("Path / straight line", "", -1),
+    "steps": Measure("Steps to success", "", -1),
+    "idle_share": Measure("Idle share (no command)", "", -1),
+    "still_share": Measure("Still share (< 1 cm/s)", "", -1),
+    "gripper_switches": Measure("Gripper switches", "", -1),
+    "position_variance": Measure("Position variance, equal phase", "cm²", -1),
+    "warped_position_variance": Measure("Position variance, time-warped", "cm²", -1),
+    "action_variance": Measure("Action variance, equal phase", "", -1),
+    "warped_action_variance": Measure("Action variance, time-warped", "", -1),
+    "conditional_action_variance": Measure("Action variance given state", "", -1),
+    "endpoint_variance": Measure("Endpoint variance", "cm²", -1),
+    "own_position_variance": Measure("Position variance, same start", "cm²", -1),
+    "own_action_variance": Measure("Action variance, same start", "", -1),
+    "mode_count": Measure("Ways taken", "", 0),
+}
+
+# The questions, fixed before the data: same mode first, the confounded contrast last.
+PLANNED = (
+    (("diffusion", "deterministic"), ("gaussian", "deterministic")),
+    (("diffusion", "stochastic"), ("gaussian", "stochastic")),
+    (("diffusion", "deterministic"), ("operator", "recorded")),
+    (("diffusion", "deterministic"), ("human", "recorded")),
+    (("gaussian", "deterministic"), ("operator", "recorded")),
+    (("diffusion", "deterministic"), ("diffusion", "stochastic")),
+    (("diffusion", "deterministic"), ("gaussian", "stochastic")),
+)
+MIN_PAIRS = 6  # 2^-6 · 2 = 0.03: fewer pairs can never reach p < 0.05
+
+_ARM = ["source", "mode"]
+
+
+def measure(trajectories: list[Trajectory], config: QualityConfig) -> pd.DataFrame:
+    """Every measure of every successful trajectory, at most `config.episodes` per arm and task.
+
+    Returns rows (source, mode, task, start_state, measure, value); the variances have one row per
+    start state. Raises UserError for mixed control rates and for an arm with one trajectory only.
+    """
+    kept = select(trajectories, config.episodes)
+    rates = sorted({t.rate for t in kept})
+    if len(rates) > 1:
+        raise UserError(
+            f"Control rates differ ({', '.join(f'{r:g} Hz' for r in rates)}): third differences at "
+            "different rates cannot be compared. Resample the files to one rate first."
+        )
+    rows = []
+    for task, same_task in _grouped(kept, lambda t: t.task):
+        moved = _moved(same_task)
+        for (source, mode), group in _grouped(same_task, lambda t: t.arm):
+            if len(group) < 2:
+                raise UserError(
+                    f"{group[0].label}: the only successful trajectory of {source}/{mode} on "
+                    f"{task}; variances and intervals need at least two. Add demonstrations."
+                )
+            for start_state, name, value in _rows(group, moved, config):
+                rows.append((source, mode, task, start_state, name, value))
+    columns = [*_ARM, "task", "start_state", "measure", "value"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset="value", ignore_index=True)
+
+
+def select(trajectories: list[Trajectory], episodes: int) -> list[Trajectory]:
+    """The first `episodes` successes of each arm and task. Raises UserError when there are none."""
+    groups = _grouped([t for t in trajectories if t.success], lambda t: (t.task, t.arm))
+    kept = [t for _, group in groups for t in group[:episodes]]
+    if not kept:
+        raise UserError(
+            "No successful trajectory to measure: quality is defined on successes. Generate data, "
+            "or check the files' `success` attributes."
+        )
+    return kept
+
+
+def summarise(units: pd.DataFrame, config: QualityConfig) -> pd.DataFrame:
+    """Means with 95 % bootstrap intervals: one row per arm, task and measure, and task "all".
+
+    Returns the columns of the record: source, mode, task, measure, value, low, high, n.
+    """
+    rows = []
+    for (source, mode, name), group in units.groupby([*_ARM, "measure"], sort=True):
+        parts = [(task, part) for task, part in group.groupby("task", sort=True)]
+        for task, part in [*parts, ("all", group)]:
+            interval = statistics.stratified_bootstrap(
+                part["value"], part["task"], resamples=config.resamples, seed=config.seed
+            )
+            low = max(interval.low, 0.0) if name.endswith("variance") else interval.low
+            rows.append((source, mode, task, name, interval.value, low, interval.high, len(part)))
+    return pd.DataFrame(
+        rows, columns=[*_ARM, "task", "measure", "value", "low", "high", "n"]
+    ).sort_values([*_ARM, "task", "measure"], key=_record_order, ignore_index=True)
+
+
+def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.DataFrame:
+    """Test each planned pair of arms on each measure, over the tasks that both have.
+
+    Paired by start state (sign flips) where at least MIN_PAIRS start states are shared, else by
+    permutation within tasks. p_holm corrects over all rows. Columns: measure, first, second,
+    difference (first - second), low, high, p, p_holm, cliffs_delta, n, test.
+    """
+    means = units.groupby([*_ARM, "measure", "task", "start_state"])["value"].mean()
+    rows = []
+    for first, second in pairs:
+        for name in MEASURES:
+            try:
+                a, b = means.loc[(*first, name)], means.loc[(*second, name)]
+            except KeyError:
+                continue  # one of the arms is not at hand
+            row = _contrast(a, b, config)
+            if row is not None:
+                rows.append({"measure": name, "first": "/".join(first), "second": "/".join(second)})
+                rows[-1] |= row
+    columns = ["measure", "first", "second", "difference", "low", "high", "p", "p_holm"]
+    table = pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "n", "test"])
+    return table.assign(p_holm=statistics.holm(table["p"]))
+
+
+def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):
+    """One row of `compare`: a, b indexed by (task, start_state)."""
+    tasks = sorted(set(a.index.get_level_values(0)) & set(b.index.get_level_values(0)))
+    if not tasks:
+        return None
+    a, b = a.loc[tasks], b.loc[tasks]
+    shared = a.index.intersection(b.index)
+    options = {"resamples": config.resamples, "seed": config.seed}
+    labels_a, labels_b = a.index.get_level_values(0), b.index.get_level_values(0)
+    if len(shared) >= MIN_PAIRS:
+        a, b = a.loc[shared], b.loc[shared]
+        difference, strata = (a - b).to_numpy(), shared.get_level_values(0)
+        interval = statistics.stratified_bootstrap(difference, strata, **options)
+        p = statistics.sign_flip_test(difference, strata, seed=config.seed)
+        test, n = "paired sign flip", len(shared)
+    elif min(len(a), len(b)) >= MIN_PAIRS:
+        interval = statistics.bootstrap_difference(a, b, labels_a, labels_b, **options)
+        p = statistics.permutation_test(a, b, labels_a, labels_b, seed=config.seed)
+        test, n = "permutation", len(a) + len(b)
+    else:
+        return None  # e.g. the count of modes: one number per task, nothing to permute
+    deltas = [statistics.cliffs_delta(a.loc[t], b.loc[t]) for t in tasks if t in a and t in b]
+    return {
+        **{"difference": interval.value, "low": interval.low, "high": interval.high, "p": p},
+        **{"cliffs_delta": float(np.mean(deltas)), "n": n, "test": test},
+    }
+
+
+def _rows(group, moved, config):
+    """(start state, measure, value) of one arm on one task."""
+    for trajectory in group:
+        for name, value in trajectory_measures(trajectory).items():
+            yield trajectory.start_state, name, value
+    starts = [t.start_state for t in group]
+    positions = np.stack([100 * consistency.at_phases(t.position, config.phases) for t in group])
+    actions = np.stack([consistency.at_phases(t.actions[:, :6], config.phases) for t in group])
+    warped_position, warped_action = consistency.warped_distances(positions, actions)  # cm², 1
+    distances = {
+        "position_variance": consistency.squared_distances(positions),
+        "warped_position_variance": warped_position,
+        "action_variance": consistency.squared_distances(actions),
+        "warped_action_variance": warped_action,
+        "endpoint_variance": 1e4 * consistency.endpoint_distances([t.position for t in group]),
+    }
+    for name, squared in distances.items():
+        own, data = consistency.dispersion(squared, starts)
+        yield from ((start, name, value) for start, value in zip(np.unique(starts), data))
+        if f"own_{name}" in MEASURES:
+            yield from ((s, f"own_{name}", value) for s, value in zip(np.unique(starts), own))
+    if sum(len(t.actions) for t in group[1:]) > config.neighbours:
+        given_state = consistency.conditional_action_variance(
+            [_state(t, moved) for t in group], [t.actions[:, :6] for t in group], config.neighbours
+        )
+        yield from zip(starts, ["conditional_action_variance"] * len(group), given_state)
+    yield "all", "mode_count", float(consistency.mode_count(warped_position, threshold=5.0))
+
+
+def _state(trajectory, moved):
+    """What a clone sees before each action, in m: gripper, its opening, objects relative to it."""
+    steps = len(trajectory.actions)
+    parts = [trajectory.position[:steps]]
+    if trajectory.opening is not None:
+        parts.append(trajectory.opening[:steps, None])
+    if moved is not None:
+        relative = trajectory.objects[:steps, moved] - trajectory.position[:steps, None]
+        parts.append(relative.reshape(steps, -1))
+    return np.concatenate(parts, axis=1)
+
+
+def _moved(trajectories):
+    """(K,) bool, or None where some arm of the task has stored no objects."""
+    objects = [t.objects for t in trajectories]
+    shapes = {None if o is None else o.shape[1] for o in objects}
+    return consistency.moved_objects(objects) if len(shapes) == 1 and None not in shapes else None
+
+
+def _grouped(items, key):
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return sorted(groups.items(), key=lambda pair: pair[0])
+
+
+def _record_order(column):
+    if column.name == "measure":
+        return column.map(list(MEASURES).index)
+    return column.where(column != "all", "")  # "all" first

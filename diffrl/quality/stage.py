@@ -1,0 +1,144 @@
+"""The quality stage of a preset, and ``python -m diffrl quality FILE…``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from diffrl import artifacts
+from diffrl.errors import UserError
+from diffrl.presets import QualityConfig, get_preset
+from diffrl.quality import report
+from diffrl.quality.trajectory import Trajectory, read_trajectories
+
+REFERENCE = Path("shared/teleop/medical_box.hdf5")  # beside the clone, when somebody put it there
+
+
+class Quality(NamedTuple):
+    """The stage's result: the trajectories that were measured, and the three tables."""
+
+    trajectories: list[Trajectory]
+    units: pd.DataFrame  # one row per trajectory or start state: what the figures are drawn from
+    summary: pd.DataFrame  # quality.csv
+    tests: pd.DataFrame  # quality_tests.csv
+
+
+def dataset_files(preset: str) -> list[Path]:
+    """Every data set of a preset, and the teleoperation reference when it is at hand."""
+    files = sorted((artifacts.results_dir(preset) / "datasets").glob("*-*/*/*.hdf5"))
+    if not files:
+        raise UserError(
+            f"No data sets in {artifacts.results_dir(preset) / 'datasets'}: run notebook 02 first "
+            f"(python -m diffrl reproduce --preset {preset} --only 2)."
+        )
+    reference = artifacts.root().parent / REFERENCE
+    return [*files, *([reference] if reference.is_file() else [])]
+
+
+def load_datasets(files: list[Path]) -> list[Trajectory]:
+    """Read data sets; the teleoperation reference keeps its own task, "another task"."""
+    return [
+        trajectory
+        for file in files
+        for trajectory in read_trajectories(
+            file, source="teleoperation" if file.name == REFERENCE.name else None
+        )
+    ]
+
+
+def run_quality(preset: str, force: bool = False) -> Quality:
+    """Measure all data sets of a preset; writes quality.csv, quality_tests.csv, quality_units.csv.
+
+    Finished work is found again by the preset's settings and the files' bytes.
+    """
+    config, folder = get_preset(preset).quality, artifacts.results_dir(preset)
+    files = dataset_files(preset)
+    trajectories = report.select(load_datasets(files), config.episodes)
+    paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
+    stage = artifacts.Stage(folder, "quality", config, files)
+    if stage.done and not force:
+        return Quality(trajectories, *map(pd.read_csv, paths))
+    units = report.measure(trajectories, config)
+    tables = (units, report.summarise(units, config), report.compare(units, config))
+    for path, table in zip(paths, tables, strict=True):
+        artifacts.write_csv(path, table)
+    counts = units[units["measure"] == "steps"].groupby(["source", "mode"]).size()
+    stage.finish({"/".join(arm): int(n) for arm, n in counts.items()}, paths, config.seed)
+    return Quality(trajectories, *map(pd.read_csv, paths))
+
+
+def main(
+    files: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    *,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_csv: Annotated[bool, tyro.conf.arg(name="csv")] = False,
+    source: str | None = None,
+    rate: float | None = None,
+    neighbours: int = QualityConfig.neighbours,
+) -> None:
+    """Measure the trajectories of data-set files: smoothness, efficiency, consistency.
+
+    Args:
+        files: HDF5 files: diffrl's, LIBERO's, its raw collector's, robomimic's, plain arrays.
+        as_json: print the rows as JSON.
+        as_csv: print the rows as CSV (source, mode, task, measure, value, low, high, n).
+        source: name for the trajectories' source; files without one are named by their file name.
+        rate: control rate in Hz, for files of arrays that do not say theirs.
+        neighbours: k of the action variance given the state.
+    """
+    if not files:
+        raise UserError("No file given: python -m diffrl quality FILE… [--json | --csv].")
+    found = [t for file in files for t in read_trajectories(file, rate=rate, source=source)]
+    config = QualityConfig(episodes=len(found), neighbours=neighbours)
+    summary = report.summarise(report.measure(found, config), config)
+    if as_json:
+        print(summary.to_json(orient="records", indent=2))
+    elif as_csv:
+        summary.to_csv(sys.stdout, index=False, float_format="%.10g", lineterminator="\n")
+    else:
+        print(format_table(summary))
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """The summary as text: one block per task, measures down, arms across, value [low, high]."""
+    blocks = []
+    single = summary["task"].nunique() == 2  # one task: "all" would only repeat it
+    for task, rows in summary.groupby("task", sort=False):
+        if single and task == "all":
+            continue
+        blocks.append(f"{task}\n{printable(rows).to_string()}")
+    return "\n\n".join(blocks)
+
+
+def printable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one task as a table of strings: measures with unit down, arms across."""
+    cells = rows.assign(
+        arm=rows["source"] + " " + rows["mode"],
+        text=[_cell(*values) for values in rows[["value", "low", "high"]].to_numpy()],
+        name=[f"{m.label} [{m.unit}]" if m.unit else m.label for m in _measures(rows)],
+    )
+    order = list(dict.fromkeys(cells.sort_values("measure", key=_order)["name"]))
+    table = cells.pivot(index="name", columns="arm", values="text").reindex(order).fillna("–")
+    return table.rename_axis(index=None, columns=None)
+
+
+def _measures(rows):
+    return [report.MEASURES[name] for name in rows["measure"]]
+
+
+def _order(column):
+    return column.map(list(report.MEASURES).index)
+
+
+def _cell(value, low, high):
+    if np.isnan(low):
+        return _number(value)
+    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value):
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

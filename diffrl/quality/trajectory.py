@@ -1,0 +1,212 @@
+"""What quality is measured on: one end-effector trajectory with its actions, from any HDF5 file."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from diffrl.data.hdf5 import read_episodes
+from diffrl.errors import UserError
+
+MIN_SAMPLES = 4  # a third difference needs four positions
+
+# Panda, modified Denavit-Hartenberg: a (m), d (m), alpha (rad) of joints 1-7 (Franka's manual).
+_A = (0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088)
+_D = (0.333, 0.0, 0.316, 0.0, 0.384, 0.0, 0.0)
+_ALPHA = np.pi / 2 * np.array((0, -1, 1, 1, -1, 1, 1))
+_TOOL = 0.2035  # m along the flange axis to robosuite's grip site
+_TOOL_ANGLE = -np.pi / 4  # rad about it, robosuite's mount of the hand
+_BASE = (-0.6, 0.0, 0.0)  # m, robot base in a table-top arena; measures ignore a translation
+
+# Arrays of files that are neither LIBERO's nor ours: robomimic's names, then plain ones.
+_POSITION = ("obs/robot0_eef_pos", "obs/eef_pos", "eef_pos")  # (N, 3) m
+_QUATERNION = ("obs/robot0_eef_quat", "obs/eef_quat", "eef_quat")  # (N, 4) xyzw
+_JOINTS = ("obs/robot0_joint_pos", "obs/joint_pos", "joint_pos")  # (N, 7) rad
+_GRIPPER = ("obs/robot0_gripper_qpos", "obs/gripper_qpos", "gripper_qpos")  # (N, 2) m
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """One successful (or failed) run, as arrays at an even rate.
+
+    position (N, 3) m: end-effector, N = T or T+1; actions (T, 7) in [-1, 1], the last the gripper;
+    rate Hz; quaternion (N, 4) xyzw; opening (N,) m between the fingers; objects (N, K, 3) m.
+    Raises UserError when an array is too short, not finite, or of another length; `label` names it.
+    """
+
+    position: np.ndarray
+    actions: np.ndarray
+    rate: float
+    quaternion: np.ndarray | None = None
+    opening: np.ndarray | None = None
+    objects: np.ndarray | None = None
+    task: str = "task"
+    source: str = "unknown"
+    mode: str = "recorded"
+    start_state: str = ""
+    success: bool = True
+    label: str = "trajectory"
+
+    def __post_init__(self):
+        n, steps = len(self.position), len(self.actions)
+        if n < MIN_SAMPLES:
+            raise UserError(
+                f"{self.label}: {n} positions; jerk is a third difference and needs at least "
+                f"{MIN_SAMPLES}. Leave this episode out."
+            )
+        if self.position.shape != (n, 3) or n - steps not in (0, 1):
+            raise UserError(
+                f"{self.label}: positions {self.position.shape} do not belong to {steps} actions; "
+                "expected (T, 3) or (T+1, 3)."
+            )
+        if not (np.isfinite(self.rate) and self.rate > 0):
+            raise UserError(f"{self.label}: control rate {self.rate} Hz; expected more than 0.")
+        for name in ("position", "actions", "quaternion", "opening", "objects"):
+            array = getattr(self, name)
+            if array is not None and not np.isfinite(array).all():
+                row = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise UserError(
+                    f"{self.label}: {name} holds NaN or infinity, first at step {row}. Repair or "
+                    "leave out this episode; interpolating would invent smoothness."
+                )
+
+    @property
+    def arm(self) -> tuple[str, str]:
+        """(source, mode): what a comparison holds against another."""
+        return self.source, self.mode
+
+    @classmethod
+    def from_episode(cls, episode, label: str = "episode") -> "Trajectory":
+        """A trajectory out of a `diffrl.data.episode.Episode`.
+
+        Without observations (LIBERO's raw collector) the end-effector is computed from the joints.
+        """
+        seen, states = episode.observations, episode.states
+        position, quaternion = seen.get("eef_pos"), seen.get("eef_quat")
+        if position is None or quaternion is None:
+            position, quaternion = panda_forward_kinematics(states[:, 1:8])  # qpos, arm first
+        gripper = seen.get("gripper_qpos", states[:, 8:10])
+        return cls(
+            position=position,
+            actions=episode.actions,
+            rate=control_rate(states[:, 0], label),
+            quaternion=quaternion,
+            opening=np.abs(gripper).sum(axis=1),
+            objects=seen.get("object_pos"),
+            task=episode.task,
+            source=episode.source,
+            mode=episode.mode,
+            start_state=episode.start_state or label,
+            success=episode.success,
+            label=label,
+        )
+
+
+def control_rate(time, label: str) -> float:
+    """Rate (Hz) of the time stamps (N,) s. Raises UserError when they are not even and rising."""
+    steps = np.diff(np.asarray(time, float))
+    if len(steps) == 0 or not np.isfinite(steps).all() or steps.min() <= 0:
+        raise UserError(
+            f"{label}: time does not rise at every step. Were episodes concatenated, or frames "
+            "stored twice? Split or repair them first."
+        )
+    if steps.max() > 1.5 * steps.min():
+        raise UserError(
+            f"{label}: time steps from {steps.min():.4g} to {steps.max():.4g} s. Differences need "
+            "an even rate: resample, or measure the recording from before frames were cut."
+        )
+    return float(np.round(1 / np.mean(steps), 6))
+
+
+def panda_forward_kinematics(joints):
+    """Grip-site pose of the Panda: joints (N, 7) rad → position (N, 3) m, quaternion (N, 4) xyzw.
+
+    Craig's modified Denavit-Hartenberg transforms; base as in LIBERO's table-top scenes.
+    """
+    joints = np.asarray(joints, float)
+    rotation, position = np.eye(3), np.tile(np.array(_BASE), (len(joints), 1))
+    for a, d, alpha, angle in zip(_A, _D, _ALPHA, joints.T, strict=True):
+        position = position + rotation @ np.array([a, -d * np.sin(alpha), d * np.cos(alpha)])
+        twist = Rotation.from_euler("x", alpha).as_matrix()
+        turn = Rotation.from_euler("z", angle[:, None]).as_matrix()  # (N, 3, 3)
+        rotation = rotation @ twist @ turn
+    position = position + rotation @ np.array([0, 0, _TOOL])
+    mount = Rotation.from_euler("z", _TOOL_ANGLE)
+    return position, (Rotation.from_matrix(rotation) * mount).as_quat()
+
+
+def read_trajectories(path, *, rate: float | None = None, source: str | None = None):
+    """Read every demonstration of an HDF5 file: ours, LIBERO's, its raw collector's, or arrays.
+
+    "Arrays" are groups ``demo*``, at the top or under ``data``, with actions and an end-effector
+    position or joints, named as in robomimic or plainly. `source` replaces what the file says;
+    `rate` (Hz) is for arrays that do not say theirs. Returns a list of Trajectory.
+    Raises UserError, with the file's name, for anything that cannot be measured.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    try:
+        with h5py.File(path, "r") as file:
+            group = file.get("data", file)
+            demos = sorted((k for k in group if k.startswith("demo")), key=lambda k: (len(k), k))
+            if not demos:
+                raise UserError(f"{path}: holds no demonstrations (data/demo_0, …).")
+            plain = (
+                "states" not in group[demos[0]] or _array(group[demos[0]], _POSITION) is not None
+            )
+            found = [_from_arrays(group, k, path, rate) for k in demos] if plain else None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read as HDF5 ({error}). Is the path right, the file complete?"
+        ) from error
+    if found is None:
+        pairs = enumerate(read_episodes(path))
+        found = [Trajectory.from_episode(e, f"{path.name}, episode {i}") for i, e in pairs]
+    return [replace(t, source=source) for t in found] if source else found
+
+
+def _from_arrays(group, name, path, rate) -> Trajectory:
+    demo, label = group[name], f"{path.name}, {name}"
+    attrs = {**group.attrs, **demo.attrs}
+    if "actions" not in demo:
+        raise UserError(f"{label}: no actions; is this a demonstration file?")
+    position, quaternion = _array(demo, _POSITION), _array(demo, _QUATERNION)
+    joints, gripper = _array(demo, _JOINTS), _array(demo, _GRIPPER)
+    if joints is not None and (position is None or quaternion is None):
+        computed = panda_forward_kinematics(joints)
+        position = computed[0] if position is None else position
+        quaternion = computed[1] if quaternion is None else quaternion
+    if position is None:
+        raise UserError(
+            f"{label}: no end-effector position ({', '.join(_POSITION)}), and no joints from which "
+            f"to compute it ({', '.join(_JOINTS)}). Store one of them."
+        )
+    return Trajectory(
+        position=position,
+        actions=_array(demo, ("actions",)),
+        rate=rate or _stated_rate(attrs, label),
+        quaternion=quaternion,
+        opening=None if gripper is None else np.abs(gripper).sum(axis=1),
+        task=str(attrs.get("task", path.stem.removesuffix("_demo"))),
+        source=str(attrs.get("source", path.stem)),
+        start_state=f"{path.stem}/{name}",
+        label=label,
+    )
+
+
+def _stated_rate(attrs, label) -> float:
+    if "control_freq_hz" in attrs:
+        return float(attrs["control_freq_hz"])
+    arguments = json.loads(attrs.get("env_args", "{}")).get("env_kwargs", {})
+    if "control_freq" in arguments:
+        return float(arguments["control_freq"])
+    raise UserError(f"{label}: it does not say its control rate. Pass it: --rate 20 (LIBERO's).")
+
+
+def _array(demo, names):
+    """The first of these arrays that is there, as float64."""
+    return next((np.asarray(demo[name], float) for name in names if name in demo), None)
