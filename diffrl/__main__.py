@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         function = resolve(arguments[0])
         prog = f"python -m diffrl {arguments[0]}"
-        return int(tyro.cli(function, prog=prog, args=arguments[1:]) or 0)
+        flags = (tyro.conf.FlagCreatePairsOff,)  # --json, without a --no-json
+        return int(tyro.cli(function, prog=prog, args=arguments[1:], config=flags) or 0)
     except UserError as error:
         paragraph = " ".join(str(error).split())
         print(textwrap.fill(f"Error: {paragraph}", 100, break_long_words=False), file=sys.stderr)

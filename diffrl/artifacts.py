@@ -25,6 +25,8 @@ import pandas as pd
 
 from diffrl.errors import UserError
 
+FORCE = "DIFFRL_FORCE_BEFORE"  # environment: stages that finished before this time are not done
+
 
 def root() -> Path:
     """Return the folder that holds ``results/`` and ``figures/``.
@@ -261,7 +263,8 @@ class Stage:
         try:
             record = json.loads(self.marker.read_text(encoding="utf-8"))
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
-            return outputs_there and record["key"] == self._key()
+            fresh = self.marker.stat().st_mtime >= float(os.environ.get(FORCE, 0))
+            return fresh and outputs_there and record["key"] == self._key()
         except (OSError, ValueError, KeyError, TypeError):
             return False  # no marker, or one that says nothing: the stage is to be done
 

@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -30,6 +31,12 @@ class StageError(RuntimeError):
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def progress(total: int, description: str, unit: str = "task") -> tqdm:
+    """Return a progress bar on stderr with rate and remaining time; in a log a line per 10 s."""
+    live = sys.stderr.isatty()
+    return tqdm(total=total, desc=description, unit=unit, mininterval=0.2 if live else 10.0)
 
 
 def map_tasks(
@@ -60,8 +67,7 @@ def map_tasks(
     if len(names) != len(items):
         raise ValueError(f"{len(names)} names for {len(items)} items")
     workers = min(workers or cores(), len(items))
-    bar = tqdm(total=len(items), desc=description, disable=None, dynamic_ncols=True)
-    with bar:
+    with progress(len(items), description) as bar:
         if executor is not None:
             return _collect(executor, function, items, names, bar)
         if workers <= 1:

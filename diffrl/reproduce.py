@@ -1,0 +1,255 @@
+"""Run the series of notebooks headlessly: ``python -m diffrl reproduce --preset smoke``.
+
+A notebook is run again only if its source, the package, the preset or the executed notebook before
+it has changed. Inside a notebook the stages look after themselves (`artifacts.Stage`), so a killed
+run continues where it was and gives the same records.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from diffrl import artifacts, doctor
+from diffrl.errors import UserError
+from diffrl.opengl import find_opengl
+from diffrl.presets import Preset, get_preset
+
+COUNT = 5  # notebooks of the series
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class CellError(Exception):
+    """A cell of a notebook failed; the message is what its reader wants to see."""
+
+
+def notebooks() -> list[Path]:
+    """Return the series, ``notebooks/01_….ipynb`` to ``05_….ipynb``."""
+    folder = artifacts.root() / "notebooks"
+    found = [sorted(folder.glob(f"{number:02d}_*.ipynb")) for number in range(1, COUNT + 1)]
+    for number, matches in enumerate(found, start=1):
+        if len(matches) != 1:
+            raise UserError(
+                f"{folder} holds {len(matches)} notebooks {number:02d}_*.ipynb where one belongs: "
+                "run in a clone of the repository, or point DIFFRL_HOME to one."
+            )
+    return [matches[0] for matches in found]
+
+
+def stage_of(notebook: Path, before: Path | None, preset: Preset) -> artifacts.Stage:
+    """Return the stage of one notebook; `before` is the notebook that precedes it."""
+    config = {
+        "preset": preset,
+        "notebook": _source_hash(notebook),
+        "package": _package_hash(),
+    }
+    folder = executed_folder(preset.name)
+    executed = [folder / before.name] if before and (folder / before.name).is_file() else []
+    return artifacts.Stage(folder, notebook.stem, config, inputs=executed)
+
+
+def executed_folder(preset: str) -> Path:
+    """Return where the executed copies of a preset lie."""
+    return artifacts.results_dir(preset) / "notebooks"
+
+
+def _source_hash(notebook: Path) -> str:
+    """Hash what a notebook says, not the outputs that an editor left in it."""
+    cells = artifacts.read_json(notebook).get("cells", [])
+    return artifacts.config_hash([[c.get("cell_type"), "".join(c.get("source"))] for c in cells])
+
+
+def _package_hash() -> str:
+    package = Path(__file__).parent
+    files = sorted(path for path in package.rglob("*.py"))
+    return artifacts.config_hash(
+        [(str(path.relative_to(package)), artifacts.file_hash(path)) for path in files]
+    )
+
+
+def run_notebook(notebook: Path, target: Path, parameters: dict) -> None:
+    """Execute `notebook` into `target` (.ipynb and .html beside it), both whole or not at all.
+
+    Until it is whole the copy is called ``<name>.partial.ipynb``; after an error it stays for
+    inspection. The kernel's output goes to ``<name>.log``, and to a terminal's stderr as it comes.
+
+    Raises:
+        CellError: a cell failed.
+        UserError: a cell raised one, or the kernel died.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial.ipynb")
+    with target.with_suffix(".log").open("w", encoding="utf-8") as log:
+        try:
+            papermill.execute_notebook(
+                notebook,
+                partial,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],
+                stdout_file=log,
+                stderr_file=_Tee(log),
+                cwd=artifacts.root(),
+            )
+        except PapermillExecutionError as error:
+            raise _told(error, notebook, partial) from None
+        except DeadKernelError as error:
+            raise UserError(
+                f"The kernel of {notebook.name} died: most often the memory is full. Close other "
+                f"programs or use a smaller preset, then call again; {partial} shows how far it "
+                "came."
+            ) from error
+    _write_html(partial, target.with_suffix(".html"))
+    os.replace(partial, target)
+
+
+class _Tee:
+    """A kernel's stderr: into the log, and onto the terminal if there is one."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def write(self, text: str) -> None:
+        self.log.write(text)
+        if sys.stderr.isatty():
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        self.log.flush()
+        sys.stderr.flush()
+
+
+def _told(error, notebook: Path, partial: Path) -> Exception:
+    """Turn a failed cell into a `UserError` if it raised one, else into a `CellError`."""
+    if error.ename.split(".")[-1] == "UserError":
+        return UserError(f"{notebook.name}: {error.evalue}")
+    lines = "\n".join(error.traceback)
+    trace = lines if sys.stderr.isatty() else _COLOURS.sub("", lines)
+    return CellError(
+        f"Error: {notebook.name} failed in cell In [{error.exec_count}] with {error.ename}: "
+        f"{error.evalue}\n{trace}\nThe executed cells are in {partial}."
+    )
+
+
+def _write_html(executed: Path, target: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    html, _ = HTMLExporter().from_filename(str(executed))
+    with artifacts.atomic_path(target) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _alone(preset: str) -> Iterator[None]:
+    """Refuse to run twice at once on the same results; the lock goes with the process."""
+    folder = executed_folder(preset)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"Another reproduce of preset {preset!r} is running on {folder}: wait for it, or "
+                "set DIFFRL_HOME to another folder."
+            ) from error
+        yield
+
+
+def _chosen(first: int, only: int | None) -> range:
+    if only is not None and first != 1:
+        raise UserError("--from and --only exclude each other: give one of them.")
+    for name, number in (("--from", first), ("--only", only or first)):
+        if not 1 <= number <= COUNT:
+            raise UserError(f"{name} {number}: the notebooks are numbered 1 to {COUNT}.")
+    return range(first, COUNT + 1) if only is None else range(only, only + 1)
+
+
+def _examine(preset: str) -> None:
+    """Store the doctor's report beside the results, and go no further if something is off."""
+    result = doctor.report()
+    artifacts.write_json(artifacts.results_dir(preset) / "doctor.json", result)
+    problems = [f for f in result["findings"] if f["status"] == "problem"]
+    if problems:
+        told = " ".join(f"{f['check']}: {f['detail']}. {f['remedy']}" for f in problems)
+        raise UserError(f"The doctor found {len(problems)} problem(s). {told}")
+    os.environ.setdefault("MUJOCO_GL", find_opengl().backend)  # kernels and their workers inherit
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def series(preset: Preset, numbers: range) -> None:
+    """Run those notebooks of the series (1 to 5) that are not done yet, and record the times."""
+    paths, examined = notebooks(), False
+    for number in numbers:
+        notebook, before = paths[number - 1], paths[number - 2] if number > 1 else None
+        label = f"[{number}/{COUNT}] {notebook.stem}"
+        stage = stage_of(notebook, before, preset)
+        if stage.done:
+            print(f"{label}: found ({_clock(stage.records['seconds'])} when it ran)", flush=True)
+            continue
+        if not examined:
+            _examine(preset.name)
+            examined = True
+        print(f"{label}: running", flush=True)
+        start, target = time.monotonic(), executed_folder(preset.name) / notebook.name
+        run_notebook(notebook, target, {"PRESET": preset.name})
+        seconds = time.monotonic() - start
+        stage.finish({"seconds": seconds}, outputs=[target, target.with_suffix(".html")])
+        print(f"{label}: done in {_clock(seconds)}", flush=True)
+    _record(preset, paths)
+
+
+def _record(preset: Preset, paths: list[Path]) -> None:
+    """Write ``series.json``: settings, versions and times of all notebooks that are executed."""
+    times = {}
+    for notebook in paths:
+        marker = executed_folder(preset.name) / f"{notebook.stem}.done.json"
+        if marker.is_file():
+            times[notebook.stem] = round(artifacts.read_json(marker)["records"]["seconds"], 1)
+    record = {"seconds": times, **artifacts.provenance(preset)}
+    artifacts.write_json(artifacts.results_dir(preset.name) / "series.json", record)
+
+
+def main(
+    preset: str = "smoke",
+    from_: Annotated[int, tyro.conf.arg(name="from")] = 1,
+    only: int | None = None,
+    force: bool = False,
+) -> int:
+    """Run the notebooks 01-05; what is finished is found, not computed again.
+
+    Args:
+        preset: smoke, laptop, gpu or paper.
+        from_: the first notebook (1 to 5).
+        only: just this notebook.
+        force: compute everything again, stages inside the notebooks too.
+    """
+    settings, numbers, start = get_preset(preset), _chosen(from_, only), time.monotonic()
+    if force:
+        os.environ[artifacts.FORCE] = repr(time.time())
+    try:
+        with _alone(preset):
+            series(settings, numbers)
+    except CellError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(
+        f"All done in {_clock(time.monotonic() - start)}. Notebooks: {executed_folder(preset)}, "
+        f"records: {artifacts.results_dir(preset)}, figures: {artifacts.figures_dir(preset)}."
+    )
+    return 0

@@ -1,0 +1,92 @@
+"""The command line: the right function, and one paragraph when something is wrong."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from diffrl.__main__ import COMMANDS, main, resolve
+from diffrl.errors import UserError
+from diffrl.presets import PRESETS, get_preset, with_tasks
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "diffrl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_a_function_with_typed_and_documented_parameters(command):
+    function = resolve(command)
+    assert inspect.getdoc(function)
+    for parameter in inspect.signature(function).parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty
+
+
+def test_without_a_command_the_usage_lists_all():
+    result = run()
+    assert result.returncode == 2
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["reprodcue"], "did you mean reproduce?"),
+        (["reproduce", "--preset", "labtop"], "did you mean 'laptop'"),
+        (["reproduce", "--prest", "smoke"], "--preset"),
+        (["reproduce", "--only", "three"], "--only"),
+        (["reproduce", "--only", "9"], "numbered 1 to 5"),
+    ],
+)
+def test_bad_input_is_told_with_the_nearest_name_and_no_traceback(arguments, told):
+    result = run(*arguments)
+    assert result.returncode != 0
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unknown_task_is_told_without_a_traceback():
+    result = run("train", "--task", "libero_objekt/0", "--preset", "smoke")
+    assert result.returncode == 1
+    assert "libero_object" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_users_error_is_one_paragraph(capsys):
+    assert main(["unknown"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Error: There is no command 'unknown'")
+    assert "\n\n" not in told
+
+
+def test_a_help_names_every_parameter():
+    result = run("reproduce", "--help")
+    assert result.returncode == 0
+    assert all(flag in result.stdout for flag in ("--preset", "--from", "--only", "--force"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_itself_and_only_tasks_that_exist(name):
+    from diffrl.sim.tasks import get_task
+
+    preset = get_preset(name)
+    assert preset.name == name
+    assert [get_task(task).id for task in preset.tasks] == list(preset.tasks)
+
+
+def test_the_papers_preset_has_its_130_tasks():
+    assert len(set(get_preset("paper").tasks)) == 130
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(UserError, match="smoke, laptop, gpu, paper"):
+        get_preset("huge")
+
+
+def test_a_preset_can_be_restricted_to_some_tasks():
+    few = with_tasks(get_preset("laptop"), ("libero_object/3",))
+    assert few.tasks == ("libero_object/3",)
+    assert few.rl == get_preset("laptop").rl
