@@ -40,6 +40,10 @@ class CloneConfig:
     learning_rate: float = 1e-3  # of Adam, cosine to zero [C]; DPPO: 1e-4 for large nets [D]
     weight_decay: float = 1e-6  # [D]
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
+    target_success: float = 0.3  # cloning stops here, so that RL has something to show [C]
+    first_measure: int = 1000  # optimiser steps before success is first measured [C]
+    measure_every: int = 500  # optimiser steps between measurements and checkpoints [C]
+    measure_starts: int = 24  # held-out fresh start states of a measurement [C]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class RLConfig:
     noise_correlation: float = 0.8  # AR(1) of the exploration noise over the chunk; 0 white [C]
     cross_fade: int = 0  # control steps blended with the last plan; 0 none [C]
     copies: int = 48  # simulated robots [D]: 50
+    staggered: bool = True  # episodes begin at different times: the "diverse buffer" [S], [C]
     decisions: int = 24  # decisions per copy and iteration [C]; DPPO: 300-400
     iterations: int = 12  # of rollout and update [C]
     max_steps: int | None = 200  # control steps of a training episode; None: the protocol's [C]
@@ -74,8 +79,14 @@ class RLConfig:
     gaussian_std: float = 0.1  # initial std of the Gaussian policy, action units [D]
     gaussian_clip: float = 0.02  # its PPO clip [C]; DPPO: 0.01
     gaussian_learning_rate: float = 2e-4  # [C]
+    measure_every: int = 5  # iterations between measurements; the best policy is kept [C]
+    measure_starts: int = 48  # held-out fresh start states of a measurement [C]
+    target_success: float | None = None  # training stops at this measured success [C]; None: never
+    checkpoint_every: int = 1  # iterations [C]
+    torch_threads: int = 1  # another number may round differently, so it is a setting [C]
     seeds: tuple[int, ...] = (0,)  # training seeds per task and algorithm [C]
     evaluation_starts: int = 50  # official start states of the final evaluation [L]
+    evaluation_seeds: tuple[int, ...] = (0,)  # of the policy's noise, each on all of them [C]
 
 
 @dataclass(frozen=True)

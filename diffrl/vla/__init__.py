@@ -1,0 +1,1 @@
+"""A compact vision-language-action model, and doors to the big ones."""

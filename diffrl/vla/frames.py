@@ -1,0 +1,172 @@
+"""Training frames from episodes: images rendered once from the states, and cached.
+
+An episode stores states, not pictures. Here every `frame_stride`-th state of it is rendered for
+both cameras; with a frozen encoder only the encoder's maps are kept (70 kB a frame). The cache
+goes by the content of an episode, so data sets, their subsets and mixtures share it.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffrl.artifacts import atomic_path, cache_dir
+from diffrl.errors import UserError
+from diffrl.presets import VLAConfig
+from diffrl.scale import map_tasks
+from diffrl.vla.model import ACTION, CAMERAS, VLA, Inputs, proprioception
+from diffrl.vla.vision import encode, make_encoder, pixels
+
+GROUP = 10  # episodes that one worker renders with one open renderer
+
+
+@dataclass
+class Frames:
+    """F decision points with what the policy saw and what was done next."""
+
+    vision: np.ndarray  # (F, cameras, C, h, w) float16 maps, or (F, cameras, H, W, 3) uint8
+    proprio: np.ndarray  # (F, 8) float32
+    instructions: np.ndarray  # (F,) str
+    actions: np.ndarray  # (F, horizon, 7) float32, simulator units
+    real: np.ndarray  # (F, horizon) bool; false past the episode's end
+    weights: np.ndarray  # (F,) float64, how often a frame is drawn; sums to one
+
+    def __len__(self) -> int:
+        return len(self.proprio)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Frames"], weights: Sequence[float]) -> "Frames":
+        """Mix data sets: part i is drawn with probability weights[i] / sum(weights)."""
+        if len(parts) != len(weights) or not all(w > 0 for w in weights):
+            raise UserError(
+                f"{len(weights)} weights {tuple(weights)} were given for {len(parts)} data sets: "
+                "give one positive weight for each."
+            )
+        names = ("vision", "proprio", "instructions", "actions", "real")
+        arrays = [np.concatenate([getattr(p, name) for p in parts]) for name in names]
+        share = np.asarray(weights, float) / sum(weights)
+        return cls(*arrays, np.concatenate([p.weights * s for p, s in zip(parts, share)]))
+
+    def batch(self, rows: np.ndarray, model: VLA) -> tuple[Inputs, Tensor, Tensor]:
+        """Return `model`'s inputs at `rows` (n,), actions (n, horizon, 7), mask of real steps."""
+        picked = self.vision[rows]
+        vision = pixels(picked) if picked.dtype == np.uint8 else torch.from_numpy(picked).float()
+        read = {text: model.read(text) for text in np.unique(self.instructions[rows])}
+        words = np.stack([read[text] for text in self.instructions[rows]])
+        inputs = Inputs(vision, torch.from_numpy(self.proprio[rows]), torch.from_numpy(words))
+        return inputs, torch.from_numpy(self.actions[rows]), torch.from_numpy(self.real[rows])
+
+
+def chunks(actions: np.ndarray, starts: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the chunks that begin at `starts` (F,) out of an episode's actions (T, 7).
+
+    Returns (F, horizon, 7) float32 and the mask (F, horizon); past the end the last action repeats
+    but does not count.
+    """
+    index = starts[:, None] + np.arange(horizon)
+    inside = index < len(actions)
+    return actions[np.minimum(index, len(actions) - 1)].astype(np.float32), inside
+
+
+def make_frames(episodes: Sequence, config: VLAConfig, workers: int | None = None) -> Frames:
+    """Return the frames of `episodes` (`diffrl.data.episode.Episode`), rendering what is missing.
+
+    Raises:
+        UserError: no episodes; actions of another size; observations missing.
+    """
+    if not episodes:
+        raise UserError("A VLA cannot be trained on no episodes: the data set is empty.")
+    for episode in episodes:
+        _check(episode)
+    seen = _look(episodes, config, workers)
+    parts = defaultdict(list)
+    for episode, vision in zip(episodes, seen):
+        at = _moments(episode, config)
+        feel = [episode.observations[k][at] for k in ("eef_pos", "eef_quat", "gripper_qpos")]
+        actions, real = chunks(episode.actions, at, config.horizon)
+        columns = (vision, proprioception(*feel), [episode.instruction] * len(at), actions, real)
+        for name, column in zip(("vision", "proprio", "instructions", "actions", "real"), columns):
+            parts[name].append(column)
+    arrays = {name: np.concatenate(column) for name, column in parts.items()}
+    count = len(arrays["proprio"])
+    return Frames(**arrays, weights=np.full(count, 1 / count))
+
+
+def _moments(episode, config: VLAConfig) -> np.ndarray:
+    return np.arange(0, len(episode.actions), config.frame_stride)
+
+
+def _check(episode) -> None:
+    name = f"The episode from {episode.start_state} of {episode.task}"
+    if episode.actions.ndim != 2 or episode.actions.shape[1] != ACTION:
+        raise UserError(
+            f"{name} has actions of shape {episode.actions.shape}; the VLA learns "
+            f"(dx, dy, dz, drx, dry, drz, gripper), so (T, {ACTION}). Convert the data set first."
+        )
+    missing = {"eef_pos", "eef_quat", "gripper_qpos"} - set(episode.observations)
+    if missing:
+        raise UserError(f"{name} lacks the observations {', '.join(sorted(missing))}.")
+
+
+def _key(episode, config: VLAConfig) -> str:
+    """Name of an episode's cached pictures: a hash of all that decides them."""
+    digest = hashlib.sha256()
+    settings = (episode.task, config.image_size, config.detail, config.vision, CAMERAS)
+    digest.update(repr(settings).encode())
+    digest.update(np.ascontiguousarray(episode.states[_moments(episode, config)]).tobytes())
+    digest.update(np.ascontiguousarray(episode.fixtures).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[np.ndarray]:
+    """Return each episode's maps (or images), rendering those that the cache lacks."""
+    folder = cache_dir() / "frames"
+    paths = [folder / f"{_key(episode, config)}.npy" for episode in episodes]
+    missing: dict[str, list] = defaultdict(list)
+    for episode, path in zip(episodes, paths):
+        if not path.exists():
+            states = episode.states[_moments(episode, config)]
+            missing[episode.task].append((path, states, episode.fixtures))
+    groups = [
+        (task, jobs[i : i + GROUP], config)
+        for task, jobs in missing.items()
+        for i in range(0, len(jobs), GROUP)
+    ]
+    if groups:
+        names = [f"pictures of {task}" for task, _, _ in groups]
+        map_tasks(_render, groups, names=names, workers=workers, description="rendering")
+    return [_read(path) for path in paths]
+
+
+def _render(group: tuple[str, list, VLAConfig]) -> int:
+    """Render one group of episodes and write a file for each; runs in a worker process."""
+    from diffrl.sim.camera import Renderer
+    from diffrl.sim.scene import load_scene
+
+    task, jobs, config = group
+    torch.set_num_threads(1)
+    encoder = make_encoder(config.vision)
+    frozen = not any(p.requires_grad for p in encoder.parameters())
+    renderer = Renderer(load_scene(task), size=config.image_size, detail=config.detail)
+    for path, states, fixtures in jobs:
+        images = np.stack(
+            [[renderer.render(s, fixtures, camera=c) for c in CAMERAS] for s in states]
+        )  # (n, cameras, H, W, 3)
+        with atomic_path(path) as temporary:
+            np.save(temporary, encode(encoder, images) if frozen else images)
+    return len(jobs)
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The cached pictures {path} cannot be read ({error}): delete the file; it is "
+            "rendered again."
+        ) from error

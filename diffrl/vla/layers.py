@@ -1,0 +1,87 @@
+"""The transformer's parts: glimpses at the images, attention, layers, the flow's clock."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Glimpses(nn.Module):
+    """Queries, asked by the instruction, look at each camera's map and say what they saw and where.
+
+    A spatial softmax (Levine et al. 2016) whose attention depends on the words.
+    (n, cameras, C, side, side), (n, width) -> (n, cameras * queries, width)
+    """
+
+    def __init__(self, channels: int, cameras: int, side: int, queries: int, width: int):
+        super().__init__()
+        self.cells = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU())
+        self.position = nn.Parameter(torch.randn(cameras, side * side, width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(cameras, queries, width))
+        self.ask = nn.Linear(width, queries * width)
+        self.what = nn.Linear(width, width)
+        self.where = nn.Linear(2, width)
+        line = torch.linspace(-1, 1, side)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
+        self.register_buffer("grid", grid.reshape(-1, 2), persistent=False)
+
+    def forward(self, maps: Tensor, text: Tensor) -> Tensor:
+        cells = self.cells(maps.flatten(3).transpose(2, 3)) + self.position
+        asked = self.ask(text).reshape(len(text), 1, *self.queries.shape[1:])
+        scores = (self.queries + asked) @ cells.transpose(2, 3)  # (n, cameras, queries, cells)
+        look = (scores * cells.shape[-1] ** -0.5).softmax(-1)
+        seen = self.what(look @ cells) + self.where(look @ self.grid)
+        return seen.flatten(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a norm before it: (n, K, width), memory (n, M, width) -> x + …"""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None):
+        normal = self.norm(x)
+        key_value = self.key_value(normal if memory is None else memory)
+        query, key, value = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in (self.query(normal), *key_value.chunk(2, dim=-1))
+        )
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return x + self.out(seen.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """A transformer layer: attention to itself, optionally to a memory, then an MLP."""
+
+    def __init__(self, width: int, heads: int, memory: bool = False):
+        super().__init__()
+        self.itself = Attention(width, heads)
+        self.cross = Attention(width, heads) if memory else None
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (n, K, width), mask (n, 1, 1, K) of the tokens that count."""
+        x = self.itself(x, mask=mask)
+        return x + self.mlp(x)
+
+    def chunk(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """x (n, draws, horizon, width): a draw sees itself and the memory (n, M, width) only."""
+        draws = x.shape[1]
+        x = self.itself(x.flatten(0, 1)).view_as(x)
+        x = self.cross(x.flatten(1, 2), memory, mask).unflatten(1, (draws, -1))
+        return x + self.mlp(x)
+
+
+def time_embedding(time: Tensor, width: int) -> Tensor:
+    """Sines and cosines of flow time (...) in [0, 1], periods 4 to 0.004 [pi0] -> (..., width)."""
+    periods = 4.0 * (1e-3 ** torch.linspace(0, 1, width // 2, device=time.device))
+    angle = 2 * math.pi * time[..., None] / periods
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

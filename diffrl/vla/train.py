@@ -1,0 +1,237 @@
+"""Train the compact VLA on any data set, or on a mixture, by flow matching.
+
+Each source gets the same number of steps, the same seeds and the same settings. A run that was
+killed continues from its checkpoint, and on a CPU ends with the same bytes as an unbroken one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from diffrl.artifacts import atomic_path, config_hash, write_csv
+from diffrl.errors import UserError
+from diffrl.presets import VLAConfig
+from diffrl.vla.frames import Frames
+from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_state
+
+LOGS = 20  # points of the loss curve
+
+
+@dataclasses.dataclass
+class Run:
+    """All that training carries from one step to the next."""
+
+    model: VLA
+    ema: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    running: float = 0.0  # sum of the losses since the last log
+    history: list[tuple[float, float, float]] = dataclasses.field(default_factory=list)
+
+
+def train(
+    frames: Frames,
+    held_out: Frames,
+    config: VLAConfig,
+    seed: int,
+    folder: str | Path,
+    about: dict | None = None,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Train a VLA and write `model.safetensors`, `model.json` and `losses.csv` to `folder`.
+
+    Returns the loss curve: step, loss, held_out (flow-matching losses, normalised actions).
+
+    Raises:
+        UserError: the loss became infinite, or a checkpoint in `folder` is of another run.
+    """
+    folder, device = Path(folder), torch.device(device)
+    torch.set_num_threads(1)  # the bytes of a sum depend on the number of threads
+    key = config_hash([config, seed, data_hash(frames), data_hash(held_out)])
+    run = _start(frames, config, seed, device)
+    checkpoint = folder / "checkpoint.safetensors"
+    if checkpoint.exists():
+        _resume(run, checkpoint, key)
+    loss_of = torch.compile(run.model.loss) if device.type == "cuda" else run.model.loss
+    every = max(1, config.steps // LOGS)
+    bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=None)
+    while run.step < config.steps:
+        run.running += _step(run, frames, loss_of, device)
+        bar.update()
+        if run.step % every == 0 or run.step == config.steps:
+            _log(run, held_out, every, device)
+            bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
+            _checkpoint(run, checkpoint, key)
+    bar.close()
+    losses = pd.DataFrame(run.history, columns=["step", "loss", "held_out"])
+    losses["step"] = losses["step"].astype(int)
+    run.model.load_state_dict(run.ema, strict=False)
+    save(run.model, folder, {"seed": seed, "steps": config.steps, **(about or {})})
+    write_csv(folder / "losses.csv", losses)
+    checkpoint.unlink(missing_ok=True)
+    return losses
+
+
+def _start(frames: Frames, config: VLAConfig, seed: int, device: torch.device) -> Run:
+    vocabulary, length = read_words(np.unique(frames.instructions))
+    statistics = Statistics.of(frames.proprio, frames.actions[frames.real])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VLA(config, vocabulary, length, statistics).to(device)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+    )
+    ema = {k: v.clone() for k, v in trained_state(model).items()}
+    return Run(model, ema, optimizer, torch.Generator().manual_seed(seed))
+
+
+def learning_rate(step: int, config: VLAConfig) -> float:
+    """Linear warm-up, then a cosine from `learning_rate` to a tenth of it."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def draw(shape: tuple[int, ...], horizon: int, actions: int, generator) -> tuple[Tensor, Tensor]:
+    """Noise (*shape, horizon, actions) and flow times `shape` in [0, 1).
+
+    Times lean towards the noise, 1 − t ~ Beta(1.5, 1), as in pi0: there the action is decided.
+    """
+    noise = torch.randn((*shape, horizon, actions), generator=generator)
+    uniform = torch.rand(shape, generator=generator)
+    return noise, 1 - uniform ** (1 / 1.5)  # the inverse of Beta(1.5, 1)'s distribution
+
+
+def _step(run: Run, frames: Frames, loss_of, device: torch.device) -> float:
+    """Make one optimiser step and return its loss."""
+    model, config = run.model, run.model.config
+    model.train()
+    weights = torch.from_numpy(frames.weights)
+    rows = torch.multinomial(weights, config.batch, replacement=True, generator=run.generator)
+    noise, time = draw((config.batch, config.flow_draws), *_sizes(frames), run.generator)
+    batch = _to(device, frames.batch(rows.numpy(), model))
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.step, config)
+    run.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        loss = loss_of(*batch, noise.to(device), time.to(device))
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise UserError(
+            f"The VLA's loss became {value} at step {run.step}: lower `learning_rate` (now "
+            f"{config.learning_rate}) or check the data set's actions."
+        )
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.optimizer.param_groups[0]["params"], 1.0)
+    run.optimizer.step()
+    run.step += 1
+    _average(run)
+    return value
+
+
+def _sizes(frames: Frames) -> tuple[int, int]:
+    return frames.actions.shape[1], frames.actions.shape[2]
+
+
+def _to(device: torch.device, batch: tuple[Inputs, Tensor, Tensor]):
+    inputs, actions, real = batch
+    return Inputs(*(x.to(device) for x in inputs)), actions.to(device), real.to(device)
+
+
+def _average(run: Run) -> None:
+    """Exponential moving average of the weights; shorter while the run is young."""
+    decay = min(run.model.config.ema, run.step / (run.step + 10))
+    for name, value in trained_state(run.model).items():
+        run.ema[name].lerp_(value, 1 - decay)
+
+
+@torch.no_grad()
+def held_out_loss(model: VLA, frames: Frames, device: torch.device) -> float:
+    """Flow-matching loss on frames that training never draws; the same noise at every call."""
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    rows = np.linspace(0, len(frames) - 1, min(len(frames), 64)).astype(int)
+    noise, time = draw((len(rows), 4), *_sizes(frames), generator)
+    batch = _to(device, frames.batch(rows, model))
+    return float(model.loss(*batch, noise.to(device), time.to(device)))
+
+
+def _log(run: Run, held_out: Frames, every: int, device: torch.device) -> None:
+    count = (run.step - 1) % every + 1
+    trained = {k: v.clone() for k, v in trained_state(run.model).items()}
+    run.model.load_state_dict(run.ema, strict=False)
+    validation = held_out_loss(run.model, held_out, device)
+    run.model.load_state_dict(trained, strict=False)
+    run.history.append((run.step, run.running / count, validation))
+    run.running = 0.0
+
+
+def _checkpoint(run: Run, path: Path, key: str) -> None:
+    """Write weights, average, optimiser, generator and history to one file, atomically."""
+    tensors = {f"model/{k}": v for k, v in trained_state(run.model).items()}
+    tensors |= {f"ema/{k}": v for k, v in run.ema.items()}
+    for i, state in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{k}": v.cpu().contiguous() for k, v in state.items()}
+    tensors["generator"] = run.generator.get_state()
+    about = {"key": key, "step": run.step, "history": run.history}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"run": json.dumps(about)})
+
+
+def _resume(run: Run, path: Path, key: str) -> None:
+    """Continue from a checkpoint.
+
+    Raises:
+        UserError: it is broken, or of another config, seed or data set.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({error}): delete it.") from error
+    if about["key"] != key:
+        raise UserError(
+            f"The checkpoint {path} belongs to other settings, another seed or other data: delete "
+            "it to start over, or train into another folder."
+        )
+    run.model.load_state_dict(_under("model/", tensors), strict=False)
+    run.ema = _under("ema/", tensors)
+    state = run.optimizer.state_dict()
+    for i in range(len(state["param_groups"][0]["params"])):
+        state["state"][i] = _under(f"optimizer/{i}/", tensors)
+    run.optimizer.load_state_dict(state)
+    run.generator.set_state(tensors["generator"])
+    run.step, run.history = about["step"], [tuple(row) for row in about["history"]]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def data_hash(frames: Frames) -> str:
+    """Identify a set of frames by what is learned from it."""
+    digest = hashlib.sha256()
+    for array in (frames.proprio, frames.actions, frames.weights, frames.vision):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def split(episodes: Sequence, held_out: int) -> tuple[list, list]:
+    """Part the last `held_out` episodes from the rest; at least one stays for training."""
+    count = min(held_out, max(len(episodes) - 1, 0))
+    return list(episodes[: len(episodes) - count]), list(episodes[len(episodes) - count :])

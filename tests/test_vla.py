@@ -1,0 +1,238 @@
+"""The compact VLA: what it learns, what it sees, and that its files and resumes are exact."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffrl.errors import UserError
+from diffrl.presets import PRESETS, VLAConfig
+from diffrl.vla import model as vla
+from diffrl.vla.frames import Frames, chunks
+from diffrl.vla.train import draw, train
+from diffrl.vla.vision import FrozenEfficientNet, encode
+
+TINY = VLAConfig(
+    image_size=64,
+    width=32, heads=2, queries=2, encoder_layers=1, decoder_layers=1, horizon=4, chunk=4,
+    steps=40, batch=16, warmup=5, learning_rate=3e-3,
+)  # fmt: skip
+LEFT, RIGHT = "push the plate left", "push the plate right"
+
+
+def toy_frames(n=64, seed=0, config=TINY) -> Frames:
+    """Frames whose action is decided by the words (sign) and by the proprioception (size)."""
+    rng = np.random.default_rng(seed)
+    side = config.image_size // 16
+    vision = rng.standard_normal((n, 2, 272, side, side)).astype(np.float16)
+    proprio = rng.uniform(0, 1, (n, 8)).astype(np.float32)
+    left = rng.random(n) < 0.5
+    size = np.where(left, -1, 1) * (0.2 + 0.8 * proprio[:, 0])
+    actions = np.repeat(size[:, None, None], config.horizon, 1).repeat(7, 2).astype(np.float32)
+    real = np.ones((n, config.horizon), bool)
+    return Frames(vision, proprio, np.where(left, LEFT, RIGHT), actions, real, np.full(n, 1 / n))
+
+
+def make_model(config=TINY, frames=None) -> vla.VLA:
+    frames = frames or toy_frames(config=config)
+    statistics = vla.Statistics.of(frames.proprio, frames.actions[frames.real])
+    torch.manual_seed(0)
+    return vla.VLA(config, *vla.read_words([LEFT, RIGHT]), statistics)
+
+
+def test_a_trained_model_follows_the_instruction_and_the_proprioception(tmp_path):
+    config = dataclasses.replace(TINY, steps=250, flow_steps=5)
+    losses = train(toy_frames(256), toy_frames(64, seed=1), config, 0, tmp_path)
+    test = toy_frames(64, seed=2)
+    model = vla.load(tmp_path)
+    inputs, actions, _ = test.batch(np.arange(len(test)), model)
+    noise, _ = draw((len(test),), 4, 7, torch.Generator().manual_seed(1))
+    found = model.sample(inputs, noise)
+    assert losses["held_out"].iloc[-1] < 0.5 * losses["held_out"].iloc[0]
+    assert float((found.sign() == actions.sign()).float().mean()) > 0.95
+    assert float((found - actions).abs().mean()) < 0.2
+
+
+def test_every_preset_s_model_stays_below_twenty_million_parameters():
+    for preset in PRESETS.values():
+        statistics = vla.Statistics((0.0,) * 8, (1.0,) * 8, (-1.0,) * 7, (1.0,) * 7)
+        model = vla.VLA(preset.vla, ("a",) * 200, 20, statistics)
+        assert model.parameter_count() < 20e6, preset.name
+
+
+def test_a_saved_model_gives_the_same_actions_after_loading(tmp_path):
+    model = make_model().eval()
+    vla.save(model, tmp_path, {"source": "test"})
+    frames = toy_frames()
+    inputs, _, _ = frames.batch(np.arange(5), model)
+    noise, _ = draw((5,), 4, 7, torch.Generator().manual_seed(0))
+    again = vla.load(tmp_path)
+    assert torch.equal(model.sample(inputs, noise), again.sample(inputs, noise))
+    assert again.vocabulary == model.vocabulary
+
+
+def test_the_frozen_encoder_sees_an_image_alone_the_same_as_in_company():
+    images = np.random.default_rng(0).integers(0, 255, (3, 2, 128, 128, 3), dtype=np.uint8)
+    encoder = FrozenEfficientNet()
+    together = encode(encoder, images)
+    alone = np.concatenate([encode(encoder, images[i : i + 1]) for i in (2, 0, 1)])
+    assert together.shape == (3, 2, 272, 8, 8)
+    assert np.array_equal(together[[2, 0, 1]], alone)
+
+
+def test_both_encoders_turn_images_into_actions_that_the_simulator_accepts():
+    images = np.random.default_rng(0).integers(0, 255, (2, 2, 64, 64, 3), dtype=np.uint8)
+    for vision in ("efficientnet", "conv"):
+        model = make_model(dataclasses.replace(TINY, vision=vision)).eval()
+        words = torch.from_numpy(np.stack([model.read(LEFT)] * 2))
+        inputs = vla.Inputs(model.look(images), torch.zeros(2, 8), words)
+        actions = model.sample(inputs, torch.randn(2, 4, 7))
+        assert actions.shape == (2, 4, 7)
+        assert float(actions.abs().max()) <= 1.0
+
+
+def test_a_decision_ignores_the_padding_of_a_short_instruction():
+    model = make_model().eval()
+    model.words.weight.data[0] = 5.0  # what padding would say if it were heard
+    frames = toy_frames()
+    inputs, _, _ = frames.batch(np.arange(4), model)
+    short = inputs.words.clone()
+    short[:, 2:] = 0
+    noise, _ = draw((4,), 4, 7, torch.Generator().manual_seed(0))
+    heard = model.sample(inputs._replace(words=short), noise)
+    model.words.weight.data[0] = -5.0
+    assert torch.equal(heard, model.sample(inputs._replace(words=short), noise))
+
+
+def test_steps_past_the_end_of_an_episode_do_not_count():
+    actions, real = chunks(np.arange(14.0).reshape(2, 7), np.array([0, 1]), 3)
+    assert real.tolist() == [[True, True, False], [True, False, False]]
+    assert np.array_equal(actions[1, 2], np.arange(7.0) + 7)
+    model = make_model()
+    inputs, actions, real = toy_frames().batch(np.arange(4), model)
+    real[:, 2:] = False
+    noise, flow_time = draw((4, 2), 4, 7, torch.Generator().manual_seed(0))
+    target, t = model.normalize(actions)[:, None], flow_time[..., None, None]
+    noisy = (1 - t) * noise + t * target
+    found = model.velocity(noisy, flow_time, model.context(inputs))
+    expected = (found - target + noise)[:, :, :2].square().mean()
+    assert torch.allclose(model.loss(inputs, actions, real, noise, flow_time), expected)
+
+
+def test_flow_times_lean_towards_the_noise():
+    _, flow_time = draw((20_000,), 1, 1, torch.Generator().manual_seed(0))
+    assert abs(float(flow_time.mean()) - 0.4) < 0.01  # mean of 1 − Beta(1.5, 1)
+    assert float(flow_time.min()) >= 0.0
+    assert float(flow_time.max()) < 1.0
+
+
+def test_rotation_vectors_stay_continuous_where_the_gripper_points_down():
+    angle = np.linspace(np.pi - 0.1, np.pi + 0.1, 21)
+    quaternion = np.stack([np.sin(angle / 2), 0 * angle, 0 * angle, np.cos(angle / 2)], -1)
+    quaternion[::2] *= -1  # the same rotations, written the other way round
+    assert np.allclose(vla.axis_angle(quaternion)[:, 0], angle)
+
+
+def test_normalising_actions_is_undone_and_still_dimensions_keep_their_scale():
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-0.3, 0.7, (1000, 7))
+    actions[:, 4] = 0.001
+    statistics = vla.Statistics.of(rng.random((10, 8)), actions)
+    assert (statistics.action_low[4], statistics.action_high[4]) == (-1.0, 1.0)
+    model = vla.VLA(TINY, ("a",), 1, statistics)
+    inside = torch.from_numpy(np.clip(actions, -0.2, 0.6)).float()
+    assert torch.allclose(model.denormalize(model.normalize(inside)), inside, atol=1e-6)
+
+
+def test_a_mixture_draws_each_data_set_by_its_weight():
+    parts = [toy_frames(10), toy_frames(30, seed=1)]
+    mixed = Frames.concatenate(parts, (3.0, 1.0))
+    assert np.isclose(mixed.weights[:10].sum(), 0.75)
+    assert np.isclose(mixed.weights.sum(), 1.0)
+    with pytest.raises(UserError, match="one positive weight"):
+        Frames.concatenate(parts, (1.0,))
+
+
+def test_broken_model_files_are_refused_with_their_names(tmp_path):
+    vla.save(make_model(), tmp_path, {})
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        vla.load(tmp_path)
+    (tmp_path / "model.json").write_text('{"config": {}}')
+    with pytest.raises(UserError, match=r"model\.json"):
+        vla.load(tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        vla.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    frames = toy_frames()
+    with interrupted(after=20):
+        train(frames, frames, TINY, 0, tmp_path)
+    with pytest.raises(UserError, match="other settings"):
+        train(frames, frames, TINY, 1, tmp_path)
+
+
+class interrupted:
+    """Let training be interrupted at its n-th optimiser step, as Ctrl-C would."""
+
+    def __init__(self, after: int):
+        self.left = after
+
+    def __enter__(self):
+        self.step = torch.optim.AdamW.step
+
+        def step(optimizer, *arguments, **keywords):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return self.step(optimizer, *arguments, **keywords)
+
+        torch.optim.AdamW.step = step
+
+    def __exit__(self, kind, *_):
+        torch.optim.AdamW.step = self.step
+        return kind is KeyboardInterrupt
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_vla import TINY, toy_frames, train
+import dataclasses
+train(toy_frames(), toy_frames(seed=1), dataclasses.replace(TINY, steps=200), 0, sys.argv[2])
+"""
+
+
+def test_training_killed_at_any_moment_ends_with_the_bytes_of_an_unbroken_run(tmp_path):
+    config = dataclasses.replace(TINY, steps=200)
+    train(toy_frames(), toy_frames(seed=1), config, 0, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(broken)]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (broken / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert (broken / "checkpoint.safetensors").exists()
+    assert not (broken / "model.safetensors").exists()
+    train(toy_frames(), toy_frames(seed=1), config, 0, broken)
+    for name in ("model.safetensors", "model.json", "losses.csv"):
+        assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not (broken / "checkpoint.safetensors").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_training_with_advice(tmp_path):
+    frames = toy_frames()
+    frames.proprio[:] = np.nan
+    with pytest.raises(UserError, match="learning_rate"):
+        train(frames, frames, TINY, 0, tmp_path)
