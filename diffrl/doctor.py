@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import platform
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -171,7 +172,7 @@ def _digest(path: Path) -> str:
         return blob_hash(path)
     try:
         return states_hash(path)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return "unreadable"
 
 

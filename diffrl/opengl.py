@@ -94,25 +94,28 @@ def install_command() -> list[str]:
 
 
 def main() -> int:
-    """Find a renderer, for make: install one if this is root with apt, else print the command."""
+    """Find a renderer, for make: install one if this is root with apt, else print the command.
+
+    Returns 1 if there is none; everything but images works without.
+    """
     try:
         print(find_opengl())
         return 0
     except UserError as error:
-        can_install = os.geteuid() == 0 and shutil.which("apt-get")
-        if not can_install or os.environ.get("MUJOCO_GL"):
+        if os.geteuid() != 0 or not shutil.which("apt-get") or os.environ.get("MUJOCO_GL"):
             print(f"Warning: {error}", file=sys.stderr)
-            return 0  # everything but images works; doctor and the camera insist
-    print(f"no OpenGL yet: {' '.join(install_command())}", file=sys.stderr)
+            return 1
+    print(f"No OpenGL yet: {' '.join(install_command())}", file=sys.stderr)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update", "-qq"], install_command()):
         subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
     find_opengl.cache_clear()
     try:
         print(find_opengl())
+        return 0
     except UserError as error:
         print(f"Warning: {error}", file=sys.stderr)
-    return 0
+        return 1
 
 
 if __name__ == "__main__":
