@@ -1,0 +1,168 @@
+"""Is a file what it says? Checks that come before anything in it is believed.
+
+Nothing here executes what a file contains: no pickle, no links, no files named by the file.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers import expat
+
+import h5py
+import numpy as np
+
+from diffrl.errors import UserError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SEAL_SIZE = 512  # bytes of the HDF5 user block that holds the seal
+_FOREIGN = {
+    b"\x80": "a Python pickle, which could run code and is never loaded",
+    b"PK\x03\x04": "a zip archive (perhaps .npz or a torch checkpoint)",
+    b"\x93NUMPY": "a numpy array",
+}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_MAX_DEPTH = 4  # data/demo_0/final/obs
+_MAX_INFLATION = 1100  # deflate cannot compress better than 1 : 1032
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong in a file: where, what, and what to do."""
+
+    file: Path
+    place: str
+    problem: str
+    remedy: str = "generate or download the file again"
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.place}: {self.problem}. Remedy: {self.remedy}."
+
+
+def seal(path: Path) -> None:
+    """Write the seal into `path`'s user block: the SHA-256 of every byte that follows it."""
+    with open(path, "r+b") as stream:
+        stream.write(_seal_of(path))
+
+
+def has_seal(path: Path) -> bool:
+    """Whether `path` begins with something else than HDF5's own signature (a user block)."""
+    with open(path, "rb") as stream:
+        return stream.read(len(SIGNATURE)) != SIGNATURE
+
+
+def check_bytes(path: Path) -> Iterator[Finding]:
+    """Yield what is wrong with the file before HDF5 opens it: missing, foreign, cut, changed."""
+    if not path.is_file():
+        remedy = "check the path; `python -m diffrl generate` writes data sets"
+        if path.with_name(path.name + ".parts").is_dir():
+            remedy = "its generation was interrupted: start `python -m diffrl generate` again"
+        yield Finding(path, "file", "there is no such file", remedy)
+        return
+    with open(path, "rb") as stream:
+        head = stream.read(SEAL_SIZE + len(SIGNATURE))
+    if head.startswith(SIGNATURE):
+        return
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            yield Finding(path, "file", f"it is {what}, no HDF5", "use the HDF5 file")
+            return
+    if head[SEAL_SIZE:] != SIGNATURE:
+        yield Finding(path, "file", "it is cut off, overwritten, or no HDF5 at all")
+    elif head[:SEAL_SIZE] != _seal_of(path):
+        yield Finding(path, "seal", "its bytes are not those that were written (SHA-256 differs)")
+
+
+def check_structure(file: h5py.File, path: Path) -> Iterator[Finding]:
+    """Yield what is unsafe in an open file: links, odd names, types or sizes beyond belief."""
+    yield from _check_group(file, path, depth=0)
+
+
+def _seal_of(path: Path) -> bytes:
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as stream:
+        stream.seek(SEAL_SIZE)
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    text = f"diffrl data set, format 1, {size} bytes, sha256 {digest.hexdigest()}\n"
+    return text.encode().ljust(SEAL_SIZE, b"\n")
+
+
+def _check_group(group: h5py.Group, path: Path, depth: int) -> Iterator[Finding]:
+    yield from _check_attributes(group, path)
+    for name in group:
+        place = f"{group.name.rstrip('/')}/{name}".lstrip("/")
+        if not _NAME.fullmatch(name):
+            yield Finding(path, place, f"the name {name!r} is not a plain one")
+        elif not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            yield Finding(path, place, "it is a link to somewhere else, which is never followed")
+        elif isinstance(item := group[name], h5py.Dataset):
+            yield from _check_dataset(item, path, place)
+        elif not isinstance(item, h5py.Group):
+            yield Finding(path, place, "it is neither group nor array")
+        elif depth >= _MAX_DEPTH:
+            yield Finding(path, place, "the groups are nested too deeply (or in a circle)")
+        else:
+            yield from _check_group(item, path, depth + 1)
+
+
+def _check_dataset(data: h5py.Dataset, path: Path, place: str) -> Iterator[Finding]:
+    yield from _check_attributes(data, path)
+    if data.dtype.kind not in "iufbS" or h5py.check_dtype(vlen=data.dtype):
+        yield Finding(path, place, f"its type {data.dtype} is no number (objects are not loaded)")
+    elif data.external or data.is_virtual:
+        yield Finding(path, place, "it takes its values from another file, which is never opened")
+    elif data.nbytes > data.id.get_storage_size() * (_MAX_INFLATION if data.chunks else 1):
+        yield Finding(path, place, f"it claims {data.nbytes} bytes, which the file does not hold")
+
+
+def _check_attributes(item: h5py.HLObject, path: Path) -> Iterator[Finding]:
+    for name in item.attrs:
+        dtype = item.attrs.get_id(name).dtype
+        if dtype.kind not in "iufbSU" and h5py.check_string_dtype(dtype) is None:
+            place = f"{item.name.lstrip('/')}@{name}"
+            yield Finding(path, place, f"its type {dtype} is neither number nor text")
+
+
+def body_poses(xml: str) -> dict[str, np.ndarray]:
+    """Return the pose of every body that stands directly in the world, from a MuJoCo XML.
+
+    Each is (7,): position [m], quaternion (w, x, y, z), in the parent's frame – the world's.
+    Document types and entities are refused: data has no use for them, attacks do.
+
+    Raises:
+        UserError: it is no well-formed XML, or holds what is refused.
+    """
+    poses: dict[str, np.ndarray] = {}
+    open_tags: list[str] = []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag == "body" and open_tags == ["mujoco", "worldbody"]:
+            poses[attributes.get("name", "")] = _pose(attributes)
+        open_tags.append(tag)
+
+    def refuse(*_) -> None:
+        raise UserError("a model_file declares a document type or entities; they are refused")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: open_tags.pop()
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    try:
+        parser.Parse(xml, True)
+    except (expat.ExpatError, ValueError) as error:
+        raise UserError(f"a model_file cannot be read as MuJoCo XML: {error}") from error
+    return poses
+
+
+def _pose(attributes: dict[str, str]) -> np.ndarray:
+    if other := {"euler", "axisangle", "xyaxes", "zaxis"} & attributes.keys():
+        raise ValueError(f"body {attributes.get('name')!r} is turned by {other}, not by quat")
+    text = attributes.get("pos", "0 0 0") + " " + attributes.get("quat", "1 0 0 0")
+    pose = np.array([float(word) for word in text.split()])
+    if pose.shape != (7,) or not np.isfinite(pose).all() or not pose[3:].any():
+        raise ValueError(f"body {attributes.get('name')!r} has no pose of 3 + 4 finite numbers")
+    pose[3:] /= np.linalg.norm(pose[3:])
+    return pose

@@ -1,0 +1,248 @@
+"""Data sets: what is written can be read again, by us and in LIBERO's own layouts."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import data_samples as samples
+import h5py
+import numpy as np
+import pytest
+
+from diffrl.data import safety
+from diffrl.data.hdf5 import (
+    EpisodeWriter,
+    read_attributes,
+    read_episodes,
+    validate_file,
+    write_episodes,
+)
+from diffrl.data.layout import axis_angle, quaternions
+from diffrl.errors import UserError
+
+RAW = Path("/work/shared/teleop/raw")
+
+
+def checksums(episodes):
+    return [episode.checksum() for episode in episodes]
+
+
+def write_with_writer(path, count, attrs=samples.ATTRS, first=0):
+    with EpisodeWriter(path, samples.TASK, attrs) as writer:
+        for seed in range(first, count):
+            writer.append(samples.sample_episode(seed))
+
+
+def test_what_is_written_is_read_again_bit_for_bit(tmp_path):
+    episodes = [samples.sample_episode(seed, images=8) for seed in range(3)]
+    write_episodes(tmp_path / "a.hdf5", episodes, samples.ATTRS)
+    assert checksums(read_episodes(tmp_path / "a.hdf5", images=True)) == checksums(episodes)
+    assert read_attributes(tmp_path / "a.hdf5") == samples.ATTRS
+    assert validate_file(tmp_path / "a.hdf5") == []
+
+
+def test_images_are_left_out_unless_asked_for(tmp_path):
+    write_episodes(tmp_path / "a.hdf5", [samples.sample_episode(images=8)], samples.ATTRS)
+    assert "agentview_rgb" not in read_episodes(tmp_path / "a.hdf5")[0].observations
+
+
+def test_the_layout_is_liberos_with_robomimics_masks(tmp_path):
+    episode = samples.sample_episode(images=8)
+    write_episodes(tmp_path / "a.hdf5", [episode] * 20, samples.ATTRS)
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        demo, length = file["data/demo_0"], episode.length
+        lengths = {len(demo[key]) for key in ("states", "actions", "robot_states", "dones")}
+        assert lengths | {len(rows) for rows in demo["obs"].values()} == {length}
+        expected = axis_angle(episode.observations["eef_quat"])[:length]
+        np.testing.assert_array_equal(demo["obs/ee_states"][:, 3:], expected)
+        assert demo["rewards"].dtype == np.uint8
+        assert demo["rewards"][-1] == demo["dones"][-1] == 1
+        assert demo.attrs["num_samples"] == length
+        assert file["data"].attrs["total"] == 20 * length
+        assert file["mask/valid"][()].tolist() == [b"demo_9", b"demo_19"]
+        assert len(file["mask/train"]) == 18
+        assert len(file["mask/success"]) == 20
+
+
+def test_the_same_episodes_give_the_same_bytes_at_another_time(tmp_path):
+    write_with_writer(tmp_path / "a.hdf5", 4)
+    time.sleep(1.1)  # HDF5's time stamps count seconds
+    write_with_writer(tmp_path / "b.hdf5", 4)
+    assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b.hdf5").read_bytes()
+
+
+def test_a_finished_file_can_be_continued_to_the_same_bytes(tmp_path):
+    write_with_writer(tmp_path / "whole.hdf5", 5)
+    write_with_writer(tmp_path / "parts.hdf5", 2)
+    write_with_writer(tmp_path / "parts.hdf5", 5, first=2)
+    assert (tmp_path / "whole.hdf5").read_bytes() == (tmp_path / "parts.hdf5").read_bytes()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["parts.hdf5", "whole.hdf5"]
+
+
+def test_a_file_begun_with_other_settings_is_not_continued(tmp_path):
+    write_with_writer(tmp_path / "a.hdf5", 2)
+    with pytest.raises(UserError, match=r"a\.hdf5.*other settings.*tag"):
+        write_with_writer(tmp_path / "a.hdf5", 3, {**samples.ATTRS, "tag": "new"}, first=2)
+
+
+def test_two_processes_cannot_write_the_same_file(tmp_path):
+    with (
+        EpisodeWriter(tmp_path / "a.hdf5", samples.TASK, samples.ATTRS),
+        pytest.raises(UserError, match="another process"),
+    ):
+        EpisodeWriter(tmp_path / "a.hdf5", samples.TASK, samples.ATTRS)
+
+
+def test_an_error_while_generating_keeps_what_was_committed(tmp_path):
+    with (
+        pytest.raises(UserError, match="actions"),
+        EpisodeWriter(tmp_path / "a.hdf5", samples.TASK, samples.ATTRS) as writer,
+    ):
+        writer.append(samples.sample_episode(0))
+        bad = samples.sample_episode(1)
+        bad.actions[3, 0] = 1.5
+        writer.append(bad)
+    with EpisodeWriter(tmp_path / "a.hdf5", samples.TASK, samples.ATTRS) as writer:
+        assert len(writer) == 1
+        assert writer.last.checksum() == samples.sample_episode(0).checksum()
+
+
+def test_a_file_holds_one_task_only(tmp_path):
+    with (
+        pytest.raises(UserError, match="one file per task"),
+        EpisodeWriter(tmp_path / "a.hdf5", samples.TASK, samples.ATTRS) as writer,
+    ):
+        writer.append(replace(samples.sample_episode(), task="libero_object/1"))
+
+
+def test_thirty_kills_while_writing_leave_whole_episodes_and_end_in_the_same_bytes(tmp_path):
+    """SIGKILL at random moments – in an append, between two, while assembling – and go on."""
+    count, rng = 16, np.random.default_rng(0)
+    started = time.perf_counter()
+    write_with_writer(tmp_path / "unbroken.hdf5", count)
+    duration = time.perf_counter() - started
+    path, sound = tmp_path / "killed.hdf5", set()
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            with EpisodeWriter(path, samples.TASK, samples.ATTRS) as writer:
+                for seed in range(len(writer), count):
+                    writer.append(samples.sample_episode(seed))
+            os._exit(0)
+        time.sleep(rng.uniform(0, duration / 4))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for file in path.parent.rglob("[!.]*.hdf5"):  # dot files are work in progress
+            whole = (file, file.stat().st_mtime_ns)
+            assert whole in sound or validate_file(file) == []
+            sound.add(whole)
+    with EpisodeWriter(path, samples.TASK, samples.ATTRS) as writer:
+        for seed in range(len(writer), count):
+            writer.append(samples.sample_episode(seed))
+    assert path.read_bytes() == (tmp_path / "unbroken.hdf5").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.hdf5", "unbroken.hdf5"]
+
+
+def test_an_official_file_round_trips_with_all_attributes(tmp_path):
+    episodes = [samples.sample_episode(seed, images=8) for seed in range(3)]
+    samples.write_official(tmp_path / "official_demo.hdf5", episodes)
+    assert validate_file(tmp_path / "official_demo.hdf5") == []
+    read = read_episodes(tmp_path / "official_demo.hdf5", images=True)
+    write_episodes(tmp_path / "ours.hdf5", read, read_attributes(tmp_path / "official_demo.hdf5"))
+    with (
+        h5py.File(tmp_path / "official_demo.hdf5") as old,
+        h5py.File(tmp_path / "ours.hdf5") as new,
+    ):
+        assert dict(old["data"].attrs).items() <= dict(new["data"].attrs).items()
+        for name, demo in old["data"].items():
+            for key in ("num_samples", "model_file"):
+                assert demo.attrs[key] == new["data"][name].attrs[key]
+            np.testing.assert_array_equal(demo["states"][0], new["data"][name].attrs["init_state"])
+
+            def same(key, item, twin=new["data"][name]):
+                if isinstance(item, h5py.Dataset):
+                    assert item.dtype == twin[key].dtype
+                    np.testing.assert_array_equal(item[()], twin[key][()])
+
+            demo.visititems(same)
+
+
+def test_an_official_file_tells_its_task_source_and_fixtures(tmp_path):
+    samples.write_official(tmp_path / "a.hdf5", [samples.sample_episode(images=8)])
+    episode = read_episodes(tmp_path / "a.hdf5")[0]
+    assert (episode.task, episode.source, episode.mode) == (samples.TASK, "human", "recorded")
+    assert episode.success
+    assert len(episode.states) == episode.length  # official files hold no final state
+    pose = safety.body_poses(episode.model_file)["wooden_cabinet_1_main"]
+    np.testing.assert_allclose(pose, [0.1, -0.2, 0.9, 0, 0, 0, 1])
+
+
+def test_a_collector_file_round_trips_with_every_state(tmp_path):
+    episodes = [samples.sample_episode(seed) for seed in range(2)]
+    episodes[0].actions[3, 2] = 1.7  # collectors store what the hand did, before the clipping
+    samples.write_collected(tmp_path / "raw.hdf5", episodes)
+    read = read_episodes(tmp_path / "raw.hdf5")
+    attrs = read_attributes(tmp_path / "raw.hdf5")
+    write_episodes(tmp_path / "ours.hdf5", read, attrs | {"env_args": "{}"})
+    for episode, back in zip(episodes, read_episodes(tmp_path / "ours.hdf5"), strict=True):
+        np.testing.assert_array_equal(back.states, episode.states[:-1])
+        np.testing.assert_array_equal(back.actions, np.clip(episode.actions, -1, 1))
+
+
+@pytest.mark.skipif(not RAW.is_dir(), reason="the recordings of LIBERO's collector are not here")
+def test_real_collector_files_keep_every_step(tmp_path):
+    for path in sorted(RAW.glob("*.hdf5")):
+        (episode,) = read_episodes(path)
+        assert episode.source == "teleoperation"
+        attrs = read_attributes(path) | {"env_args": "{}"}
+        write_episodes(tmp_path / path.name, [episode], attrs)
+        (back,) = read_episodes(tmp_path / path.name)
+        with h5py.File(path) as file:
+            np.testing.assert_array_equal(back.states, file["data/demo_1/states"][()])
+            assert back.model_file == file["data/demo_1"].attrs["model_file"]
+        assert "care_box_1_main" in safety.body_poses(back.model_file)
+
+
+def test_quaternions_and_axis_angles_undo_each_other():
+    turns = samples.unit(np.random.default_rng(0).normal(size=(100, 4)))
+    np.testing.assert_allclose(quaternions(axis_angle(turns)), turns, atol=1e-12)
+    identity = np.array([[0.0, 0.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(axis_angle(identity), np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"task": "../etc/passwd"}, "task"),
+        ({"source": "nobody"}, "source"),
+        ({"mode": "loud"}, "mode"),
+        ({"seed": -1}, "seed"),
+        ({"success": False}, "success"),
+        ({"actions": np.zeros((12, 6))}, "actions"),
+        ({"rewards": np.full(12, 0.5)}, "rewards"),
+        ({"states": np.zeros((3, 30))}, "states"),
+        ({"fixtures": np.ones((1, 7))}, "fixtures"),
+        ({"observations": {"smell": np.zeros((13, 1))}}, "observations/smell"),
+    ],
+)
+def test_an_episode_that_breaks_a_rule_is_not_stored(tmp_path, change, place):
+    with pytest.raises(UserError, match=place):
+        write_episodes(
+            tmp_path / "a.hdf5", [replace(samples.sample_episode(), **change)], samples.ATTRS
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_attributes_of_every_task_are_json_that_robomimic_expects():
+    from diffrl.data.attributes import libero_attributes
+    from diffrl.sim.tasks import SUITES, suite_tasks
+
+    for suite in SUITES:
+        for task in suite_tasks(suite)[:2]:
+            attrs = libero_attributes(task)
+            assert json.loads(attrs["env_args"])["env_name"] == attrs["env_name"]
+            assert json.loads(attrs["problem_info"])["language_instruction"] == task.instruction
+            assert attrs["bddl_file_content"].startswith("(define")
