@@ -1,0 +1,210 @@
+"""The scripted operator: an offline stand-in for human demonstrations, never called human.
+
+It reads the goal's predicates, makes a plan of skills (`plan`) and drives one copy of the
+simulator per episode with the manner that `manner` fits to LIBERO's human statistics. An episode
+depends on (task, seed, start state) alone, never on what runs beside it.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from diffrl.data.episode import Episode
+from diffrl.data.manner import MANNERS, Manner
+from diffrl.data.motion import Actions, Operator
+from diffrl.data.skills import Lost, pull, push_shut, put, take, turn_knob
+from diffrl.data.workspace import Workspace
+from diffrl.errors import UserError
+from diffrl.presets import OperatorConfig
+from diffrl.sim.observation import observe
+from diffrl.sim.scene import Scene
+from diffrl.sim.simulator import Simulator
+from diffrl.sim.starts import StartStates, fresh_start_states
+
+COPIES = 16  # simulated side by side; changes no result
+RECORDED = ("eef_pos", "eef_quat", "gripper_qpos", "joint_pos", "object_pos", "object_quat")
+
+_ORDER = {"open": 0, "turnon": 1, "turnoff": 1, "in": 2, "on": 2, "close": 3}
+
+
+def plan(scene: Scene) -> list[tuple]:
+    """Order the goal's terms as (predicate, name, ...) so that none undoes or blocks another.
+
+    Open first, then knobs, then carry things, close last; a drawer that nothing goes into is shut
+    at once; a thing that others are put on is carried before them.
+    """
+    moved = {term[1] for term in scene.goal if term[0] in ("in", "on")}
+    filled = {term[2] for term in scene.goal if term[0] == "in"}
+
+    def rank(term: tuple) -> tuple:
+        order = _ORDER[term[0]]
+        if term[0] == "close" and not any(r.startswith(term[1]) for r in filled):
+            order = 0
+        return order, len(term) > 2 and term[2] in moved
+
+    return sorted(scene.goal, key=rank)
+
+
+def skills_of(scene: Scene) -> str:
+    """Names of the skills that the plan needs, for tables."""
+    names = {"open": "pull", "close": "push", "turnon": "turn", "turnoff": "turn"}
+    return " + ".join(names.get(term[0], "take, put") for term in plan(scene))
+
+
+def perform(op: Operator, scene: Scene) -> Actions:
+    """Work on the first term of the plan that does not hold, until the episode ends."""
+    terms = plan(scene)
+    while True:
+        todo = [term for term in terms if not op.see.holds(scene.goal.index(term))]
+        try:
+            if todo:
+                yield from _skill(op, scene, todo[0])
+        except Lost:
+            yield from op.grip(-1.0, 3)
+            yield from op.go(op.see.eef_pos + [0, 0, 0.1], None, tolerance=0.02, steps=20)
+        yield from op.rest(2)
+
+
+def _skill(op: Operator, scene: Scene, term: tuple) -> Actions:
+    predicate, name = term[:2]
+    if predicate in ("in", "on"):
+        yield from _carry(op, name, term[2])
+        return
+    threshold = scene.meta["goal"][scene.goal.index(term)]["threshold"]
+    skill = {"open": pull, "close": push_shut}.get(predicate, turn_knob)
+    yield from skill(op, name, threshold)
+
+
+def _carry(op: Operator, name: str, target: str) -> Actions:
+    see = op.see
+    if see.is_region(target) and see.has_joint(target):
+        joint = see.joint_of(target)
+        limits = see.model.jnt_range[joint]
+        wide = limits[np.argmax(np.abs(limits))]
+        if abs(see.joint(joint)) < 0.8 * abs(wide):
+            yield from pull(op, target, 0.92 * wide)
+    yield from take(op, name)
+    yield from put(op, name, target)
+
+
+# ---- many episodes ---------------------------------------------------------------------------
+
+
+@dataclass
+class _Trial:
+    """One attempt while it runs."""
+
+    number: int
+    start: StartStates
+    workspace: Workspace
+    actions: Actions
+    states: list = field(default_factory=list)
+    commands: list = field(default_factory=list)
+
+
+def operator_episodes(
+    scene: Scene,
+    starts: StartStates,
+    seed: int,
+    config: OperatorConfig,
+    threads: int | None = None,
+    manner: Manner | None = None,
+) -> Iterator[Episode]:
+    """Yield one episode per start state, in their order, whether it succeeded or not."""
+    manner = (manner or MANNERS[_suite(scene)]).scaled(config.noise)
+    copies = min(COPIES, len(starts))
+    finished: dict[int, Episode] = {}
+    wanted = 0
+    with Simulator(scene, copies, threads=threads) as simulator:
+        trials: list[_Trial | None] = [None] * copies
+        waiting = iter(range(len(starts)))
+        while wanted < len(starts):
+            for slot in range(copies):
+                if simulator.done[slot] and trials[slot] is not None:
+                    trial, trials[slot] = trials[slot], None
+                    finished[trial.number] = _episode(scene, simulator, slot, trial, seed)
+                if trials[slot] is None and (number := next(waiting, None)) is not None:
+                    start = starts[number]
+                    simulator.reset(start, copies=[slot])
+                    trials[slot] = _begin(scene, number, start, seed, manner)
+            while wanted in finished:
+                yield finished.pop(wanted)
+                wanted += 1
+            if any(trials):
+                _advance(simulator, trials)
+
+
+def _suite(scene: Scene) -> str:
+    return next(name for name in MANNERS if scene.task.suite.startswith(name))
+
+
+def _begin(scene: Scene, number: int, start: StartStates, seed: int, manner: Manner) -> _Trial:
+    key = [zlib.crc32(scene.task.id.encode()), seed, zlib.crc32(start.ids[0].encode())]
+    workspace = Workspace(scene)
+    operator = Operator(workspace, manner, np.random.default_rng(key))
+    return _Trial(number, start, workspace, perform(operator, scene))
+
+
+def _advance(simulator: Simulator, trials: list[_Trial | None]) -> None:
+    """One control step of all copies."""
+    states = simulator.states()
+    actions = np.zeros((simulator.n, 7))
+    for slot, trial in enumerate(trials):
+        if trial is not None and not simulator.done[slot]:
+            trial.workspace.look(states[slot], trial.start.fixtures[0])
+            trial.states.append(states[slot])
+            actions[slot] = next(trial.actions)
+            trial.commands.append(actions[slot].copy())
+    simulator.step(actions)
+
+
+def _episode(scene: Scene, simulator: Simulator, slot: int, trial: _Trial, seed: int) -> Episode:
+    states = np.array([*trial.states, simulator.states()[slot]])
+    rewards = np.zeros(len(trial.commands))
+    rewards[-1] = float(simulator.success[slot])
+    seen = observe(scene, states, trial.start.fixtures[0]).arrays()
+    return Episode(
+        task=scene.task.id,
+        instruction=scene.instruction,
+        start_state=trial.start.ids[0],
+        seed=seed,
+        source="operator",
+        mode="recorded",
+        success=bool(simulator.success[slot]),
+        states=states,
+        actions=np.array(trial.commands),
+        rewards=rewards,
+        fixtures=trial.start.fixtures[0].copy(),
+        observations={name: seen[name] for name in RECORDED},
+        policy="operator",
+        attempt=trial.number,
+    )
+
+
+def operator_demonstrations(
+    scene: Scene,
+    n: int,
+    seed: int,
+    config: OperatorConfig,
+    first: int = 0,
+    threads: int | None = None,
+) -> tuple[list[Episode], int]:
+    """Return the first n successes on fresh start states `first`, `first` + 1, …, and the attempts.
+
+    Raises:
+        UserError: fewer than n of `config.max_attempts` attempts succeeded.
+    """
+    starts = fresh_start_states(scene, config.max_attempts, seed, first)
+    successes: list[Episode] = []
+    for attempts, episode in enumerate(operator_episodes(scene, starts, seed, config, threads), 1):
+        if episode.success:
+            successes.append(episode.validate())
+        if len(successes) == n:
+            return successes, attempts
+    raise UserError(
+        f"The scripted operator reached {len(successes)} of {n} demonstrations of "
+        f"{scene.task.id} in {config.max_attempts} attempts: choose a task that it can do "
+        "(results/laptop/operator.csv), fewer demonstrations, or source='human'."
+    )

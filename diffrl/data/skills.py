@@ -1,0 +1,224 @@
+"""Skills of the scripted operator: take, put, pull, push, turn; and the plan for a goal.
+
+Each skill is a generator of actions (see `motion`). What cannot go on raises `Lost`; the operator
+then starts over from where things are now.
+"""
+
+import numpy as np
+
+from diffrl.data.grasps import Grasp, find_grasps
+from diffrl.data.motion import CLOSED, DOWN, OPEN, Actions, Operator, turned
+from diffrl.data.workspace import Workspace
+
+CLOSING_STEPS = 13  # fewer leave a bowl's rim loose in the fingers
+UP = np.array([0.0, 0.0, 1.0])
+
+
+class Lost(Exception):
+    """The skill does not see how to go on."""
+
+
+# ---- take and put ----------------------------------------------------------------------------
+
+
+def take(op: Operator, name: str, tries: int = 4) -> Actions:
+    """Grasp `name` and lift it a little; look again and retry when it stays behind."""
+    for attempt in range(tries):
+        grasp = _choose(op, name, attempt)
+        error = op.misjudge(0.5**attempt)
+
+        def place(height: float = 0.0, grasp: Grasp = grasp, error: np.ndarray = error):
+            return op.see.position(name) + grasp.offset + error + height * UP
+
+        yield from op.grip(OPEN, 0)
+        yield from _travel(op, lambda: place(0.06), grasp.hand)
+        yield from op.go(place, grasp.hand, careful=True, tolerance=0.006, steps=50)
+        before = op.see.position(name)
+        yield from op.grip(CLOSED, CLOSING_STEPS)
+        yield from op.go(op.see.eef_pos + 0.06 * UP, grasp.hand, tolerance=0.02, steps=20)
+        if op.see.position(name)[2] - before[2] > 0.02:
+            return
+        yield from op.grip(OPEN, 4)
+    raise Lost(f"{name} stays behind")
+
+
+def _choose(op: Operator, name: str, attempt: int) -> Grasp:
+    see = op.see
+    points, origin = see.points(name), see.position(name)
+    near = [see.points(other) for other in see.things if other != name]
+    obstacles = np.concatenate(near) if near else np.zeros((0, 3))
+    close = np.linalg.norm((obstacles - origin)[:, :2], axis=1) < 0.25
+    grasps = find_grasps(points, origin, obstacles[close], see.hand)
+    if not grasps:
+        raise Lost(f"{name} has no side that the fingers can take")
+    return grasps[min(attempt // 2, len(grasps) - 1)]
+
+
+def _travel(op: Operator, where, hand: np.ndarray, held: str | None = None) -> Actions:
+    """Go up, over everything in the way, and down to `where()`."""
+    end = where()
+    depth = op.see.eef_pos[2] - op.see.points(held)[:, 2].min() if held else 0.01
+    top = _highest(op.see, op.see.eef_pos, end, held) + op.manner.carry + depth
+    top = max(top, end[2])
+    if op.see.eef_pos[2] < top - 0.03:
+        here = op.see.eef_pos
+        yield from op.go(np.array([*here[:2], top]), None, tolerance=0.03)
+    yield from op.go(
+        lambda: np.array([*where()[:2], top]), hand, tolerance=0.015, steps=120, detour=True
+    )
+    if top > end[2] + 0.03:
+        yield from op.go(where, hand, tolerance=0.015)
+
+
+def _highest(see: Workspace, start: np.ndarray, end: np.ndarray, held: str | None) -> float:
+    """Height of what lies within a hand's breadth of the straight way."""
+    points = np.concatenate([see.points(name) for name in see.things if name != held])
+    way = (end - start)[:2]
+    along = np.clip((points - start)[:, :2] @ way / max(way @ way, 1e-9), 0, 1)
+    near = np.linalg.norm((points - start)[:, :2] - along[:, None] * way, axis=1) < 0.09
+    return points[near, 2].max(initial=min(start[2], end[2]) - 0.1)
+
+
+def put(op: Operator, name: str, target: str) -> Actions:
+    """Carry what the hand holds over `target`, lower and release it."""
+    see = op.see
+    hand = see.hand
+    grasp_offset = see.position(name) - see.eef_pos
+    depth = see.eef_pos[2] - see.points(name)[:, 2].min()
+    place, height = _destination(see, name, target)
+    aim = op.misjudge()
+
+    def above(z: float):
+        return lambda: np.array([*(place()[:2] - grasp_offset[:2] + aim[:2]), z + depth])
+
+    yield from _travel(op, above(height + 0.05), hand, held=name)
+    _check_held(op, name, grasp_offset)
+    yield from op.go(above(height), hand, careful=True, tolerance=0.008, steps=40)
+    yield from op.grip(OPEN, 5)
+    yield from op.go(op.see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
+
+
+def _check_held(op: Operator, name: str, offset: np.ndarray) -> None:
+    if np.linalg.norm(op.see.position(name) - op.see.eef_pos - offset) > 0.04:
+        raise Lost(f"{name} slipped out of the hand")
+
+
+def _destination(see: Workspace, name: str, target: str):
+    """Where the thing's origin is to go (a function) and the height of its lowest point there."""
+    if not see.is_region(target):
+        top = see.points(target)[:, 2]
+        offset = see.points(target)[:, :2].mean(axis=0) * 0
+        deep = 0.012 if np.ptp(top) > 0.03 else 0.0
+        return lambda: see.position(target) + [*offset, 0], top.max() + 0.008 - deep
+    centre, half = see.region(target)
+    owner = see.owner(target)
+    if owner is None:
+        return lambda: see.region(target)[0], centre[2] + 0.025
+    points = see.points(owner)
+    inside = (np.abs(points - centre)[:, :2] < half[:2] * 0.9).all(axis=1)
+    if target.endswith("contain_region"):
+        return lambda: see.region(target)[0], points[:, 2].max() - 0.02
+    if see.has_joint(target):
+        return lambda: see.region(target)[0], centre[2] + 0.02
+    below = points[inside & (points[:, 2] < centre[2] + 0.05), 2]
+    return lambda: see.region(target)[0], below.max(initial=centre[2]) + 0.01
+
+
+# ---- drawers, doors, knobs -------------------------------------------------------------------
+
+
+def pull(op: Operator, name: str, threshold: float) -> Actions:
+    """Pinch the handle of a drawer and pull until its joint is beyond `threshold`."""
+    see, joint = op.see, op.see.joint_of(name)
+    axis, _ = see.joint_frame(joint)
+    sign = np.sign(threshold - see.joint(joint))
+    out = axis * sign
+    hand = _facing(-out, 65)
+    reach = hand[:, 2]
+    handle = lambda: _outermost(see, joint, out)  # noqa: E731
+    aim = op.misjudge(0.5)
+    yield from op.grip(OPEN, 0)
+    start = lambda: handle() - 0.10 * reach + aim  # noqa: E731
+    yield from _travel(op, start, hand)
+    yield from op.go(lambda: handle() + aim, hand, careful=True, tolerance=0.008, steps=60)
+    yield from op.grip(CLOSED, CLOSING_STEPS)
+    for _ in range(6):
+        yield from op.go(lambda: handle() + 0.08 * out, hand, tolerance=0.005, steps=25)
+        if sign * (see.joint(joint) - threshold) > 0.004:
+            break
+    yield from op.grip(OPEN, 5)
+    yield from op.go(see.eef_pos - 0.08 * reach + 0.02 * UP, hand, tolerance=0.02, steps=30)
+
+
+def push_shut(op: Operator, name: str, threshold: float) -> Actions:
+    """Push the front of a drawer with closed fingers until its joint is beyond `threshold`."""
+    see, joint = op.see, op.see.joint_of(name)
+    axis, _ = see.joint_frame(joint)
+    sign = np.sign(threshold - see.joint(joint))
+    inward = axis * sign
+    hand = _facing(inward, 35, sideways=True)
+    front = lambda: _outermost(see, joint, -inward)  # noqa: E731
+    yield from op.grip(CLOSED, 0)
+    yield from _travel(op, lambda: front() - 0.08 * inward, hand)
+    for _ in range(8):
+        yield from op.go(lambda: front() + 0.05 * inward, hand, tolerance=0.005, steps=20)
+        if sign * (see.joint(joint) - threshold) > 0:
+            break
+    yield from op.go(see.eef_pos - 0.08 * inward, hand, tolerance=0.02, steps=30)
+
+
+def turn_knob(op: Operator, name: str, threshold: float) -> Actions:
+    """Take a knob's ridge from above and turn the wrist until its joint is beyond `threshold`."""
+    see, joint = op.see, op.see.joint_of(name)
+    _, anchor = see.joint_frame(joint)
+    sign = np.sign(threshold - see.joint(joint))
+    ridge = see.body_points(int(see.model.jnt_bodyid[joint]))
+    top = ridge[:, 2].max()
+    ridge = ridge[ridge[:, 2] > top - 0.012]
+    centre = (ridge.max(axis=0) + ridge.min(axis=0)) / 2
+    place = np.array([*centre[:2], top - 0.015]) + op.misjudge(0.5)
+    yaw = _thin_direction(ridge)
+    yield from op.grip(OPEN, 0)
+    yield from _travel(op, lambda: place + 0.06 * UP, turned(yaw))
+    yield from op.go(place, turned(yaw), careful=True, tolerance=0.008, steps=50)
+    yield from op.grip(CLOSED, 8)
+    for step in range(1, 12):
+        yield from op.go(place, turned(yaw + sign * 0.2 * step), tolerance=0.01, steps=10)
+        if sign * (see.joint(joint) - threshold) > 0.05:
+            break
+    yield from op.grip(OPEN, 5)
+    yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
+
+
+def _thin_direction(points: np.ndarray) -> float:
+    """Yaw of a hand whose fingers close across the thin side of `points`."""
+    flat = points[:, :2] - points[:, :2].mean(axis=0)
+    _, vectors = np.linalg.eigh(flat.T @ flat)
+    x, y = vectors[:, 0]
+    yaw = np.arctan2(-x, y)
+    return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
+
+
+def _facing(direction: np.ndarray, tilt: float, sideways: bool = False) -> np.ndarray:
+    """A hand that points down and `tilt` degrees towards the horizontal `direction`.
+
+    The fingers open in the vertical plane of `direction`, or sideways, across it.
+    """
+    angle = np.deg2rad(tilt)
+    pointing = np.sin(angle) * direction - np.cos(angle) * UP
+    across = np.cross(pointing, direction)
+    across = across / np.linalg.norm(across)
+    opening = across if sideways else np.cross(pointing, across)
+    x = np.cross(opening, pointing)
+    hand = np.stack([x, opening, pointing], axis=1)
+    if (hand * DOWN).sum() < (hand * [-1, -1, 1] * DOWN).sum():  # the fingers are alike
+        hand = hand * [-1, -1, 1]
+    return hand
+
+
+def _outermost(see: Workspace, joint: int, out: np.ndarray) -> np.ndarray:
+    """Middle of the part of a drawer or door that lies farthest in direction `out`: its handle."""
+    points = see.body_points(int(see.model.jnt_bodyid[joint]))
+    far = points @ out
+    tip = points[far > far.max() - 0.016]
+    return (tip.max(axis=0) + tip.min(axis=0)) / 2
