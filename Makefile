@@ -48,7 +48,7 @@ $(RUN):
 
 $(INSTALLED): pyproject.toml | $(RUN)
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[notebooks,test]'
+	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[notebooks,test]'
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  git config filter.nbstripout.clean "$(VENV)/bin/nbstripout"; \
 	  git config filter.nbstripout.smudge cat; \

@@ -196,7 +196,7 @@ def settle_shift(task: str = "libero_spatial/5", states: int = 5) -> float:
     """
     from diffrl.sim.scene import load_scene
     from diffrl.sim.simulator import Simulator
-    from diffrl.sim.start_states import official_start_states
+    from diffrl.sim.starts import official_start_states
 
     scene = load_scene(task)
     starts = official_start_states(scene)[:states]
