@@ -1,0 +1,326 @@
+"""Tasks, scenes, start states and the simulator's promises."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from diffrl.errors import UserError
+from diffrl.sim import scene as scene_module
+from diffrl.sim.observation import observe
+from diffrl.sim.scene import load_scene
+from diffrl.sim.simulator import Simulator
+from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
+from diffrl.sim.tasks import PRO_SUITES, SUITES, get_task, suite_tasks
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return load_scene("libero_object/0")
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    return load_scene("libero_goal/0")
+
+
+def play(scene, n, threads, chunks=3, chunk=4, seed=0):
+    """States, rewards and observations of a short random run."""
+    rng = np.random.default_rng(seed)
+    with Simulator(scene, n, threads=threads) as simulator:
+        simulator.reset(fresh_start_states(scene, n, seed=seed), settle=2)
+        steps = [
+            simulator.step(rng.uniform(-1, 1, (n, chunk, 7)), record=True) for _ in range(chunks)
+        ]
+        observation = simulator.observation.arrays()
+        return [step.states for step in steps] + list(observation.values())
+
+
+# ---- tasks -----------------------------------------------------------------------------------
+
+
+def test_there_are_130_official_tasks_and_160_libero_pro_entries():
+    assert sum(len(suite_tasks(suite)) for suite in SUITES) == 130
+    assert sum(len(suite_tasks(suite)) for suite in PRO_SUITES) == 160
+
+
+def test_the_task_table_is_the_installed_benchmarks():
+    from libero.libero.benchmark.libero_suite_task_map import libero_task_map
+
+    for suite in SUITES + PRO_SUITES:
+        assert [task.name for task in suite_tasks(suite)] == libero_task_map[suite]
+
+
+def test_an_instruction_is_the_sentence_that_vlas_are_given():
+    assert get_task("libero_object/0").instruction == (
+        "pick up the alphabet soup and place it in the basket"
+    )
+    assert get_task("libero_90/3").instruction[0].islower()
+    assert get_task("libero_spatial_lan/0").instruction.startswith("lift the black bowl")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("libero_objet/0", "libero_object"), ("libero_object/10", "0 to 9"), ("libero_10", "<index>")],
+)
+def test_an_unknown_task_is_refused_with_the_remedy(name, remedy):
+    with pytest.raises(UserError, match=remedy):
+        get_task(name)
+
+
+# ---- scenes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.sim
+def test_a_cached_scene_needs_neither_libero_nor_robosuite(scene):
+    code = (
+        "import sys; from diffrl.sim.scene import load_scene; load_scene('libero_object/0');"
+        "print([m for m in ('libero', 'robosuite', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.sim
+def test_a_damaged_cache_file_is_refused_by_name(scene, tmp_path):
+    source = next(p for p in (scene_module.cache_dir() / "scenes").glob("libero_object-0-*.scene"))
+    raw = bytearray(source.read_bytes())
+    key = raw[len(scene_module.MAGIC) + 32 :][:64].decode()
+    assert len(raw) < 10 * 2**20
+    for position in (3, 20, 60, len(raw) // 2, len(raw) - 1):
+        damaged = tmp_path / f"flipped-{position}.scene"
+        damaged.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :])
+        with pytest.raises(UserError, match=damaged.name):
+            scene_module._read(damaged, key)
+    (tmp_path / "short.scene").write_bytes(raw[:1000])
+    with pytest.raises(UserError, match="delete it"):
+        scene_module._read(tmp_path / "short.scene", key)
+    (tmp_path / "foreign.scene").write_bytes(raw)
+    with pytest.raises(UserError, match="not what its name says"):
+        scene_module._read(tmp_path / "foreign.scene", "0" * 64)
+
+
+@pytest.mark.sim
+def test_a_scene_names_what_its_goal_names(drawer):
+    assert drawer.goal == (("open", "wooden_cabinet_1_middle_region"),)
+    assert drawer.goal_names == ("wooden_cabinet_1_middle_region",)
+    assert set(drawer.fixture_names) == {"wooden_cabinet_1", "flat_stove_1", "wine_rack_1"}
+    assert drawer.state_size == 1 + drawer.model.nq + drawer.model.nv
+
+
+# ---- start states ----------------------------------------------------------------------------
+
+
+@pytest.mark.sim
+def test_official_start_states_carry_fixtures_that_depend_on_the_seed(drawer):
+    first, again = official_start_states(drawer), official_start_states(drawer)
+    other = official_start_states(drawer, seed=1)
+    assert len(first) == 50
+    assert first.ids[17] == "official/17"
+    np.testing.assert_array_equal(first.fixtures, again.fixtures)
+    np.testing.assert_array_equal(first.states, other.states)
+    spread = np.ptp(first.fixtures[:, :, :2], axis=0).max()
+    assert 0.003 < spread < 0.05  # metres; LIBERO's resets differ by up to 1.8 cm
+    assert not np.array_equal(first.fixtures, other.fixtures)
+    assert other.ids[17] != first.ids[17]
+
+
+@pytest.mark.sim
+def test_fresh_start_states_are_a_seeded_sequence_apart_from_the_official_ones(drawer):
+    whole = fresh_start_states(drawer, 20, seed=5)
+    part = fresh_start_states(drawer, 5, seed=5, first=10)
+    assert part.ids == whole.ids[10:15]
+    np.testing.assert_array_equal(part.states, whole.states[10:15])
+    np.testing.assert_array_equal(part.fixtures, whole[10:15].fixtures)
+    official = official_start_states(drawer).states
+    distance = np.abs(whole.states[:, None] - official[None]).max(axis=-1)
+    assert distance.min() > 1e-3
+    assert len(np.unique(whole.states, axis=0)) == 20
+
+
+@pytest.mark.sim
+def test_start_states_of_another_task_are_refused(scene, drawer):
+    simulator = Simulator(scene, 1, threads=1)
+    with pytest.raises(UserError, match="libero_goal/0"):
+        simulator.reset(official_start_states(drawer)[0])
+    with pytest.raises(UserError, match="2 start states for 1"):
+        simulator.reset(official_start_states(scene)[:2])
+    with pytest.raises(UserError, match="different tasks"):
+        StartStates.concatenate([official_start_states(scene), official_start_states(drawer)])
+    broken = official_start_states(scene)[0]
+    broken.states[0, 5] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        simulator.reset(broken)
+
+
+@pytest.mark.sim
+def test_the_bowl_of_libero_spatial_5_stays_on_its_ramekin():
+    scene = load_scene("libero_spatial/5")
+    starts = official_start_states(scene)[:5]
+    simulator = Simulator(scene, 5, threads=1)
+    simulator.reset(starts, settle=0)
+    before = simulator.observation.object_pos.copy()
+    simulator.reset(starts, settle=10)
+    moved = np.abs(simulator.observation.object_pos - before)[:, 0, :2]
+    assert scene.object_names[0] == "akita_black_bowl_1"
+    assert moved.max() < 0.02  # metres; mujoco >= 3.4 lets it slide 6 cm
+
+
+# ---- stepping --------------------------------------------------------------------------------
+
+
+@pytest.mark.sim
+def test_the_number_of_threads_changes_no_bit(drawer):
+    runs = [play(drawer, 5, threads) for threads in (1, 2, 4)]
+    for other in runs[1:]:
+        for a, b in zip(runs[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.sim
+def test_a_copy_does_not_feel_its_neighbours(drawer):
+    actions = np.random.default_rng(0).uniform(-1, 1, (6, 3, 7))
+    starts = fresh_start_states(drawer, 3, seed=1)
+    together, alone = Simulator(drawer, 3, threads=1), Simulator(drawer, 1, threads=1)
+    together.reset(starts)
+    for a in actions:
+        together.step(a)
+    for i in range(3):
+        alone.reset(starts[i])
+        for a in actions:
+            alone.step(a[i : i + 1])
+        np.testing.assert_array_equal(alone.states()[0], together.states()[i])
+
+
+@pytest.mark.sim
+def test_a_chunk_equals_its_actions_one_by_one(scene):
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, 5, 7))
+    a, b = Simulator(scene, 2, threads=1), Simulator(scene, 2, threads=1)
+    a.reset(official_start_states(scene)[:2])
+    b.reset(official_start_states(scene)[:2])
+    chunk = a.step(actions, record=True)
+    singles = [b.step(actions[:, t], record=True) for t in range(5)]
+    np.testing.assert_array_equal(chunk.states, np.concatenate([s.states for s in singles], 1))
+    assert chunk.steps.tolist() == [5, 5]
+    assert a.elapsed.tolist() == [5, 5]
+    np.testing.assert_array_equal(chunk.states[:, -1], a.states())
+
+
+@pytest.mark.sim
+def test_a_snapshot_continues_bit_for_bit(drawer):
+    actions = np.random.default_rng(0).uniform(-1, 1, (6, 2, 7))
+    simulator = Simulator(drawer, 2, threads=1)
+    simulator.reset(fresh_start_states(drawer, 2, seed=3))
+    for a in actions[:3]:
+        simulator.step(a)
+    snapshot = simulator.snapshot()
+    for a in actions[3:]:
+        simulator.step(a)
+    resumed = Simulator(drawer, 2, threads=1)
+    resumed.restore(snapshot)
+    for a in actions[3:]:
+        resumed.step(a)
+    np.testing.assert_array_equal(simulator.states(), resumed.states())
+    for name, array in simulator.observation.arrays().items():
+        np.testing.assert_array_equal(array, getattr(resumed.observation, name))
+
+
+@pytest.mark.sim
+def test_episodes_end_by_time_out_and_are_then_frozen(scene):
+    simulator = Simulator(scene, 2, threads=1, max_steps=3)
+    simulator.reset(official_start_states(scene)[:2])
+    step = simulator.step(np.zeros((2, 5, 7)))
+    assert step.timeout.all()
+    assert step.steps.tolist() == [3, 3]
+    assert not step.success.any()
+    before = simulator.states()
+    assert simulator.step(np.ones((2, 7))).steps.tolist() == [0, 0]
+    np.testing.assert_array_equal(before, simulator.states())
+    simulator.reset(official_start_states(scene)[5], copies=[1])
+    assert simulator.done.tolist() == [True, False]
+
+
+@pytest.mark.sim
+def test_reaching_the_goal_pays_once(drawer):
+    starts = official_start_states(drawer)[:2]
+    name = drawer.meta["goal"][0]["joints"][0]
+    starts.states[0, 1 + drawer.model.joint(name).qposadr[0]] = -0.155  # the drawer, open
+    simulator = Simulator(drawer, 2, threads=1)
+    simulator.reset(starts)
+    step = simulator.step(np.zeros((2, 4, 7)))
+    assert step.reward.tolist() == [1.0, 0.0]
+    assert step.steps.tolist() == [1, 4]
+    assert step.success.tolist() == [True, False]
+    assert simulator.done.tolist() == [True, False]
+    assert simulator.step(np.zeros((2, 4, 7))).reward.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.sim
+def test_a_diverged_copy_ends_as_error_and_the_others_go_on(scene):
+    starts = official_start_states(scene)[:3]
+    starts.states[1, -3] = 1e9  # an object at an absurd speed
+    simulator = Simulator(scene, 3, threads=2)
+    simulator.reset(starts, settle=0)
+    step = simulator.step(np.zeros((3, 4, 7)))
+    assert step.error.tolist() == [False, True, False]
+    assert simulator.done.tolist() == [False, True, False]
+    assert step.steps.tolist() == [4, 0, 4]
+    assert all(np.isfinite(a).all() for a in simulator.observation.arrays().values())
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros((1, 6)), "expected \\(2, 7\\)"),
+        (np.full((2, 7), np.nan), "copy 0, step 0, dimension 0"),
+        (np.array([[0.0] * 7, [0, 0, 0, 1.5, 0, 0, 0]]), "1.5 of copy 1, step 0, dimension 3"),
+    ],
+)
+def test_a_bad_action_is_refused_with_its_place(scene, actions, message):
+    simulator = Simulator(scene, 2, threads=1)
+    simulator.reset(official_start_states(scene)[:2])
+    with pytest.raises(UserError, match=message):
+        simulator.step(actions)
+
+
+@pytest.mark.sim
+def test_scenes_of_different_tasks_run_side_by_side(scene, drawer):
+    both = Simulator([scene, drawer], 2, threads=2)
+    both.reset(official_start_states(scene)[0], copies=[0])
+    both.reset(official_start_states(drawer)[0], copies=[1])
+    alone = Simulator(drawer, 1, threads=1)
+    alone.reset(official_start_states(drawer)[0])
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, 4, 7))
+    both.step(actions)
+    alone.step(actions[1:])
+    np.testing.assert_array_equal(both.states()[1, : drawer.state_size], alone.states()[0])
+
+
+@pytest.mark.sim
+def test_observations_can_be_recomputed_from_stored_states(drawer):
+    simulator = Simulator(drawer, 1, threads=1)
+    simulator.reset(fresh_start_states(drawer, 1, seed=2))
+    step = simulator.step(np.zeros((1, 6, 7)), record=True)
+    again = observe(drawer, step.states[0], simulator.fixtures()[0])
+    for name, array in simulator.observation.arrays().items():
+        last = getattr(again, name)[-1]  # the arm is nearly still: one physics step is invisible
+        np.testing.assert_allclose(last, array[0], atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_ten_thousand_episodes_leave_memory_flat(scene):
+    import resource
+
+    simulator = Simulator(scene, 8, threads=2, max_steps=1)
+    starts = official_start_states(scene)
+
+    def episodes(n):
+        for i in range(n // 8):
+            simulator.reset(starts[np.arange(i, i + 8) % 50], settle=0)
+            simulator.step(np.zeros((8, 7)))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = episodes(1000)
+    assert episodes(10_000) <= 1.05 * before
