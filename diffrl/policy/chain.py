@@ -99,6 +99,10 @@ class ChainPolicy(nn.Module):
         """
         raise NotImplementedError
 
+    def exploration(self) -> float:
+        """Deviation of the noise that a stochastic plan ends with, in plan units."""
+        raise NotImplementedError
+
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Cloning loss of scaled plans (n, H, A): a scalar."""
         raise NotImplementedError

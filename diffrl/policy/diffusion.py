@@ -69,6 +69,10 @@ class DiffusionPolicy(ChainPolicy):
         if self.frozen is not None:
             self.frozen.load_state_dict(self.denoiser.state_dict())
 
+    def exploration(self) -> float:
+        """The deviation of the last step's noise, in plan units."""
+        return max(float(self.schedule_sigma[-1]), self.config.sigma_floor)
+
     def transition(
         self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
     ) -> tuple[Tensor, Tensor]:

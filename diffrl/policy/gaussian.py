@@ -35,13 +35,20 @@ class GaussianPolicy(ChainPolicy):
         """The chain has no latent: zeros."""
         return torch.zeros_like(noise)
 
+    def exploration(self) -> float:
+        """The mean deviation over the action dimensions, in plan units."""
+        return float(self._std().mean().detach())
+
+    def _std(self) -> Tensor:
+        low, high = (math.log(limit) for limit in STD_RANGE)
+        return self.log_std.clamp(low, high).exp()
+
     def transition(
         self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
     ) -> tuple[Tensor, Tensor]:
         """The one step; latent and step are ignored. See the base class for shapes."""
         mean = torch.tanh(self.layers(condition)).view_as(latent)
-        low, high = (math.log(limit) for limit in STD_RANGE)
-        return mean, self.log_std.clamp(low, high).exp()
+        return mean, self._std()
 
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the mean: maximum likelihood at a fixed deviation."""

@@ -1,0 +1,197 @@
+"""Behaviour cloning: a policy from few demonstrations, stopped when it is good enough for RL.
+
+A clone that already succeeds always leaves RL nothing to show, one that never does leaves it
+nothing to learn from: training stops at a set success, measured on fresh start states that nothing
+else uses.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffrl.data.episode import Episode
+from diffrl.errors import UserError
+from diffrl.policy import ChainPolicy
+from diffrl.policy.features import Features, concatenate, select
+from diffrl.presets import CloneConfig
+from diffrl.sim.observation import observe
+from diffrl.sim.scene import Scene
+
+Measure = Callable[[ChainPolicy], float]  # success rate of a clone
+
+
+def demonstration_rows(
+    policy: ChainPolicy, scene: Scene, episodes: Sequence[Episode]
+) -> tuple[Features, Tensor]:
+    """Return the features of each decision (m rows) and the actions that follow (m, H, 7).
+
+    After an episode's end its last action is repeated.
+
+    Raises:
+        UserError: there are no demonstrations, or one is of another task.
+    """
+    if not episodes:
+        raise UserError(
+            f"There are no demonstrations of {scene.task.id}: raise demonstrations.count or "
+            "demonstrations.max_attempts in the preset, or lower demonstrations.noise."
+        )
+    features, plans = [], []
+    for episode in episodes:
+        if episode.task != scene.task.id:
+            raise UserError(
+                f"A demonstration of {episode.task} cannot be cloned for {scene.task.id}."
+            )
+        length = episode.length
+        states = episode.states[:length]
+        observation = observe(scene, states, episode.fixtures)
+        features.append(policy.features(observation, _images(policy, scene, states, episode)))
+        steps = np.arange(length)[:, None] + np.arange(policy.horizon)
+        actions = episode.actions[np.minimum(steps, length - 1)]
+        plans.append(torch.from_numpy(actions).float())
+    return concatenate(features), torch.cat(plans)
+
+
+def _images(policy: ChainPolicy, scene: Scene, states: np.ndarray, episode: Episode):
+    if not policy.cameras:
+        return None
+    from diffrl.rl.rollout import DETAIL
+    from diffrl.sim.camera import Renderer
+
+    renderer = Renderer(scene, size=policy.layout.image_size, detail=DETAIL)
+    camera = policy.cameras[0]
+    return np.stack([renderer.render(state, episode.fixtures, camera) for state in states])
+
+
+class Clone:
+    """Cloning under way: Adam, cosine learning rate, an average of the weights (EMA)."""
+
+    def __init__(self, policy: ChainPolicy, features: Features, plans: Tensor, config: CloneConfig):
+        from diffusers.training_utils import EMAModel  # diffusers takes seconds to import
+
+        policy.fit(features, plans[:, 0])
+        self.policy, self.config = policy, config
+        self.features, self.plans = features, policy.scaled(plans)
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.ema = EMAModel(self.parameters, decay=config.ema)
+        self.steps = 0
+        self.seconds = 0.0  # of training and measuring, kills not counted
+        self.curve: list[dict] = []  # optimiser steps, loss, success
+
+    def train(self, steps: int, generator: torch.Generator) -> float:
+        """Take `steps` optimiser steps; return their mean loss.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        total = 0.0
+        for _ in range(steps):
+            rows = torch.randint(0, len(self.plans), (self.config.batch,), generator=generator)
+            features = self.policy.augment(select(self.features, rows), generator)
+            loss = self.policy.loss(features, self.plans[rows], generator)
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"The cloning loss is {loss.item()} at step {self.steps}: lower "
+                    "clone.learning_rate. Nothing was written."
+                )
+            decay = 0.5 * (1 + math.cos(math.pi * self.steps / self.config.steps))
+            self.optimiser.param_groups[0]["lr"] = self.config.learning_rate * decay
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+            self.ema.step(self.parameters)
+            self.steps += 1
+            total += loss.item()
+        return total / max(steps, 1)
+
+    def averaged(self) -> "_Averaged":
+        """Return a context in which the policy has the averaged weights."""
+        return _Averaged(self)
+
+    def state(self) -> dict:
+        """Return everything that `restore` needs."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "ema": self.ema.state_dict(),
+            "steps": self.steps,
+            "curve": self.curve,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue from what `state` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ema.load_state_dict(state["ema"])
+        for name in ("steps", "curve", "seconds"):
+            setattr(self, name, state[name])
+
+
+class _Averaged:
+    def __init__(self, clone: Clone):
+        self.clone = clone
+
+    def __enter__(self) -> ChainPolicy:
+        self.clone.ema.store(self.clone.parameters)
+        self.clone.ema.copy_to(self.clone.parameters)
+        return self.clone.policy
+
+    def __exit__(self, *exception) -> None:
+        self.clone.ema.restore(self.clone.parameters)
+
+
+def fit_clone(
+    clone: Clone,
+    measure: Measure,
+    generator: torch.Generator,
+    save: Callable[[], None] = lambda: None,
+    report: Callable[[dict], None] = lambda row: None,
+) -> float:
+    """Train until the clone's success reaches `target_success`, or the steps are used up.
+
+    The policy ends with the averaged weights. Returns the last measured success.
+
+    Args:
+        clone: fresh, or restored from a checkpoint.
+        measure: success of a policy on held-out start states.
+        generator: of batches and noise.
+        save: called after each measurement.
+        report: called with each row of the curve.
+
+    Raises:
+        UserError: the loss is not finite, or the finished clone never succeeds.
+    """
+    config = clone.config
+    while clone.steps < config.steps and _success(clone) < config.target_success:
+        began = time.perf_counter()
+        steps = min(config.measure_every, config.steps - clone.steps)
+        loss = clone.train(steps, generator)
+        success = math.nan
+        if clone.steps >= config.first_measure or clone.steps == config.steps:
+            with clone.averaged() as policy:
+                success = measure(policy)
+        clone.curve.append({"steps": clone.steps, "loss": loss, "success": success})
+        clone.seconds += time.perf_counter() - began
+        report(clone.curve[-1])
+        save()
+    if not _success(clone) > 0:
+        raise UserError(
+            f"The clone of {clone.policy.layout.task} never succeeded on its "
+            f"{config.measure_starts} held-out start states after {clone.steps} steps: RL from a "
+            "sparse reward cannot start there. Raise demonstrations.count or clone.steps."
+        )
+    clone.ema.copy_to(clone.parameters)
+    return _success(clone)
+
+
+def _success(clone: Clone) -> float:
+    """The last measured success; -1 before the first measurement."""
+    success = clone.curve[-1]["success"] if clone.curve else math.nan
+    return -1.0 if math.isnan(success) else success

@@ -1,0 +1,70 @@
+"""How a run tells what it does: a progress bar, a log file, and TensorBoard if one asks for it."""
+
+import math
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffrl.errors import UserError
+
+
+class Journal:
+    """Writes ``train.log`` in a run's folder, appending; shows a bar where there is a terminal."""
+
+    def __init__(self, folder: Path, name: str, bar: bool = True, tensorboard: bool = False):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.name = folder / "train.log", name
+        self.hidden = None if bar else True  # None: tqdm looks whether it is a terminal
+        self.bar: tqdm | None = None
+        self.board = _board(folder) if tensorboard else None
+
+    def say(self, text: str) -> None:
+        """Append a line with the time of day to the log file."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def phase(self, title: str, total: int, done: int = 0) -> None:
+        """Begin a part of `total` units, of which `done` are there already."""
+        self.close()
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            desc=f"{self.name} {title}",
+            disable=self.hidden,
+            dynamic_ncols=True,
+        )
+        self.say(f"{title}: {done} of {total} done")
+
+    def row(self, values: dict, units: int, shown: tuple[str, ...]) -> None:
+        """Advance by `units`; show and log some of `values`, all of them go to TensorBoard."""
+        text = {name: f"{values[name]:.3g}" for name in shown if _is_number(values.get(name))}
+        if self.bar is not None:
+            self.bar.set_postfix(text)
+            self.bar.update(units)
+        self.say(" ".join(f"{name}={value}" for name, value in text.items()))
+        if self.board is not None:
+            for name, value in values.items():
+                if _is_number(value):
+                    self.board.add_scalar(name, value, values["iteration"])
+
+    def close(self) -> None:
+        """End the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not math.isnan(value)
+
+
+def _board(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard needs the package tensorboard: `pip install tensorboard`, or leave the "
+            "option away; diagnostics.csv holds the same numbers."
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

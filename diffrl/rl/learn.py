@@ -1,0 +1,181 @@
+"""The loop: collect, learn, measure now and then, and be able to go on after a kill."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from diffrl.policy import ChainPolicy
+from diffrl.policy.nets import Critic
+from diffrl.presets import RLConfig
+from diffrl.rl.collect import Batch, Collector
+from diffrl.rl.ppo import learning_rate, update
+from diffrl.rl.rollout import Trial, success_rate
+from diffrl.sim.scene import Scene
+
+WALL_CLOCK = ("seconds_collect", "seconds_update", "sps")  # columns that differ between runs
+Measure = Callable[[ChainPolicy], list[Trial]]
+
+
+class Learner:
+    """A policy that learns from its own experience; all of its state can be saved.
+
+    Args:
+        policy: the clone; improved in place.
+        scene: of its task.
+        config: the settings of RL.
+        seed: of the critic's weights, the noise, the minibatches and the start states.
+        threads: of the simulator; they change nothing but the time.
+    """
+
+    def __init__(
+        self,
+        policy: ChainPolicy,
+        scene: Scene,
+        config: RLConfig,
+        seed: int = 0,
+        threads: int | None = None,
+    ):
+        self.policy, self.config = policy, config
+        gaussian = policy.config.algorithm == "gaussian"
+        self.clip = config.gaussian_clip if gaussian else config.clip
+        self.base_rate = config.gaussian_learning_rate if gaussian else config.actor_learning_rate
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.critic = Critic(policy.layout)
+        self.critic.encoder.load_state_dict(policy.encoder.state_dict())
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.optimisers = {
+            "actor": torch.optim.Adam(trained, lr=self.base_rate),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate),
+        }
+        self.collector = Collector(policy, scene, config, seed, threads)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.iteration = self.control_steps = 0
+        self.diagnostics: list[dict] = []
+        self.best: dict | None = None  # weights of the best measured policy
+        self.best_success = -1.0
+        self.seconds = 0.0  # of learning and measuring, kills not counted
+
+    def iterate(self) -> dict:
+        """One iteration: collect a batch, improve on it; return its diagnostics."""
+        for name, base in (("actor", self.base_rate), ("critic", self.config.critic_learning_rate)):
+            rate = learning_rate(base, self.iteration, self.config)
+            self.optimisers[name].param_groups[0]["lr"] = rate
+        began = time.perf_counter()
+        batch = self.collector.collect(self.generator)
+        collected = time.perf_counter()
+        learn_actor = self.iteration >= self.config.critic_warmup
+        learned = update(
+            self.policy,
+            self.critic,
+            self.optimisers,
+            batch,
+            self.config,
+            self.clip,
+            self.generator,
+            learn_actor,
+        )
+        ended = time.perf_counter()
+        self.iteration += 1
+        self.control_steps += batch.steps
+        self.seconds += ended - began
+        row = {"iteration": self.iteration, "control_steps": self.control_steps}
+        row |= self._outcomes(batch) | learned
+        row |= {"learning_rate": self.optimisers["actor"].param_groups[0]["lr"]}
+        row |= {"seconds_collect": collected - began, "seconds_update": ended - collected}
+        row |= {"sps": batch.steps / (ended - began), "measured_success": math.nan}
+        self.diagnostics.append(row)
+        return row
+
+    def _outcomes(self, batch: Batch) -> dict:
+        """What happened to the robots: of the episodes that ended, NaN if none did."""
+        ended = len(batch.successes)
+        return {
+            "episodes": ended,
+            "success": float(np.mean(batch.successes)) if ended else math.nan,
+            "length": float(np.mean(batch.lengths)) if ended else math.nan,
+            "return": float(batch.rewards.sum()) / ended if ended else math.nan,
+            "errors": batch.errors,
+            "sigma": self.policy.exploration(),
+        }
+
+    def measure(self, measure: Measure) -> float:
+        """Measure the policy, remember it if it is the best (the latest of equals)."""
+        began = time.perf_counter()
+        trials = measure(self.policy)
+        self.seconds += time.perf_counter() - began
+        self.control_steps += sum(trial.steps for trial in trials)
+        success = success_rate(trials)
+        self.diagnostics[-1] |= {
+            "measured_success": success,
+            "control_steps": self.control_steps,
+        }
+        if success >= self.best_success:
+            self.best_success = success
+            self.best = copy.deepcopy(self.policy.state_dict())
+        return success
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done, or the target is reached."""
+        target = self.config.target_success
+        reached = target is not None and self.best_success >= target
+        return reached or self.iteration >= self.config.iterations
+
+    def state(self) -> dict:
+        """Return everything that `restore` needs to go on exactly as if nothing had happened."""
+        return {
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
+            "collector": self.collector.state(),
+            "generator": self.generator.get_state(),
+            "iteration": self.iteration,
+            "control_steps": self.control_steps,
+            "diagnostics": self.diagnostics,
+            "best": self.best,
+            "best_success": self.best_success,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue from what `state` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.collector.restore(state["collector"])
+        self.generator.set_state(state["generator"])
+        for name in ("iteration", "control_steps", "diagnostics", "seconds"):
+            setattr(self, name, state[name])
+        self.best, self.best_success = state["best"], state["best_success"]
+
+
+def improve(
+    learner: Learner,
+    measure: Measure,
+    save: Callable[[], None] = lambda: None,
+    report: Callable[[dict], None] = lambda row: None,
+) -> float:
+    """Run iterations until `learner.finished`; its policy ends as the best measured one.
+
+    Returns that policy's measured success. `measure` plays held-out start states, `save` is called
+    every `checkpoint_every` iterations, `report` gets each row of diagnostics.
+    """
+    config = learner.config
+    while not learner.finished:
+        row = learner.iterate()
+        last = learner.iteration == config.iterations
+        if last or learner.iteration % config.measure_every == 0:
+            learner.measure(measure)
+        if last or learner.iteration % config.checkpoint_every == 0:
+            save()
+        report(row)
+    if learner.best is not None:
+        learner.policy.load_state_dict(learner.best)
+    learner.collector.close()
+    return learner.best_success

@@ -1,0 +1,176 @@
+"""PPO over a policy's chain of Gaussian steps (DPPO, Ren et al. 2024, arXiv 2409.00588).
+
+An environment step is a decision o → plan; the plan's chain has S steps that share its advantage.
+`gae`, `clip_range`, `actor_loss` are pure; `update` is one iteration of learning.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from diffrl.errors import UserError
+from diffrl.policy import ChainPolicy
+from diffrl.policy.features import select
+from diffrl.presets import RLConfig
+from diffrl.rl.collect import Batch
+
+EPSILON = 1e-8  # beside a standard deviation
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    ended: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    """Return advantages and returns (T, n), generalised advantage estimation.
+
+    Schulman et al. 2016 (arXiv 1506.02438), eq. 16. All arguments are (T, n); `next_values` is V
+    of the observation that the decision led to, *before* any reset, and 0 where the episode ended
+    for good (success): so a time-out bootstraps and a success does not. Where `ended`, the sum
+    over later decisions is cut.
+    """
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[0])
+    for t in reversed(range(len(rewards))):
+        delta = rewards[t] + gamma * next_values[t] - values[t]
+        running = delta + gamma * gae_lambda * torch.where(ended[t], 0.0, running)
+        advantages[t] = running
+    return advantages, advantages + values
+
+
+def clip_range(steps: int, first: float, last: float, rate: float) -> Tensor:
+    """Return PPO's clip (S,) per step: exponential from `first` (noisiest) to `last` (DPPO).
+
+    With one step there is only `last`.
+    """
+    if steps == 1:
+        return torch.tensor([last])
+    share = torch.arange(steps) / (steps - 1)
+    return first + (last - first) * torch.expm1(rate * share) / math.expm1(rate)
+
+
+def actor_loss(
+    log_prob: Tensor, old: Tensor, advantages: Tensor, clip: Tensor, gamma_denoising: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return PPO's clipped loss and what to watch.
+
+    log_prob, old: (m, S); advantages: (m,), normalised here; clip: (S,). Step s has its advantage
+    discounted by γ_denoising^(S−1−s): the early, noisy steps matter less to the outcome (DPPO).
+    """
+    steps = log_prob.shape[1]
+    advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + EPSILON)
+    discount = gamma_denoising ** torch.arange(steps - 1, -1, -1)
+    weighted = advantages[:, None] * discount
+    ratio = (log_prob - old).exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    loss = -torch.minimum(ratio * weighted, clipped * weighted).mean()
+    with torch.no_grad():
+        watch = {
+            "approx_kl": ((ratio - 1) - (log_prob - old)).mean(),
+            "clipfrac": ((ratio - 1).abs() > clip).float().mean(0),
+        }
+    return loss, watch
+
+
+@torch.no_grad()
+def batch_values(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return V of each decision's observation and of the one it led to, both (T, n)."""
+    values = critic(batch.features).view(batch.rewards.shape)
+    next_values = torch.cat([values[1:], critic(batch.next_features)[None]])
+    next_values = torch.where(batch.ended, 0.0, next_values)
+    if batch.last_features is not None:
+        next_values[batch.truncated] = critic(batch.last_features)
+    return values, next_values
+
+
+def update(
+    policy: ChainPolicy,
+    critic: nn.Module,
+    optimisers: dict[str, torch.optim.Optimizer],
+    batch: Batch,
+    config: RLConfig,
+    clip_last: float,
+    generator: torch.Generator,
+    learn_actor: bool = True,
+) -> dict[str, float]:
+    """Improve policy and critic on one batch; return the diagnostics.
+
+    A minibatch holds whole decisions, each with all its S steps, so an observation is encoded once.
+
+    Args:
+        policy: improved in place, unless `learn_actor` is false (the critic's warm-up).
+        critic: improved in place.
+        optimisers: "actor" and "critic".
+        batch: of the policy as it is.
+        config: epochs, minibatch, discounts.
+        clip_last: PPO's clip at the last step, which differs between the algorithms.
+        generator: of the minibatches and the augmentation.
+        learn_actor: whether the policy learns.
+
+    Raises:
+        UserError: a loss is not finite; the caller's checkpoint is from before this update.
+    """
+    values, next_values = batch_values(critic, batch)
+    advantages, returns = gae(
+        batch.rewards, values, next_values, batch.ended, config.gamma, config.gae_lambda
+    )
+    advantages, returns = advantages.flatten(), returns.flatten()
+    chains = batch.chains.flatten(0, 1)
+    with torch.no_grad():
+        old = policy.log_prob(batch.features, chains)
+    first = clip_last * config.clip_first / config.clip
+    clip = clip_range(policy.steps, first, clip_last, config.clip_rate)
+    rows_at_once = max(1, config.minibatch // config.sampling_steps)
+    watched: list[dict[str, Tensor]] = []
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(chains), generator=generator).split(rows_at_once):
+            features = policy.augment(select(batch.features, rows), generator)
+            critic_loss = 0.5 * (critic(features) - returns[rows]).square().mean()
+            _step(optimisers["critic"], critic_loss)
+            watch = {"critic_loss": critic_loss.detach()}
+            if learn_actor:
+                log_prob = policy.log_prob(features, chains[rows])
+                loss, seen = actor_loss(
+                    log_prob, old[rows], advantages[rows], clip, config.gamma_denoising
+                )
+                _step(optimisers["actor"], loss)
+                watch |= {"actor_loss": loss.detach(), **seen}
+            watched.append(watch)
+        learn_actor = learn_actor and float(watched[-1]["approx_kl"]) <= config.target_kl
+    return _diagnostics(watched, values.flatten(), returns)
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    if not torch.isfinite(loss):
+        raise UserError(
+            f"PPO's loss is {loss.item()}: lower rl.actor_learning_rate or "
+            "rl.critic_learning_rate. The last checkpoint is from before this update."
+        )
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def _diagnostics(watched: list[dict], values: Tensor, returns: Tensor) -> dict[str, float]:
+    """Return the means of what was watched; a clip fraction per step of the chain."""
+    row: dict[str, float] = {}
+    for name in ("actor_loss", "critic_loss", "approx_kl"):
+        seen = [float(watch[name]) for watch in watched if name in watch]
+        row[name] = sum(seen) / len(seen) if seen else math.nan
+    fractions = [watch["clipfrac"] for watch in watched if "clipfrac" in watch]
+    if fractions:
+        mean = torch.stack(fractions).mean(0).tolist()
+        row |= {f"clipfrac_{step}": value for step, value in enumerate(mean)}
+    unexplained = (returns - values).var() / (returns.var() + EPSILON)
+    return row | {"explained_variance": 1 - float(unexplained)}
+
+
+def learning_rate(base: float, iteration: int, config: RLConfig) -> float:
+    """Return the learning rate of an iteration: constant, or a cosine to zero at the end."""
+    if config.annealing == "constant":
+        return base
+    return base * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))

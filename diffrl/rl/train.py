@@ -1,0 +1,330 @@
+"""Train an expert: demonstrations → clone → RL → evaluation, as a stage that can be resumed.
+
+    python -m diffrl train --task libero_object/0 --algorithm diffusion --preset laptop --seed 0
+
+Folder of an expert, ``results/<preset>/experts/<suite>-<index>/<algorithm>-seed<k>/``:
+``policy.*`` the expert, ``clone/policy.*`` where it came from, ``diagnostics.csv``, ``clone.csv``,
+``trials.csv`` (the final evaluation), ``train.log``, ``checkpoint/`` while it is at work.
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from diffrl import policy as policies
+from diffrl.artifacts import Stage, config_hash, results_dir, write_csv, write_json
+from diffrl.data.operator import operator_demonstrations
+from diffrl.policy import ChainPolicy, Layout
+from diffrl.presets import Preset, get_preset
+from diffrl.rl import checkpoint
+from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
+from diffrl.rl.journal import Journal
+from diffrl.rl.learn import Learner, improve
+from diffrl.rl.rollout import Trial, rollout, success_rate
+from diffrl.scale import cores, map_tasks
+from diffrl.sim.observation import observe
+from diffrl.sim.scene import Scene, load_scene
+from diffrl.sim.starts import fresh_start_states, official_start_states
+from diffrl.statistics import wilson
+
+Algorithm = Literal["diffusion", "gaussian"]
+ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")
+MODES = ("deterministic", "stochastic")
+HELD_OUT = 2_000_000  # start-state seeds of measurements during training
+COLUMNS = [
+    *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),
+    *("control_steps", "minutes", "clone_success"),
+]
+IMAGE_SIZE = 128  # pixels; the paper's image policy sees agentview [S]
+
+
+def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
+    """Return the folder of one expert."""
+    place = results_dir(preset) / "experts" / task.replace("/", "-")
+    return place / f"{algorithm}-seed{seed}"
+
+
+class Training:
+    """One run: what its phases share."""
+
+    def __init__(
+        self,
+        task: str,
+        algorithm: Algorithm,
+        preset: Preset,
+        seed: int = 0,
+        threads: int | None = None,
+        folder: Path | None = None,
+        journal: Journal | None = None,
+    ):
+        self.task, self.algorithm, self.preset, self.seed = task, algorithm, preset, seed
+        self.threads = threads
+        self.folder = Path(folder or expert_folder(task, algorithm, preset.name, seed))
+        self.journal = journal or Journal(self.folder, f"{task} {algorithm}", bar=False)
+        self.config = {
+            "task": task,
+            "algorithm": algorithm,
+            "seed": seed,
+            "demonstrations": preset.demonstrations,
+            "clone": preset.clone,
+            "rl": dataclasses.replace(preset.rl, seeds=()),
+        }
+        self.key = config_hash(self.config)
+        self.stage = Stage(self.folder, "expert", self.config)
+
+    @functools.cached_property
+    def scene(self) -> Scene:
+        """The compiled task."""
+        return load_scene(self.task)
+
+    def new_policy(self) -> ChainPolicy:
+        """A policy with fresh weights."""
+        image_size = IMAGE_SIZE if self.preset.clone.encoder == "image" else 0
+        starts = official_start_states(self.scene)[:1]
+        observation = observe(self.scene, starts.states, starts.fixtures)
+        layout = Layout.of(self.task, observation, image_size)
+        config = policies.make_config(self.algorithm, self.preset.clone, self.preset.rl)
+        return policies.make_policy(config, layout, self.seed)
+
+    def measure(self, count: int, policy: ChainPolicy) -> list[Trial]:
+        """Play the first `count` held-out start states, deterministically."""
+        starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed)
+        return rollout(policy, self.scene, starts, threads=self.threads)
+
+    def clone(self) -> tuple[ChainPolicy, float]:
+        """The cloned policy and the seconds that it took; loaded if it is there."""
+        stage = Stage(self.folder / "clone", "clone", self.config)
+        if stage.done:
+            return policies.load(self.folder / "clone"), stage.records["seconds"]
+        path, config = self.folder / "checkpoint" / "clone.safetensors", self.preset.clone
+        policy = self.new_policy()
+        episodes, attempts = self._demonstrations()
+        clone = Clone(policy, *demonstration_rows(policy, self.scene, episodes), config)
+        generator = torch.Generator().manual_seed(self.seed)
+        if path.exists():
+            state = checkpoint.load(path, self.key)
+            clone.restore(state["clone"])
+            generator.set_state(state["generator"])
+
+        def save() -> None:
+            state = {"clone": clone.state(), "generator": generator.get_state()}
+            checkpoint.save(path, state, self.key)
+
+        def report(row: dict) -> None:
+            self.journal.row({**row, "iteration": row["steps"]}, config.measure_every, SHOWN_CLONE)
+
+        self.journal.phase("clone", config.steps, clone.steps)
+        fit_clone(
+            clone,
+            lambda p: success_rate(self.measure(config.measure_starts, p)),
+            generator,
+            save,
+            report,
+        )
+        if hasattr(policy, "freeze_prefix"):
+            policy.freeze_prefix()
+        write_csv(self.folder / "clone.csv", pd.DataFrame(clone.curve))
+        policies.save(self.folder / "clone", policy)
+        stage.finish({"seconds": clone.seconds, "steps": clone.steps, "attempts": attempts})
+        return policy.eval(), clone.seconds
+
+    def _demonstrations(self):
+        config = self.preset.demonstrations
+        self.journal.say(f"collecting {config.count} demonstrations")
+        if config.source == "human":
+            from diffrl.data.human import human_demonstrations
+
+            episodes = human_demonstrations(self.scene, config.count)
+            return episodes, len(episodes)
+        return operator_demonstrations(self.scene, config.count, self.seed, config)
+
+    def learn(self, policy: ChainPolicy) -> Learner:
+        """Improve `policy` by RL; continue from the checkpoint if there is one."""
+        path, config = self.folder / "checkpoint" / "rl.safetensors", self.preset.rl
+        learner = Learner(policy, self.scene, config, self.seed, self.threads)
+        if path.exists():
+            learner.restore(checkpoint.load(path, self.key))
+
+        def report(row: dict) -> None:
+            write_csv(self.folder / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
+            self.journal.row(row, 1, SHOWN_RL)
+
+        self.journal.phase("RL", config.iterations, learner.iteration)
+        improve(
+            learner,
+            functools.partial(self.measure, config.measure_starts),
+            lambda: checkpoint.save(path, learner.state(), self.key),
+            report,
+        )
+        return learner
+
+    def evaluate(self, policy: ChainPolicy, label: str) -> pd.DataFrame:
+        """Play the official start states in both modes: one row per trial."""
+        config, rows = self.preset.rl, []
+        starts = official_start_states(self.scene)[: config.evaluation_starts]
+        for mode in MODES:
+            for seed in config.evaluation_seeds:
+                trials = rollout(policy, self.scene, starts, mode, seed, threads=self.threads)
+                rows += [
+                    {
+                        "policy": label,
+                        "mode": mode,
+                        "start_state": trial.start_state,
+                        "seed": trial.seed,
+                        "success": trial.success,
+                        "error": trial.error,
+                        "steps": trial.steps,
+                    }
+                    for trial in trials
+                ]
+        return pd.DataFrame(rows)
+
+
+SHOWN_CLONE = ("loss", "success")
+SHOWN_RL = ("success", "measured_success", "sps", "approx_kl", "explained_variance")
+
+
+def train_expert(
+    task: str,
+    algorithm: Algorithm,
+    preset: Preset,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    folder: Path | None = None,
+    force: bool = False,
+    journal: Journal | None = None,
+) -> pd.DataFrame:
+    """Train one expert, or find it done; return its two rows of ``experts.csv``.
+
+    Args:
+        task: "libero_object/0".
+        algorithm: "diffusion" or "gaussian".
+        preset: its demonstrations, clone and rl settings are used.
+        seed: of demonstrations, weights, noise and start states.
+        threads: of the simulator (default: all cores); they change nothing but the time.
+        folder: where it lies; default: `expert_folder`.
+        force: begin anew, whatever is there.
+        journal: bar and log; default: a log file alone.
+
+    Raises:
+        UserError: an unknown task or algorithm, no demonstrations, a clone without any success, a
+            loss that is not finite, a checkpoint of other settings.
+    """
+    run = Training(task, algorithm, preset, seed, threads, folder, journal)
+    if force:
+        shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
+        for marker in (run.stage.marker, run.folder / "clone" / "clone.done.json"):
+            marker.unlink(missing_ok=True)
+    if run.stage.done:
+        return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
+    torch.set_num_threads(preset.rl.torch_threads)
+    write_json(run.folder / "config.json", run.config)
+    policy, seconds = run.clone()
+    learner = run.learn(policy)
+    policies.save(run.folder, policy)
+    run.journal.say("evaluating")
+    clone = policies.load(run.folder / "clone")
+    trials = pd.concat([run.evaluate(clone, "clone"), run.evaluate(policy, "expert")])
+    write_csv(run.folder / "trials.csv", trials)
+    rows = _rows(run, trials, learner.control_steps, (seconds + learner.seconds) / 60)
+    run.stage.finish({"rows": rows.to_dict("records")}, seed)
+    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
+    run.journal.close()
+    return rows
+
+
+def _rows(run: Training, trials: pd.DataFrame, steps: int, minutes: float) -> pd.DataFrame:
+    """Return the expert's rows of ``experts.csv``, one per mode."""
+    fair = trials[~trials["error"]]
+    rows = []
+    for mode in MODES:
+        by_policy = fair[fair["mode"] == mode].groupby("policy")["success"]
+        count, successes = (int(f()["expert"]) for f in (by_policy.count, by_policy.sum))
+        low, high = wilson(successes, count)
+        values = [run.task, run.algorithm, mode, run.seed, count, successes]
+        values += [successes / count, low, high, steps, round(minutes, 2)]
+        rows.append([*values, float(by_policy.mean()["clone"])])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def train_experts(
+    preset: Preset,
+    tasks: Sequence[str] | None = None,
+    algorithms: Sequence[Algorithm] = ALGORITHMS,
+    seeds: Sequence[int] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Train every (task, algorithm, seed), in parallel processes; return the preset's table.
+
+    Each of `workers` processes (default: one per core) gets an even share of the cores.
+    """
+    tasks, seeds = tasks or preset.tasks, preset.rl.seeds if seeds is None else seeds
+    items = [
+        (task, algorithm, seed) for task in tasks for seed in seeds for algorithm in algorithms
+    ]
+    workers = min(workers or cores(), len(items))
+    function = functools.partial(_train, preset=preset, threads=cores() // workers, force=force)
+    names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
+    map_tasks(function, items, names=names, workers=workers, description="experts")
+    return collect_records(preset.name)
+
+
+def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
+    task, algorithm, seed = item
+    train_expert(task, algorithm, preset, seed, threads=max(threads, 1), force=force)
+
+
+def collect_records(preset: str) -> pd.DataFrame:
+    """Write ``results/<preset>/experts.csv`` from the finished experts, and return it."""
+    markers = sorted((results_dir(preset) / "experts").glob("*/*/expert.done.json"))
+    rows = [
+        row for marker in markers for row in Stage(marker.parent, "expert", None).records["rows"]
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
+    write_csv(results_dir(preset) / "experts.csv", table)
+    return table.reset_index(drop=True)
+
+
+def main(
+    task: str,
+    algorithm: Algorithm = "diffusion",
+    preset: str = "laptop",
+    seed: int = 0,
+    threads: int | None = None,
+    force: bool = False,
+    tensorboard: bool = False,
+) -> None:
+    """Clone a policy for a task from demonstrations, improve it by RL, evaluate it.
+
+    Args:
+        task: e.g. libero_object/0 (`python -m diffrl tasks` lists them).
+        algorithm: of the policy.
+        preset: smoke, laptop, gpu or paper.
+        seed: of everything random.
+        threads: of the simulator; default: all cores.
+        force: begin anew even if the expert is there.
+        tensorboard: also write TensorBoard's files (needs the package tensorboard).
+    """
+    settings = get_preset(preset)
+    folder = expert_folder(task, algorithm, preset, seed)
+    journal = Journal(folder, f"{task} {algorithm}", tensorboard=tensorboard)
+    rows = train_expert(
+        task, algorithm, settings, seed, threads=threads, force=force, journal=journal
+    )
+    collect_records(preset)
+    for row in rows.to_dict("records"):
+        print(
+            "{task} {algorithm} {mode}: {successes}/{trials} official start states "
+            "({low:.0%}-{high:.0%}); the clone {clone_success:.0%}; "
+            "{control_steps} control steps, {minutes} min".format(**row)
+        )
+    print(f"Everything of this run lies in {folder}.")

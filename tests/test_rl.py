@@ -1,0 +1,397 @@
+"""RL without a simulator: PPO's arithmetic, cloning, checkpoints, bad input."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from diffrl import policy as policies
+from diffrl.artifacts import Stage
+from diffrl.errors import UserError
+from diffrl.policy.features import Layout
+from diffrl.policy.nets import Critic
+from diffrl.presets import CloneConfig, RLConfig
+from diffrl.rl import checkpoint, train
+from diffrl.rl.bc import Clone, fit_clone
+from diffrl.rl.collect import Batch
+from diffrl.rl.journal import Journal
+from diffrl.rl.ppo import actor_loss, batch_values, clip_range, gae, learning_rate, update
+
+LAYOUT = Layout("libero_object/0", objects=1, goals=1, joints=0)
+ALGORITHMS = ("diffusion", "gaussian")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread():
+    torch.set_num_threads(1)
+
+
+def make(algorithm, **settings):
+    config = policies.PolicyConfig(algorithm, width=32, horizon=4, chunk=4, **settings)
+    return policies.make_policy(config, LAYOUT, seed=1)
+
+
+# -- advantages
+
+
+def plain_gae(rewards, values, next_values, ended, gamma, lam):
+    """Sum over later decisions of the same episode, written as the definition has it."""
+    advantages = np.zeros_like(rewards)
+    for robot in range(rewards.shape[1]):
+        for t in range(len(rewards)):
+            weight, k = 1.0, t
+            while True:
+                delta = rewards[k, robot] + gamma * next_values[k, robot] - values[k, robot]
+                advantages[t, robot] += weight * delta
+                if ended[k, robot] or k + 1 == len(rewards):
+                    break
+                weight, k = weight * gamma * lam, k + 1
+    return advantages
+
+
+def test_gae_equals_a_plain_loop_with_successes_time_outs_and_staggered_starts():
+    rng = np.random.default_rng(0)
+    rewards, values = np.zeros((9, 4)), rng.random((9, 4))
+    next_values = np.concatenate([values[1:], rng.random((1, 4))])
+    ended = np.zeros((9, 4), bool)
+    for t, robot in ((2, 0), (6, 0), (4, 1), (8, 2)):  # success
+        ended[t, robot], rewards[t, robot], next_values[t, robot] = True, 1.0, 0.0
+    for t, robot in ((1, 1), (5, 2)):  # time-out: the value of the last observation
+        ended[t, robot], next_values[t, robot] = True, rng.random()
+    arguments = [torch.from_numpy(x) for x in (rewards, values, next_values, ended)]
+    advantages, returns = gae(*arguments, gamma=0.9, gae_lambda=0.8)
+    expected = plain_gae(rewards, values, next_values, ended, 0.9, 0.8)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-12)
+    np.testing.assert_allclose(returns, expected + values, rtol=1e-12)
+
+
+def test_with_lambda_one_a_success_is_worth_its_discounted_reward():
+    rewards = torch.tensor([[0.0], [0.0], [1.0]])
+    zeros, ended = torch.zeros(3, 1), torch.tensor([[False], [False], [True]])
+    _, returns = gae(rewards, zeros, zeros, ended, gamma=0.5, gae_lambda=1.0)
+    assert returns.flatten().tolist() == [0.25, 0.5, 1.0]
+
+
+class FirstColumn(torch.nn.Module):
+    """A critic that reads the value off the observation."""
+
+    def forward(self, features):
+        return features["state"][:, 0]
+
+
+def make_batch(policy, decisions=6, robots=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    n = decisions * robots
+    state = torch.randn(n, LAYOUT.size, generator=generator)
+    _, chains = policy.sample({"state": state}, policy.noise(generator, n), "stochastic")
+    grid = (decisions, robots)
+    return Batch(
+        features={"state": state},
+        chains=chains.view(*grid, *chains.shape[1:]),
+        rewards=torch.zeros(grid),
+        ended=torch.zeros(grid, dtype=torch.bool),
+        truncated=torch.zeros(grid, dtype=torch.bool),
+        last_features=None,
+        next_features={"state": torch.randn(robots, LAYOUT.size, generator=generator)},
+        successes=[],
+        lengths=[],
+        steps=n * 4,
+        errors=0,
+    )
+
+
+def test_a_success_is_not_bootstrapped_and_a_time_out_by_its_own_last_observation():
+    batch = make_batch(make("gaussian"))
+    batch.ended[2, 1] = batch.ended[3, 4] = True  # a success, a time-out
+    batch.truncated[3, 4] = True
+    batch.last_features = {"state": torch.full((1, LAYOUT.size), 7.0)}
+    values, next_values = batch_values(FirstColumn(), batch)
+    expected = torch.cat([values[1:], batch.next_features["state"][:, 0][None]])
+    expected[2, 1], expected[3, 4] = 0.0, 7.0
+    assert torch.equal(next_values, expected)
+
+
+# -- PPO's loss
+
+
+def test_the_clip_range_grows_exponentially_from_the_noisiest_step_to_the_last():
+    clip = clip_range(5, first=0.001, last=0.01, rate=3.0)
+    assert clip[0] == pytest.approx(0.001)
+    assert clip[-1] == pytest.approx(0.01)
+    middle = 0.001 + 0.009 * (math.exp(1.5) - 1) / (math.exp(3.0) - 1)
+    assert float(clip[2]) == pytest.approx(middle)
+
+
+def test_one_trained_step_has_the_last_clip():
+    assert clip_range(1, 0.001, 0.01, 3.0).tolist() == [pytest.approx(0.01)]
+
+
+def test_the_loss_and_its_gradient_equal_a_case_computed_by_hand():
+    # Two decisions, advantages 3 and 1: normalised 1 and -1. Two steps, discounts 1/2 and 1.
+    # Ratios: 1.5 (clipped at 1.2), 1.1; 0.5 (clipped at 0.8), 1.3 (worse, so not clipped).
+    ratio = torch.tensor([[1.5, 1.1], [0.5, 1.3]], dtype=torch.float64)
+    log_prob = ratio.log().requires_grad_()
+    loss, watch = actor_loss(
+        log_prob,
+        torch.zeros_like(log_prob),
+        torch.tensor([3.0, 1.0], dtype=torch.float64),
+        torch.tensor([0.2, 0.2], dtype=torch.float64),
+        gamma_denoising=0.5,
+    )
+    terms = [0.5 * 1.2, 1.1, -0.5 * 0.8, -1.3]
+    assert loss.item() == pytest.approx(-sum(terms) / 4)
+    loss.backward()
+    # d(-A r)/d(log r) = -A r where the unclipped term is the smaller one, 0 where it is clipped
+    expected = [[0.0, -1.1 / 4], [0.0, 1.3 / 4]]
+    torch.testing.assert_close(log_prob.grad, torch.tensor(expected, dtype=torch.float64))
+    kl = sum(r - 1 - math.log(r) for r in (1.5, 1.1, 0.5, 1.3)) / 4
+    assert float(watch["approx_kl"]) == pytest.approx(kl)
+    assert watch["clipfrac"].tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_update_makes_rewarded_plans_likelier(algorithm):
+    policy, critic = make(algorithm), Critic(LAYOUT)
+    batch = make_batch(policy, decisions=40, robots=8)
+    batch.ended[:] = True
+    good = batch.chains[:, :, -1].mean(dim=(2, 3)) > 0
+    batch.rewards = good.float()
+    chains = batch.chains.flatten(0, 1)
+
+    def log_prob():
+        with torch.no_grad():
+            return policy.log_prob(batch.features, chains)[:, -1]
+
+    before = log_prob()
+    optimisers = {
+        "actor": torch.optim.Adam(policy.parameters(), lr=1e-3),
+        "critic": torch.optim.Adam(critic.parameters(), lr=1e-3),
+    }
+    config = RLConfig(minibatch=500)
+    row = update(
+        policy, critic, optimisers, batch, config, config.clip, torch.Generator().manual_seed(0)
+    )
+    gain = log_prob() - before
+    assert gain[good.flatten()].mean() > gain[~good.flatten()].mean() + 1e-3
+    assert row["approx_kl"] > 0
+    assert [name for name in row if name.startswith("clipfrac")] == [
+        f"clipfrac_{step}" for step in range(policy.steps)
+    ]
+
+
+def test_in_the_critic_s_warm_up_the_policy_stays_as_it_is():
+    policy, critic = make("diffusion"), Critic(LAYOUT)
+    before = [p.clone() for p in policy.parameters()]
+    critic_before = [p.clone() for p in critic.parameters()]
+    optimisers = {
+        "actor": torch.optim.Adam(policy.parameters(), lr=1e-3),
+        "critic": torch.optim.Adam(critic.parameters(), lr=1e-3),
+    }
+    generator = torch.Generator().manual_seed(0)
+    batch = make_batch(policy)
+    row = update(policy, critic, optimisers, batch, RLConfig(), 0.04, generator, learn_actor=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(critic_before, critic.parameters()))
+    assert math.isnan(row["actor_loss"])
+
+
+def test_a_loss_that_is_not_finite_is_told_with_the_setting_to_change():
+    policy, critic = make("diffusion"), Critic(LAYOUT)
+    batch = make_batch(policy)
+    batch.rewards[0, 0] = math.nan
+    optimisers = {
+        "actor": torch.optim.Adam(policy.parameters()),
+        "critic": torch.optim.Adam(critic.parameters()),
+    }
+    with pytest.raises(UserError, match=r"nan: lower rl\.actor_learning_rate"):
+        update(policy, critic, optimisers, batch, RLConfig(), 0.04, torch.Generator())
+
+
+def test_the_learning_rate_is_constant_or_a_cosine_to_zero():
+    cosine = RLConfig(annealing="cosine", iterations=10)
+    assert learning_rate(2.0, 7, RLConfig(iterations=10)) == 2.0
+    assert learning_rate(2.0, 0, cosine) == 2.0
+    assert learning_rate(2.0, 5, cosine) == pytest.approx(1.0)
+    assert learning_rate(2.0, 10, cosine) == pytest.approx(0.0)
+
+
+# -- cloning
+
+
+def make_clone(algorithm="diffusion", **settings):
+    policy = make(algorithm)
+    generator = torch.Generator().manual_seed(5)
+    features = {"state": torch.randn(80, LAYOUT.size, generator=generator)}
+    plans = torch.tanh(features["state"][:, :7]).unsqueeze(1).expand(80, 4, 7)
+    settings = {"steps": 60, "measure_every": 20, "first_measure": 40, "batch": 16, **settings}
+    return Clone(policy, features, plans, CloneConfig(**settings))
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, tmp_path):
+    whole, generator = make_clone(algorithm), torch.Generator().manual_seed(2)
+    fit_clone(whole, lambda policy: 0.2, generator)
+
+    class Killed(Exception):
+        pass
+
+    part, generator = make_clone(algorithm), torch.Generator().manual_seed(2)
+    path = tmp_path / "clone.safetensors"
+
+    def save():
+        tree = {"clone": part.state(), "generator": generator.get_state()}
+        checkpoint.save(path, tree, "key")
+        if part.steps == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_clone(part, lambda policy: 0.2, generator, save)
+    again, generator = make_clone(algorithm), torch.Generator()
+    state = checkpoint.load(path, "key")
+    again.restore(state["clone"])
+    generator.set_state(state["generator"])
+    fit_clone(again, lambda policy: 0.2, generator)
+    assert equal(weights(again.policy), weights(whole.policy))
+
+
+def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
+    clone = make_clone(target_success=0.5, steps=1000)
+    measured = []
+
+    def measure(policy):
+        measured.append(weights(policy))
+        return 0.3 * len(measured)
+
+    assert fit_clone(clone, measure, torch.Generator().manual_seed(0)) == pytest.approx(0.6)
+    assert clone.steps == 60  # first measured at 40, then at 60
+    assert equal(weights(clone.policy), measured[-1])
+
+
+def test_a_clone_that_never_succeeds_is_told_with_what_to_change():
+    with pytest.raises(UserError, match=r"libero_object/0 never succeeded .* demonstrations.count"):
+        fit_clone(make_clone(), lambda policy: 0.0, torch.Generator().manual_seed(0))
+
+
+def test_a_cloning_loss_that_is_not_finite_is_told():
+    clone = make_clone(learning_rate=1e30)
+    with pytest.raises(UserError, match=r"clone\.learning_rate"):
+        fit_clone(clone, lambda policy: 0.5, torch.Generator().manual_seed(0))
+
+
+# -- checkpoints
+
+
+def test_a_checkpoint_comes_back_bit_by_bit(tmp_path):
+    net = torch.nn.Linear(3, 2)
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.1)
+    net(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    tree = {
+        "optimiser": optimiser.state_dict(),
+        "arrays": [np.arange(6.0).reshape(2, 3), np.array([True, False]), np.int64(3) + np.eye(2)],
+        "strided": torch.arange(6).view(2, 3).T,
+        "numbers": (1, 0.1, math.pi, None, "text", True),
+        3: {"nan": math.nan, "empty": torch.zeros(2, 0)},
+    }
+    checkpoint.save(tmp_path / "c.safetensors", tree, "key")
+    again = checkpoint.load(tmp_path / "c.safetensors", "key")
+    assert again["numbers"] == tree["numbers"]
+    assert math.isnan(again[3]["nan"])
+    assert again[3]["empty"].shape == (2, 0)
+    assert torch.equal(again["strided"], tree["strided"])
+    for found, expected in zip(again["arrays"], tree["arrays"]):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    other = torch.optim.Adam(net.parameters(), lr=0.5)
+    other.load_state_dict(again["optimiser"])
+    assert str(other.state_dict()) == str(optimiser.state_dict())
+
+
+def test_tensors_that_share_memory_are_saved_whole(tmp_path):
+    weight = torch.ones(3)
+    checkpoint.save(tmp_path / "c.safetensors", {"a": weight, "b": weight[:2]}, "key")
+    again = checkpoint.load(tmp_path / "c.safetensors", "key")
+    assert torch.equal(again["b"], torch.ones(2))
+
+
+def test_a_broken_checkpoint_and_one_of_other_settings_are_refused_and_left_alone(tmp_path):
+    path = tmp_path / "c.safetensors"
+    checkpoint.save(path, {"a": torch.ones(50)}, "mine")
+    whole = path.read_bytes()
+    with pytest.raises(UserError, match=r"c\.safetensors belongs to other settings"):
+        checkpoint.load(path, "other")
+    path.write_bytes(whole[:-20])
+    with pytest.raises(UserError, match=r"c\.safetensors cannot be read"):
+        checkpoint.load(path, "mine")
+    assert path.read_bytes() == whole[:-20]
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path):
+    path = tmp_path / "c.safetensors"
+    checkpoint.save(path, {"a": 1}, "key")
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        checkpoint.save(path, {"a": {1, 2}}, "key")
+    assert checkpoint.load(path, "key") == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+# -- records
+
+
+def test_the_table_of_experts_is_collected_from_finished_runs_in_a_fixed_order(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    for algorithm in ("gaussian", "diffusion"):
+        row = dict.fromkeys(train.COLUMNS, 0) | {"task": "libero_object/0", "algorithm": algorithm}
+        rows = [{**row, "mode": mode} for mode in ("stochastic", "deterministic")]
+        folder = train.expert_folder("libero_object/0", algorithm, "smoke", 0)
+        Stage(folder, "expert", {}).finish({"rows": rows})
+    train.collect_records("smoke")
+    table = pd.read_csv(tmp_path / "results" / "smoke" / "experts.csv")
+    assert ",".join(table.columns) == (
+        "task,algorithm,mode,seed,trials,successes,success,low,high,control_steps,minutes,"
+        "clone_success"
+    )
+    assert list(table["algorithm"]) == ["diffusion"] * 2 + ["gaussian"] * 2
+    assert list(table["mode"]) == ["deterministic", "stochastic"] * 2
+
+
+def test_errors_enter_no_rate():
+    trials = pd.DataFrame(
+        {
+            "policy": ["expert"] * 4 + ["clone"] * 4,
+            "mode": ["deterministic", "deterministic", "stochastic", "stochastic"] * 2,
+            "success": [True, False, True, True, False, True, False, False],
+            "error": [False, True, False, False] + [False] * 4,
+        }
+    )
+    run = dataclasses.make_dataclass("Run", ["task", "algorithm", "seed"])("t", "diffusion", 0)
+    rows = train._rows(run, trials, steps=100, minutes=1.0)
+    assert list(rows["trials"]) == [1, 2]
+    assert list(rows["success"]) == [1.0, 1.0]
+    assert list(rows["clone_success"]) == [0.5, 0.0]
+
+
+def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_path):
+    journal = Journal(tmp_path, "run", bar=False)
+    journal.phase("RL", 10, 3)
+    journal.row({"success": 0.5, "sps": math.nan, "iteration": 4}, 1, ("success", "sps"))
+    journal.close()
+    text = (tmp_path / "train.log").read_text()
+    assert "RL: 3 of 10 done" in text
+    assert "success=0.5" in text
+    assert "nan" not in text
