@@ -1,0 +1,43 @@
+"""Figures that could be printed: one function per figure, one helper that saves them all.
+
+Every function takes a tidy table (or arrays) and returns a matplotlib Figure; `save_figure` writes
+it as PDF and PNG, with the table behind it as CSV and its caption as text.
+"""
+
+from diffrl.figures.data import action_statistics, throughput_bars
+from diffrl.figures.learning import contact_sheet, learning_curves
+from diffrl.figures.quality import (
+    action_variance_over_phase,
+    end_effector_paths,
+    measure_distributions,
+    path_table,
+    phase_profiles,
+    quality_forest,
+    shared_start_state,
+    speed_profiles,
+)
+from diffrl.figures.style import COLOURS, LABELS, arm_label, arm_style, save_figure, style
+from diffrl.figures.success import success_forest, success_heatmap
+
+__all__ = [
+    "COLOURS",
+    "LABELS",
+    "action_statistics",
+    "action_variance_over_phase",
+    "arm_label",
+    "arm_style",
+    "contact_sheet",
+    "end_effector_paths",
+    "learning_curves",
+    "measure_distributions",
+    "path_table",
+    "phase_profiles",
+    "quality_forest",
+    "save_figure",
+    "shared_start_state",
+    "speed_profiles",
+    "style",
+    "success_forest",
+    "success_heatmap",
+    "throughput_bars",
+]

@@ -1,0 +1,78 @@
+"""Figures of training (notebook 01) and of episodes as pictures (notebooks 01, 02, 05)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from diffrl.errors import UserError
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, style
+
+
+@style
+def learning_curves(
+    curves: pd.DataFrame, ylabel: str = "success rate (%)", scale: float = 100
+) -> Figure:
+    """Success over control steps, a line and its interval per arm; a panel per task if several.
+
+    curves: rows (source, mode, steps, value, low, high), optionally `task`; value in [0, 1]. Say in
+    the caption what the interval is: Wilson over trials, or `statistics.mean_interval` over seeds.
+    """
+    groups = list(curves.groupby("task", sort=False)) if "task" in curves else [("", curves)]
+    columns = min(len(groups), 3)
+    lines = -(-len(groups) // columns)
+    width = SINGLE + 0.4 if columns == 1 else DOUBLE
+    figure, panels = plt.subplots(
+        lines, columns, figsize=(width, 0.5 + 1.9 * lines), sharey=True, squeeze=False
+    )
+    for axes, (task, rows) in zip(panels.flat, groups):
+        for source, mode in arm_order(rows):
+            arm = rows[(rows["source"] == source) & (rows["mode"] == mode)].sort_values("steps")
+            steps, line = arm["steps"] / 1000, arm_style(source, mode)
+            axes.plot(steps, scale * arm["value"], **line, label=arm_label(source, mode))
+            axes.fill_between(
+                steps,
+                scale * arm["low"],
+                scale * arm["high"],
+                color=line["color"],
+                alpha=0.18,
+                lw=0,
+            )
+        axes.set_title(task if len(groups) > 1 else "")
+        axes.set_xlabel("control steps (thousands)")
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", lw=0.4, color="0.9")
+    panels[0, 0].set_ylabel(ylabel)
+    panels[0, 0].set_ylim(0, 1.02 * scale)
+    for axes in list(panels.flat)[len(groups) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 2))
+    return figure
+
+
+@style
+def contact_sheet(rows: dict[str, np.ndarray], times=None, upside_down: bool = True) -> Figure:
+    """Episodes as strips of pictures, one per row.
+
+    rows: label → images (n, H, W, 3) uint8, n the same in all; times (n,) s or, for rows of their
+    own times, label → (n,). LIBERO stores images upside down (OpenGL); they are turned here.
+    """
+    counts = {label: len(images) for label, images in rows.items()}
+    if len(set(counts.values())) != 1:
+        raise UserError(f"Contact sheet: every row needs as many pictures as the others: {counts}.")
+    count = next(iter(counts.values()))
+    size = (DOUBLE - 0.9) / count
+    figure, panels = plt.subplots(
+        len(rows), count, figsize=(DOUBLE, (size + 0.16) * len(rows)), squeeze=False
+    )
+    for line, (label, images) in zip(panels, rows.items()):
+        stamps = times[label] if isinstance(times, dict) else times
+        for column, (axes, image) in enumerate(zip(line, images)):
+            axes.imshow(image[::-1] if upside_down else image, interpolation="none")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if stamps is not None:
+                axes.set_title(f"{stamps[column]:.1f} s", fontsize=7, pad=2)
+        line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+    return figure

@@ -1,0 +1,136 @@
+"""One look for all figures: palette, sizes, and how a figure is saved.
+
+Colours are those of Okabe & Ito (2008), told apart by the common colour-vision deficiencies; a
+source has one colour everywhere. The mode is fill and line style: filled and solid is deterministic
+(or recorded), open and dashed is stochastic – so the figures also survive a grey printer.
+"""
+
+import functools
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from diffrl import artifacts
+from diffrl.errors import UserError
+
+COLOURS = {
+    "operator": "#666666",
+    "human": "#009E73",
+    "teleoperation": "#CC79A7",
+    "gaussian": "#D55E00",
+    "diffusion": "#0072B2",
+}
+LABELS = {
+    "operator": "Scripted operator",
+    "human": "Human",
+    "teleoperation": "Teleoperation, another task",
+    "gaussian": "Gaussian RL",
+    "diffusion": "Diffusion RL",
+}
+_OTHER = ("#E69F00", "#56B4E9", "#882255", "#332288")  # sources that are not the series' own
+_MODES = ("recorded", "deterministic", "stochastic")
+
+SINGLE, DOUBLE = 3.5, 7.1  # inches: one and two columns of a paper
+
+_RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look the same everywhere
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.6,
+    "figure.dpi": 110,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # TrueType: editors and journals can read the text
+    "figure.constrained_layout.use": True,
+}
+
+
+def style(draw):
+    """Decorator: draw a figure with the house style, leaving the user's own settings alone."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments, **options):
+        with mpl.rc_context(_RC):
+            figure = draw(*arguments, **options)
+        plt.close(figure)  # the notebook shows the returned figure, and shows it once
+        return figure
+
+    return drawn
+
+
+def colour(source: str) -> str:
+    """The colour of a source; sources of the user's own get the free ones by their name."""
+    if source in COLOURS:
+        return COLOURS[source]
+    return _OTHER[sum(map(ord, source)) % len(_OTHER)]
+
+
+def arm_label(source: str, mode: str = "recorded", newline: bool = False) -> str:
+    """ "Diffusion RL, deterministic"; recorded data have no mode to name."""
+    name = LABELS.get(source, source)
+    if newline:
+        name = name.replace(", ", ",\n")
+    return name if mode == "recorded" else f"{name},{chr(10) if newline else ' '}{mode}"
+
+
+def arm_style(source: str, mode: str = "recorded") -> dict:
+    """Line and marker properties of an arm, for `Axes.plot` and `Axes.errorbar`."""
+    stochastic = mode == "stochastic"
+    return {
+        "color": colour(source),
+        "linestyle": (0, (3.5, 1.5)) if stochastic else "-",
+        "marker": "o",
+        "markerfacecolor": "white" if stochastic else colour(source),
+        "markeredgecolor": colour(source),
+    }
+
+
+def arm_order(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The (source, mode) pairs of a table in the order of the series: operator … diffusion."""
+    pairs = set(zip(table["source"], table["mode"]))
+    return sorted(pairs, key=lambda pair: (_rank(pair[0], list(COLOURS)), _rank(pair[1], _MODES)))
+
+
+def save_figure(
+    figure: Figure, preset: str, name: str, data: pd.DataFrame, caption: str
+) -> dict[str, Path]:
+    """Write figures/<preset>/<name>.{pdf,png,csv,txt}, each atomically; returns their paths.
+
+    The PDF carries no date, so the same data give the same bytes. Raises UserError when the table
+    behind the figure is empty or the caption is missing.
+    """
+    if data.empty or not caption.strip():
+        raise UserError(
+            f"Figure {name}: give the table that it was drawn from, and a caption with n, interval "
+            "and protocol; a figure without them is not saved."
+        )
+    folder = artifacts.figures_dir(preset)
+    paths = {suffix: folder / f"{name}.{suffix}" for suffix in ("pdf", "png", "csv", "txt")}
+    with mpl.rc_context(_RC):
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+            with artifacts.atomic_path(paths[suffix]) as temporary:
+                figure.savefig(temporary, metadata=metadata)
+    artifacts.write_csv(paths["csv"], data)
+    with artifacts.atomic_path(paths["txt"]) as temporary:
+        temporary.write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
+    return paths
+
+
+def _rank(item, order):
+    return (order.index(item), "") if item in order else (len(order), item)

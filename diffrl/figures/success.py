@@ -1,0 +1,80 @@
+"""Figures of success rates (notebooks 02 and 05)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from diffrl import statistics
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, style
+
+
+@style
+def success_forest(rates: pd.DataFrame, reference: pd.DataFrame | None = None) -> Figure:
+    """Success per source with Wilson 95 % intervals; a block per suite.
+
+    rates: rows (suite, source, mode, successes, trials). reference: rows (suite, source, value) of
+    published rates in [0, 1], drawn as a bar across the row; name its origin in the caption.
+    """
+    rates = rates.assign(value=rates["successes"] / rates["trials"])
+    suites = list(dict.fromkeys(rates["suite"]))
+    arms = arm_order(rates)
+    figure, panels = plt.subplots(
+        len(suites),
+        1,
+        figsize=(SINGLE + 0.9, 0.55 + len(suites) * (0.25 + 0.2 * len(arms))),
+        sharex=True,
+        squeeze=False,
+    )
+    for axes, suite in zip(panels.flat, suites):
+        for height, (source, mode) in enumerate(reversed(arms)):
+            chosen = (rates["suite"] == suite) & (rates["source"] == source)
+            for row in rates[chosen & (rates["mode"] == mode)].itertuples():
+                low, high = statistics.wilson(row.successes, row.trials)
+                error = 100 * np.array([[row.value - low], [high - row.value]])
+                look = {**arm_style(source, mode), "linestyle": "none", "zorder": 3}
+                axes.errorbar(
+                    100 * row.value, height, xerr=np.abs(error), capsize=2, clip_on=False, **look
+                )
+                text = f"{100 * row.value:.0f} %  ({row.successes}/{row.trials})"
+                axes.text(104, height, text, va="center", fontsize=7)
+            if reference is not None:
+                match = reference[(reference["suite"] == suite) & (reference["source"] == source)]
+                for value in 100 * match["value"]:
+                    axes.plot([value] * 2, [height - 0.35, height + 0.35], color="black", lw=1)
+        axes.set_title(suite, loc="left")
+        axes.set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
+        axes.set_ylim(-0.6, len(arms) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", lw=0.4, color="0.9")
+    panels[-1, 0].set_xlim(0, 100)
+    panels[-1, 0].set_xlabel("success (%)")
+    return figure
+
+
+@style
+def success_heatmap(rates: pd.DataFrame) -> Figure:
+    """Success per task (rows) and arm (columns), the percentage written into each cell.
+
+    rates: rows (task, source, mode, successes, trials); several rows of a cell (seeds) are pooled.
+    """
+    arms, tasks = arm_order(rates), list(dict.fromkeys(rates["task"]))
+    pooled = rates.groupby(["task", "source", "mode"])[["successes", "trials"]].sum()
+    value = (100 * pooled["successes"] / pooled["trials"]).unstack(["source", "mode"])
+    value = value.reindex(index=tasks, columns=pd.MultiIndex.from_tuples(arms)).to_numpy()
+    figure, axes = plt.subplots(
+        figsize=(min(DOUBLE, 1.7 + 0.85 * len(arms)), 0.75 + 0.2 * len(tasks))
+    )
+    image = axes.imshow(value, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.argwhere(np.isfinite(value)):
+        shade = "white" if value[row, column] < 55 else "black"
+        text = f"{value[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=7)
+    axes.set_xticks(range(len(arms)), [arm_label(*arm, newline=True) for arm in arms])
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, label="success (%)")
+    bar.outline.set_visible(False)
+    return figure

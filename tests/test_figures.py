@@ -1,0 +1,172 @@
+"""Figures keep the house style – readable, one colour per source – and are saved whole."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+from matplotlib.text import Text
+
+from diffrl import figures, quality, statistics
+from diffrl.errors import UserError
+from diffrl.presets import QualityConfig
+from diffrl.quality.trajectory import Trajectory
+
+ARMS = [
+    ("operator", "recorded"),
+    ("gaussian", "deterministic"),
+    ("gaussian", "stochastic"),
+    ("diffusion", "deterministic"),
+    ("diffusion", "stochastic"),
+]
+
+
+def trajectories(n=6, tasks=("libero_object/0", "libero_object/1")):
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 60)[:, None]
+    for task in tasks:
+        for source, mode in ARMS:
+            for index in range(n):
+                position = t * [0.1, 0.3, 0.1] + 0.1 * np.sin(6 * t) + rng.normal(0, 1e-3, (60, 3))
+                yield Trajectory(
+                    position=position,
+                    actions=rng.uniform(-1, 1, (59, 7)),
+                    rate=20.0,
+                    task=task,
+                    source=source,
+                    mode=mode,
+                    start_state=f"fresh/0/{index}",
+                )
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """One small table per figure, as the rooms produce them."""
+    found, config = list(trajectories()), QualityConfig(phases=20, neighbours=3, resamples=50)
+    units = quality.measure(found, config)
+    profiles = figures.phase_profiles([t for t in found if t.task == "libero_object/0"])
+    paths = figures.path_table(found[: 5 * 6])
+    rates = pd.DataFrame(
+        [
+            ("libero_object", f"libero_object/{i}", *arm, 30 + i, 50)
+            for i in (0, 20)
+            for arm in ARMS
+        ],
+        columns=["suite", "task", "source", "mode", "successes", "trials"],
+    )
+    low, high = statistics.wilson(rates["successes"], rates["trials"])
+    curves = rates.assign(steps=np.arange(len(rates)) * 1000, value=0.6, low=low, high=high)
+    speed = pd.DataFrame({"suite": ["a", "a"], "kind": ["LIBERO", "ours"], "value": [100, 900.0]})
+    spread = {"mean": 0.0, "std": 0.3, "q01": -0.9, "q99": 0.9}
+    actions = pd.DataFrame(
+        [
+            {"suite": "a", "source": source, "dimension": d, **spread}
+            for source in ("human", "operator")
+            for d in range(7)
+        ]
+    )
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    return {
+        "measure_distributions": (units,),
+        "quality_forest": (quality.summarise(units, config),),
+        "end_effector_paths": (paths, figures.shared_start_state(paths)),
+        "speed_profiles": (profiles,),
+        "action_variance_over_phase": (profiles,),
+        "learning_curves": (curves,),
+        "success_forest": (rates,),
+        "success_heatmap": (rates,),
+        "throughput_bars": (speed,),
+        "action_statistics": (actions,),
+        "contact_sheet": ({"before RL": images, "after RL": images}, [0, 1, 2]),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn(tables):
+    return {name: getattr(figures, name)(*given) for name, given in tables.items()}
+
+
+def test_every_figure_is_no_wider_than_a_page_and_no_text_is_below_seven_points(drawn):
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        assert figure.get_size_inches()[0] <= 7.2, name
+        texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+        assert min(t.get_fontsize() for t in texts) >= 7, name
+
+
+def test_nothing_is_cut_off_at_the_figures_edge(drawn):
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        page = figure.bbox.padded(2)
+        parts = [*(a for a in figure.axes if a.get_visible()), *figure.texts, *figure.legends]
+        for box in (part.get_tightbbox() for part in parts):
+            assert page.x0 <= box.x0, name
+            assert page.y0 <= box.y0, name
+            assert np.all(box.max <= page.max), name
+
+
+def test_a_source_has_one_colour_in_every_figure(drawn):
+    for name in ("learning_curves", "speed_profiles", "action_variance_over_phase"):
+        for axes in drawn[name].axes:
+            for line in axes.get_lines():
+                label = line.get_label()
+                source = next((s for s, text in figures.LABELS.items() if text in label), None)
+                if source:
+                    assert same_color(line.get_color(), figures.COLOURS[source]), (name, label)
+
+
+def test_stochastic_is_open_and_dashed_and_deterministic_filled_and_solid():
+    filled = figures.arm_style("diffusion", "deterministic")
+    empty = figures.arm_style("diffusion", "stochastic")
+    assert filled["color"] == empty["color"] == filled["markerfacecolor"]
+    assert empty["markerfacecolor"] == "white"
+    assert filled["linestyle"] == "-" != empty["linestyle"]
+
+
+def test_colours_stay_apart_in_grey_and_for_colour_blind_readers():
+    # Machado et al. 2009, deuteranopia and protanopia at full severity, linear RGB.
+    deuteranopia = [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
+    protanopia = [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]
+    tones = np.array([mpl.colors.to_rgb(c) for c in figures.COLOURS.values()]) ** 2.2
+    for matrix in (np.eye(3), deuteranopia, protanopia):
+        seen = np.clip(tones @ np.transpose(matrix), 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+        assert apart[np.triu_indices(len(tones), 1)].min() > 0.18
+
+
+def test_drawing_leaves_the_users_own_settings_alone(tables):
+    before = dict(mpl.rcParams)
+    figures.throughput_bars(*tables["throughput_bars"])
+    assert dict(mpl.rcParams) == before
+
+
+def test_saving_writes_pdf_png_csv_and_caption_the_same_bytes_twice(
+    tmp_path, monkeypatch, drawn, tables
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    data = tables["learning_curves"][0]
+    for _ in range(2):
+        paths = figures.save_figure(
+            drawn["learning_curves"], "smoke", "curve", data, "Success.\n n = 50."
+        )
+        contents = {suffix: path.read_bytes() for suffix, path in paths.items()}
+        first = locals().get("first", contents)
+        assert contents == first
+    assert paths["pdf"] == tmp_path / "figures/smoke/curve.pdf"
+    assert contents["pdf"].startswith(b"%PDF")
+    assert contents["txt"] == b"Success. n = 50.\n"
+    assert len(pd.read_csv(paths["csv"])) == len(data)
+    assert len(list(paths["pdf"].parent.iterdir())) == 4
+
+
+def test_a_figure_without_data_or_caption_is_not_saved(tmp_path, monkeypatch, drawn):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    for data, caption in ((pd.DataFrame(), "text"), (pd.DataFrame({"a": [1]}), " ")):
+        with pytest.raises(UserError, match="curve"):
+            figures.save_figure(drawn["learning_curves"], "smoke", "curve", data, caption)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_contact_sheet_needs_rows_of_equal_length():
+    rows = {"a": np.zeros((2, 4, 4, 3), np.uint8), "b": np.zeros((3, 4, 4, 3), np.uint8)}
+    with pytest.raises(UserError, match="'a': 2, 'b': 3"):
+        figures.contact_sheet(rows)
