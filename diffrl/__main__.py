@@ -15,7 +15,7 @@ from diffrl.errors import UserError
 COMMANDS = {  # name: (module:function, one line of help)
     "doctor": ("diffrl.doctor:main", "check versions, renderer, LIBERO's files, the simulator"),
     "reproduce": ("diffrl.reproduce:main", "run the notebooks 01-05 headlessly"),
-    "tasks": ("diffrl.sim.tasks:main", "list LIBERO's tasks"),
+    "tasks": ("diffrl.sim.scene:tasks_command", "list LIBERO's tasks"),
     "train": ("diffrl.rl.train:main", "clone a policy and improve it by RL"),
     "generate": ("diffrl.data.generate:main", "roll out an expert into a data set"),
     "validate": ("diffrl.data.validate:main", "check data-set files"),

@@ -1,0 +1,138 @@
+"""What a clone holds fits together."""
+
+import ast
+import importlib.metadata
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def committed(*patterns):
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", *patterns]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        pytest.skip("not a git clone")
+    return [ROOT / name for name in result.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_environment_yml_lists_no_package_a_second_time():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = [entry for entry in environment if isinstance(entry, str)]
+    [pip] = [entry["pip"] for entry in environment if isinstance(entry, dict)]
+    [requirement] = pip
+    extras = re.fullmatch(r"-e \.\[([a-z,]+)\]", requirement)[1].split(",")
+    assert set(extras) <= PYPROJECT["project"]["optional-dependencies"].keys()
+    listed = {NAME.match(line)[0] for line in PYPROJECT["project"]["dependencies"]}
+    assert not listed & {NAME.match(entry)[0] for entry in conda}
+
+
+def test_environment_yml_makefile_and_pyproject_agree_on_python_and_extras():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "python=3.11" in environment
+    assert PYPROJECT["project"]["requires-python"] == ">=3.11,<3.13"
+    assert "(3, 11) <= sys.version_info < (3, 13)" in makefile
+    [extras] = re.findall(r"-e '\.(\[.*\])'", makefile)
+    assert {"pip": [f"-e .{extras}"]} in environment
+
+
+def test_every_required_package_has_a_bound():
+    lines = PYPROJECT["project"]["dependencies"]
+    assert [line for line in lines if not re.search(r"==|<", line)] == []
+
+
+def imported(path):
+    """The top-level modules that a file imports, lazily or not."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_every_imported_package_is_declared():
+    extras = itertools.chain(*PYPROJECT["project"]["optional-dependencies"].values())
+    lines = [*PYPROJECT["project"]["dependencies"], *extras]
+    declared = {NAME.match(line)[0].lower().replace("_", "-") for line in lines}
+    brought = {"llvmlite": "numba", "nbclient": "papermill", "packaging": "matplotlib"}
+    assert set(brought.values()) <= declared
+    owners = importlib.metadata.packages_distributions()
+    for path in (ROOT / "diffrl").rglob("*.py"):
+        for module in set(imported(path)) - set(sys.stdlib_module_names) - {"diffrl"}:
+            names = {name.lower().replace("_", "-") for name in owners.get(module, [module])}
+            assert names & (declared | brought.keys()), f"{path.name} imports {module}"
+
+
+def test_no_notebook_is_committed_with_outputs():
+    spoilt = []
+    for path in committed("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell.get("outputs") or cell.get("execution_count") is not None:
+                spoilt.append(path.name)
+    assert spoilt == []
+
+
+def test_every_notebook_has_one_cell_of_parameters():
+    for path in committed("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1, path.name
+        assert 'PRESET = "smoke"' in "".join(tagged[0]["source"]), path.name
+
+
+def test_nothing_committed_names_a_path_of_somebodys_machine():
+    # the home of the clone, and usual homes; /tmp and system paths are everybody's
+    private = re.compile(rf"{re.escape(str(ROOT))}(?![\w-])|/(home|Users)/\w+/|/root/")
+    guilty = {}
+    for path in committed():
+        if path.suffix in {".png", ".pdf", ".gz", ".safetensors", ".npz", ".hdf5", ".mp4"}:
+            continue
+        if found := private.search(path.read_text(encoding="utf-8")):
+            guilty[str(path.relative_to(ROOT))] = found[0]
+    guilty.pop("tests/test_repository.py", None)
+    assert guilty == {}
+
+
+def test_readme_links_and_pictures_exist():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_readme_lists_every_preset():
+    from diffrl.presets import PRESETS
+
+    assert re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE) == list(PRESETS)
+
+
+def test_readmes_results_are_those_of_the_records():
+    command = [sys.executable, ROOT / "tools" / "results_table.py", "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.sim
+def test_readmes_examples_run(tmp_path):
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 4
+    script = tmp_path / "examples.py"
+    body = "".join(examples)
+    script.write_text("if __name__ == '__main__':\n    " + body.replace("\n", "\n    "))
+    result = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stderr
+    assert "3 successes in" in result.stdout
+    assert "m/s³" in result.stdout

@@ -1,0 +1,115 @@
+"""Write README's tables of results from the records in results/, so that no number is typed twice.
+
+``python tools/results_table.py`` rewrites the part between the two markers; ``--check`` exits with
+1 if that would change it.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from diffrl.presets import PRESETS
+from diffrl.quality import MEASURES
+from diffrl.statistics import wilson
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SHOWN = ("jerk_rms", "ldlj", "action_change", "steps", "position_variance")  # measures in README
+NOTHING = "No preset has results yet: `make reproduce` makes them."
+
+
+def percent(success: float, low: float, high: float) -> str:
+    return f"{100 * success:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def markdown(rows: list[list], header: list[str]) -> str:
+    """Return a table, each cell as it is written."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def experts(table: pd.DataFrame) -> str:
+    """Success of the experts, pooled over tasks and training seeds, with Wilson's interval."""
+    rows = []
+    for (algorithm, mode), group in table.groupby(["algorithm", "mode"]):
+        successes, trials = int(group["successes"].sum()), int(group["trials"].sum())
+        rows.append(
+            [
+                algorithm,
+                mode,
+                group["task"].nunique(),
+                group["seed"].nunique(),
+                f"{100 * group['clone_success'].mean():.0f} %",
+                percent(successes / trials, *wilson(successes, trials)),
+                trials,
+                f"{group['control_steps'].mean() / 1000:.0f} k",
+                f"{group['minutes'].mean():.1f}",
+            ]
+        )
+    header = ["RL", "collection", "tasks", "seeds", "clone", "after RL", "trials", "control steps"]
+    return markdown(rows, [*header, "minutes"])
+
+
+def quality(table: pd.DataFrame) -> str:
+    """The means over the tasks of a few measures, with their bootstrap intervals."""
+    means = table[(table["task"] == "all") & table["measure"].isin(SHOWN)]
+    rows = []
+    for (source, mode), group in means.groupby(["source", "mode"]):
+        found = group.set_index("measure")
+        cells = [
+            "{value:.3g} [{low:.3g}, {high:.3g}]".format(**found.loc[name])
+            if name in found.index
+            else "–"
+            for name in SHOWN
+        ]
+        rows.append([source, mode, *cells])
+    titles = [
+        f"{MEASURES[m].label}{f' ({MEASURES[m].unit})' * bool(MEASURES[m].unit)}" for m in SHOWN
+    ]
+    return markdown(rows, ["data", "collection", *titles])
+
+
+def evaluation(table: pd.DataFrame) -> str:
+    """Success of the VLAs trained on each source."""
+    rows = [
+        [r.suite, r.source, r.mode, r.trials, percent(r.success, r.low, r.high)]
+        for r in table.itertuples()
+    ]
+    return markdown(rows, ["suite", "trained on", "collection", "trials", "success"])
+
+
+TABLES = (
+    ("experts.csv", "Experts on LIBERO's official start states (95 % Wilson intervals)", experts),
+    ("quality.csv", "Quality of their trajectories (95 % bootstrap intervals)", quality),
+    ("evaluation.csv", "The VLA trained on each source (95 % Wilson intervals)", evaluation),
+)
+
+
+def generate() -> str:
+    """Return the generated part of README: every preset with records, in order of its size."""
+    parts = []
+    for preset in PRESETS:
+        for name, title, function in TABLES:
+            path = ROOT / "results" / preset / name
+            if path.is_file():
+                parts.append(f"**Preset `{preset}`. {title}**\n\n{function(pd.read_csv(path))}")
+    return "\n\n".join(parts) or NOTHING
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    wanted = f"{before}{BEGIN}\n{generate()}\n{END}{after}"
+    if "--check" in sys.argv[1:]:
+        if wanted != text:
+            print("README's results differ from results/: run `make readme`.", file=sys.stderr)
+        return int(wanted != text)
+    readme.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
