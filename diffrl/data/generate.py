@@ -1,0 +1,251 @@
+"""Data sets from experts: roll out until there are n successes, count what is discarded.
+
+    python -m diffrl generate --preset smoke --source diffusion --mode deterministic
+
+Attempt k of a data set plays fresh start state k with expert k mod (number of experts); its noise
+depends on (task, start state, seed) alone. So a data set is the same whatever the batches, threads
+or kills, and two sources meet the same start states. Fresh states are no official ones: the
+evaluation never meets a state that a data set was made from.
+
+Beside ``<task>_demo.hdf5`` lies ``<task>_demo.attempts.csv`` with every attempt, discarded or not.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from diffrl.artifacts import Stage, file_hash, results_dir, write_csv
+from diffrl.data.attempts import ATTEMPT, EXPERTS, Mode, Play, Player, Source, expert_folders
+from diffrl.data.attributes import libero_attributes
+from diffrl.data.hdf5 import EpisodeWriter, read_attributes
+from diffrl.errors import UserError
+from diffrl.presets import Preset, get_preset
+from diffrl.scale import cores, map_tasks
+from diffrl.sim.scene import load_scene
+from diffrl.sim.tasks import get_task
+from diffrl.statistics import wilson
+
+BATCH = 16  # attempts between two entries in the list of attempts; changes no result
+RECORD = [
+    *("task", "source", "mode", "episodes", "attempts", "failures", "errors"),
+    *("success", "low", "high", "mean_steps", "minutes"),
+]
+
+
+# -- one data set ----------------------------------------------------------------------------------
+def dataset_path(task: str, source: str, mode: str, preset: str) -> Path:
+    """Return where a data set lies: LIBERO's file name, in a folder per source and mode."""
+    known = get_task(task)
+    folder = results_dir(preset) / "datasets" / f"{source}-{mode}" / known.suite
+    return folder / f"{known.name}_demo.hdf5"
+
+
+def collect(
+    path: Path,
+    task: str,
+    attrs: dict,
+    play: Play,
+    wanted: int,
+    limit: int,
+    batch: int = BATCH,
+    bar: tqdm | None = None,
+) -> pd.DataFrame:
+    """Store the first `wanted` successes among at most `limit` attempts; return all attempts.
+
+    May be killed at any moment and called again: attempts that are listed are not played again,
+    and those after the last listing are played again without storing an episode twice.
+
+    Args:
+        path: the HDF5 file.
+        task: of its episodes.
+        attrs: of the file; another run's file is only continued with the same.
+        play: plays attempts by their numbers; the same numbers give the same episodes.
+        wanted: successes.
+        limit: attempts at most.
+        batch: attempts per call of `play`.
+        bar: counts the successes.
+    """
+    log = path.with_suffix(".attempts.csv")
+    with EpisodeWriter(path, task, attrs) as writer:
+        rows = pd.read_csv(log).to_dict("records") if log.exists() else []
+        successes = sum(row["outcome"] == "success" for row in rows)
+        if bar is not None:
+            bar.update(successes)
+        while successes < wanted and len(rows) < limit:
+            missing = math.ceil(1.25 * (wanted - successes))
+            attempts = list(play(len(rows), min(batch, missing, limit - len(rows))))
+            if not attempts:
+                break  # there are no more human demonstrations
+            for attempt in attempts:
+                rows.append(attempt.row)
+                if attempt.outcome == "success":
+                    if successes == len(writer):  # else a run that was killed has stored it
+                        writer.append(attempt.episode)
+                    successes += 1
+                    if bar is not None:
+                        bar.update()
+                if successes == wanted:
+                    break
+            write_csv(log, pd.DataFrame(rows, columns=ATTEMPT))
+    return pd.DataFrame(rows, columns=ATTEMPT)
+
+
+def generate(
+    task: str,
+    source: Source,
+    mode: Mode,
+    preset: Preset,
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    bar: tqdm | None = None,
+) -> pd.DataFrame:
+    """Make one data set, or find it done; return its row of ``generation.csv``.
+
+    A data set that was made with other settings or by other experts is made anew.
+
+    Raises:
+        UserError: the experts are missing, or no attempt succeeded.
+    """
+    path = dataset_path(task, source, mode, preset.name)
+    experts = expert_folders(task, source, preset)
+    settings = {"task": task, "source": source, "mode": mode, **_settings(source, preset)}
+    config = {**settings, "episodes": preset.generation.episodes}
+    config["max_attempts"] = preset.generation.max_attempts
+    weights = [folder / "policy.safetensors" for folder in experts]
+    stage = Stage(path.parent, path.stem, config, inputs=weights)
+    if stage.done and not force:
+        return pd.DataFrame([stage.records], columns=RECORD)
+    settings["experts"] = [file_hash(file) for file in weights]
+    attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
+    _discard_other(path, attrs, force)
+    began = time.perf_counter()
+    play = Player(load_scene(task), source, mode, preset, experts, threads)
+    wanted, limit = preset.generation.episodes, preset.generation.max_attempts
+    attempts = collect(path, task, attrs, play, wanted, limit, bar=bar)
+    row = _record(task, source, mode, attempts, (time.perf_counter() - began) / 60)
+    if not row["episodes"]:
+        raise UserError(
+            f"None of {len(attempts)} attempts of {source} ({mode}) at {task} succeeded: there is "
+            "nothing to store. Train the expert longer, or raise generation.max_attempts."
+        )
+    stage.finish(row, outputs=[path], seed=preset.generation.seed)
+    return pd.DataFrame([row], columns=RECORD)
+
+
+def _settings(source: str, preset: Preset) -> dict:
+    """What decides the episodes, beside the experts; not how many of them there are."""
+    settings = {"seed": preset.generation.seed}
+    if source == "operator":
+        settings["noise"] = preset.demonstrations.noise
+    return settings
+
+
+def _discard_other(path: Path, attrs: dict, force: bool) -> None:
+    """Remove what other settings or experts made; what these made is kept and continued."""
+    parts = path.with_name(path.name + ".parts")
+    begun = [file for file in (path, *sorted(parts.glob("[0-9]*.hdf5"))[:1]) if file.exists()]
+    with contextlib.suppress(UserError):  # a damaged file is made anew as well
+        if not force and all(read_attributes(file) == attrs for file in begun):
+            return
+    for file in (path, path.with_suffix(".attempts.csv")):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: float) -> dict:
+    """The row of ``generation.csv``: the share of successes counts no attempt that diverged."""
+    outcomes = attempts["outcome"].value_counts()
+    count = {name: int(outcomes.get(name, 0)) for name in ("success", "failure", "error")}
+    fair = count["success"] + count["failure"]
+    low, high = wilson(count["success"], fair) if fair else (0.0, 1.0)
+    steps = attempts.loc[attempts["outcome"] == "success", "steps"].mean()
+    share = count["success"] / max(fair, 1)
+    values = (count["success"], len(attempts), count["failure"], count["error"], share, low, high)
+    return dict(zip(RECORD, (task, source, mode, *values, float(steps), round(minutes, 2))))
+
+
+# -- all data sets of a preset ---------------------------------------------------------------------
+def sources_of(preset: Preset) -> list[tuple[Source, Mode]]:
+    """Return the (source, mode) of a preset's data sets: the demonstrations' and the experts'."""
+    experts = [(source, mode) for mode in preset.generation.modes for source in EXPERTS]
+    return [(preset.demonstrations.source, "recorded"), *experts]
+
+
+def generate_all(
+    preset: Preset,
+    tasks: Sequence[str] | None = None,
+    sources: Sequence[tuple[Source, Mode]] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Make every data set of a preset in parallel processes; return ``generation.csv``."""
+    pairs = sources or sources_of(preset)
+    items = [(task, *pair) for task in tasks or preset.tasks for pair in pairs]
+    workers = min(workers or cores(), len(items))
+    threads = max(cores() // workers, 1)
+    function = functools.partial(_generate, preset=preset, threads=threads, force=force)
+    names = [f"{task} {source} {mode}" for task, source, mode in items]
+    rows = map_tasks(function, items, names=names, workers=workers, description="data sets")
+    return _write_record(preset.name, pd.concat(rows, ignore_index=True))
+
+
+def _generate(item: tuple, preset: Preset, threads: int, force: bool) -> pd.DataFrame:
+    return generate(*item, preset, threads=threads, force=force)
+
+
+def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Enter `rows` into ``results/<preset>/generation.csv``; return the whole table."""
+    path = results_dir(preset) / "generation.csv"
+    tables = [rows] + ([pd.read_csv(path)] if path.exists() else [])
+    key = ["task", "source", "mode"]
+    table = pd.concat(tables).drop_duplicates(key, keep="first").sort_values(key)
+    write_csv(path, table)
+    return table.reset_index(drop=True)
+
+
+def main(
+    preset: str = "laptop",
+    task: str | None = None,
+    source: Source | None = None,
+    mode: Mode | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> None:
+    """Roll out experts (or the operator) into data sets of successful episodes.
+
+    Args:
+        preset: smoke, laptop, gpu or paper; decides tasks, number of episodes, seeds.
+        task: only this one, e.g. libero_object/0.
+        source: only this one.
+        mode: only this one: recorded (demonstrations), deterministic or stochastic (experts).
+        workers: processes; default: one per core.
+        force: begin anew even if a data set is there.
+    """
+    settings = get_preset(preset)
+    pairs = [
+        pair
+        for pair in sources_of(settings)
+        if source in (None, pair[0]) and mode in (None, pair[1])
+    ]
+    if not pairs:
+        known = ", ".join(f"{s} {m}" for s, m in sources_of(settings))
+        raise UserError(f"Preset {preset} makes no {source} {mode} data; it makes {known}.")
+    tasks = [get_task(task).id] if task else settings.tasks
+    table = generate_all(settings, tasks, pairs, workers, force)
+    for row in table[table["task"].isin(tasks)].to_dict("records"):
+        if (row["source"], row["mode"]) in pairs:
+            print(
+                "{task} {source} {mode}: {episodes} episodes from {attempts} attempts "
+                "({success:.0%} succeeded, {low:.0%}-{high:.0%}; {failures} failures and "
+                "{errors} errors discarded)".format(**row)
+            )
+    print(f"Data sets and their lists of attempts lie in {results_dir(preset) / 'datasets'}.")
