@@ -1,0 +1,240 @@
+"""Images on demand: LIBERO's two cameras, drawn from MjData or from stored states.
+
+Exact images equal LIBERO's ``agentview_image`` and ``robot0_eye_in_hand_image`` bit for bit on the
+same renderer, in LIBERO's orientation (OpenGL's: upside down). The options are those of robosuite
+1.4's MjRenderContext. OpenGL is found when the first image is wanted (`diffrl.opengl`); physics
+never asks for it, and ``MUJOCO_GL`` need not be set.
+
+EGL and CUDA in one process may abort on some GPUs: `render_states` with `workers` draws in
+processes that never touch CUDA.
+"""
+
+import atexit
+import importlib
+import os
+import weakref
+from collections.abc import Sequence
+from functools import lru_cache
+
+import mujoco
+import numpy as np
+
+from diffrl.errors import UserError
+from diffrl.opengl import find_opengl
+from diffrl.scale import map_tasks
+from diffrl.sim.observation import place_fixtures
+from diffrl.sim.pictures import Detail, picture_model
+from diffrl.sim.scene import Scene, load_scene
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+_WIDTH, _HEIGHT = 640, 480  # robosuite's off-screen buffer; larger images enlarge it
+_MAX_GEOMS = 1000  # robosuite's
+_BURNER_ON = 2.0  # alpha: LIBERO's `1 - alpha` toggle applied to the hidden site's -1
+
+_open: weakref.WeakSet["Renderer"] = weakref.WeakSet()
+
+
+class Renderer:
+    """Draws one scene in square images of `size` pixels; belongs to the thread that made it.
+
+    Attributes:
+        scene, size, detail: as given; `detail` belongs into every record made from its images.
+
+    Raises:
+        UserError: no OpenGL renderer works, or `size` or `detail` is not possible.
+    """
+
+    def __init__(self, scene: Scene, size: int = 128, detail: Detail = "exact"):
+        if not 1 <= size <= 4096:
+            raise UserError(f"An image of {size} pixels a side is not possible: use 1 to 4096.")
+        self.scene, self.size, self.detail = scene, size, detail
+        self._model = picture_model(scene, detail)
+        self._data = mujoco.MjData(self._model)
+        buffer = self._model.vis.global_
+        buffer.offwidth, buffer.offheight = max(_WIDTH, size), max(_HEIGHT, size)
+        self._gl = _gl_context(buffer.offwidth, buffer.offheight)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[0] = 0  # what collides is not drawn: render_collision_mesh=False
+        self._perturb = mujoco.MjvPerturb()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._viewport = mujoco.MjrRect(0, 0, size, size)
+        self._burners = _burners(scene, self._model)
+        _open.add(self)
+
+    def render(
+        self,
+        state: np.ndarray | mujoco.MjData,  # (state_size,) [time, qpos, qvel], or a simulation
+        fixtures: np.ndarray,  # (k, 7) pos + quat wxyz, as in `StartStates`
+        camera: str = "agentview",
+    ) -> np.ndarray:  # (size, size, 3) uint8, upside down as LIBERO's
+        """Draw a state from one camera.
+
+        Raises:
+            UserError: the state or the fixtures have another scene's shape or are not finite, or
+                the camera does not exist.
+        """
+        self._place(state, fixtures)
+        self._camera.fixedcamid = self._camera_id(camera)
+        image = np.empty((self.size, self.size, 3), np.uint8)
+        self._gl.make_current()
+        mujoco.mjv_updateScene(
+            self._model,
+            self._data,
+            self._option,
+            self._perturb,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(image, None, self._viewport, self._context)
+        return image
+
+    def close(self) -> None:
+        """Free the OpenGL context; also done at the end of the process."""
+        if getattr(self, "_gl", None) is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+            _open.discard(self)
+
+    def __enter__(self) -> "Renderer":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _place(self, state: np.ndarray | mujoco.MjData, fixtures: np.ndarray) -> None:
+        model, data, scene = self._model, self._data, self.scene
+        qpos = state.qpos if isinstance(state, mujoco.MjData) else _checked_qpos(state, scene)
+        place_fixtures(scene, model, _checked_fixtures(fixtures, scene))
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        for site, joints, threshold in self._burners:
+            on = (data.qpos[joints] >= threshold).any()
+            model.site_rgba[site, 3] = _BURNER_ON if on else -1.0
+
+    def _camera_id(self, camera: str) -> int:
+        number = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
+        if number < 0:
+            names = ", ".join(self._model.camera(i).name for i in range(self._model.ncam))
+            raise UserError(f"{self.scene.task.id} has no camera {camera!r}; it has {names}.")
+        return number
+
+
+def _checked_qpos(state: np.ndarray, scene: Scene) -> np.ndarray:
+    state = np.asarray(state, np.float64)
+    if state.shape != (scene.state_size,) or not np.isfinite(state).all():
+        raise UserError(
+            f"A state to draw has shape {state.shape}; {scene.task.id} has {scene.state_size} "
+            "finite numbers [time, qpos, qvel]: take the states of this task."
+        )
+    return state[1 : 1 + scene.model.nq]
+
+
+def _checked_fixtures(fixtures: np.ndarray, scene: Scene) -> np.ndarray:
+    fixtures = np.asarray(fixtures, np.float64)
+    if fixtures.shape != (len(scene.fixture_names), 7) or not np.isfinite(fixtures).all():
+        raise UserError(
+            f"The fixtures to draw have shape {fixtures.shape}; {scene.task.id} has "
+            f"{len(scene.fixture_names)} fixtures of 7 finite numbers [position, quaternion]."
+        )
+    return fixtures
+
+
+def _burners(scene: Scene, model: mujoco.MjModel) -> list[tuple[int, list[int], float]]:
+    """Return (site, addresses of its knob in qpos, angle from which it glows in rad)."""
+    return [
+        (
+            model.site(site).id,
+            [int(model.joint(j).qposadr[0]) for j in stove["joints"]],
+            stove["on"],
+        )
+        for stove in scene.meta["burners"]
+        for site in stove["sites"]
+    ]
+
+
+def _gl_context(width: int, height: int):
+    """Return a new off-screen OpenGL context of the backend that works here."""
+    backend = find_opengl().backend
+    os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    try:
+        context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+    except Exception as error:  # PyOpenGL's errors share no base class
+        raise UserError(
+            f"{backend} works in a fresh process but not in this one ({error}): something here has "
+            "chosen another OpenGL; unset PYOPENGL_PLATFORM, or set MUJOCO_GL to that one."
+        ) from error
+    _close_at_exit()
+    return context
+
+
+@lru_cache(maxsize=1)
+def _close_at_exit() -> None:
+    """Free the contexts before MuJoCo ends EGL, whose handler was registered just before."""
+    atexit.register(lambda: [renderer.close() for renderer in list(_open)])
+
+
+# ---- many states -----------------------------------------------------------------------------
+
+
+def render_states(
+    task_id: str,
+    states: np.ndarray,  # (T, state_size)
+    fixtures: np.ndarray,  # (k, 7), or (T, k, 7)
+    cameras: Sequence[str] = CAMERAS,
+    size: int = 128,
+    detail: Detail = "exact",
+    workers: int = 1,
+) -> dict[str, np.ndarray]:  # camera -> (T, size, size, 3) uint8
+    """Draw stored states of one task with `workers` spawned processes (1: in this process).
+
+    The images are the same for any number of workers. A worker starts in 2-6 s, so hand over many
+    states at once.
+
+    Raises:
+        UserError: see `Renderer`.
+    """
+    scene = load_scene(task_id)
+    fixtures = np.asarray(fixtures, np.float64)
+    each = (len(states), len(scene.fixture_names), 7)
+    if fixtures.shape not in (each, each[1:]):
+        raise UserError(
+            f"render_states: fixtures of shape {fixtures.shape} do not fit {len(states)} states of "
+            f"{task_id}: give {each} or {each[1:]}."
+        )
+    fixtures = np.broadcast_to(fixtures, each)
+    find_opengl()  # say so here, once, rather than in every worker
+    parts = [part for part in np.array_split(np.arange(len(states)), workers) if len(part)]
+    jobs = [(task_id, states[p], fixtures[p], tuple(cameras), size, detail) for p in parts]
+    names = [f"{task_id}, states {p[0]}-{p[-1]}" for p in parts]
+    drawn = map_tasks(_draw, jobs, names=names, workers=workers, description="images")
+    empty = np.empty((0, size, size, 3), np.uint8)
+    return {c: np.concatenate([empty, *(part[c] for part in drawn)]) for c in cameras}
+
+
+def _draw(job: tuple) -> dict[str, np.ndarray]:
+    task_id, states, fixtures, cameras, size, detail = job
+    renderer = _renderer(task_id, size, detail)
+    images = {camera: np.empty((len(states), size, size, 3), np.uint8) for camera in cameras}
+    for row, state in enumerate(states):
+        for camera in cameras:
+            images[camera][row] = renderer.render(state, fixtures[row], camera)
+    return images
+
+
+@lru_cache(maxsize=1)  # an exact picture model takes up to 300 MB
+def _renderer(task_id: str, size: int, detail: Detail) -> Renderer:
+    return Renderer(load_scene(task_id), size, detail)
