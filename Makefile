@@ -40,13 +40,11 @@ readme: $(INSTALLED)  # the table of results, from results/
 clean:  # the environment only; results and caches stay
 	rm -rf $(VENV)
 
-$(RUN):
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
-	  echo "Python 3.11 or 3.12 is needed; call make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); bash tools/install_venv.sh $(PYTHON) && \
-	  $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); exit 1; }
-
-$(INSTALLED): pyproject.toml | $(RUN)
+	  echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  bash tools/install_venv.sh $(PYTHON) && $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[notebooks,test]'
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \

@@ -1,7 +1,9 @@
 """The doctor finds what is off and says how to mend it."""
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,29 @@ def test_without_a_renderer_the_message_holds_reason_and_command(no_renderer):
         opengl.find_opengl()
     [finding] = doctor.check_opengl()
     assert finding.status == "problem"
+
+
+def test_without_root_the_exact_command_is_printed_and_nothing_is_installed(
+    no_renderer, monkeypatch, capsys
+):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert opengl.main() == 1
+    assert "`sudo apt-get install -y" in capsys.readouterr().err
+
+
+def test_as_root_mesa_is_installed_and_the_renderer_is_looked_for_again(monkeypatch, capsys):
+    answers = [(None, "no libEGL")] * 2 + [(opengl.OpenGL("egl", "llvmpipe (Mesa)"), "")]
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(opengl, "probe", lambda backend: answers.pop(0))
+    commands = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    opengl.find_opengl.cache_clear()
+    assert opengl.main() == 0
+    opengl.find_opengl.cache_clear()
+    assert commands == [["apt-get", "update", "-qq"], opengl.install_command()]
+    assert "software (llvmpipe) through egl" in capsys.readouterr().out
 
 
 def test_the_blob_hash_is_gits(tmp_path):
