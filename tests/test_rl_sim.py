@@ -1,0 +1,201 @@
+"""RL with LIBERO's simulator: rollouts that do not depend on company, exact resumption."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from diffrl import policy as policies
+from diffrl.errors import UserError
+from diffrl.policy.features import Layout
+from diffrl.presets import CloneConfig, RLConfig
+from diffrl.rl import checkpoint
+from diffrl.rl.bc import demonstration_rows
+from diffrl.rl.collect import TRAINING_STARTS, Collector
+from diffrl.rl.learn import WALL_CLOCK, Learner, improve
+from diffrl.rl.rollout import rollout
+from diffrl.sim.observation import observe
+from diffrl.sim.scene import load_scene
+from diffrl.sim.starts import fresh_start_states, official_start_states
+
+pytestmark = pytest.mark.sim
+TASK = "libero_object/0"
+TINY = RLConfig(
+    copies=4, decisions=3, iterations=5, max_steps=20, epochs=2, minibatch=30, critic_warmup=1,
+    measure_every=2, measure_starts=2, cross_fade=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scene():
+    torch.set_num_threads(1)
+    return load_scene(TASK)
+
+
+def make_policy(scene, algorithm="diffusion", rl=TINY, seed=0):
+    """A policy with random weights and the normalisers of a few start states."""
+    starts = fresh_start_states(scene, 8, 123)
+    observation = observe(scene, starts.states, starts.fixtures)
+    config = policies.make_config(algorithm, CloneConfig(width=32, horizon=6, chunk=4), rl)
+    policy = policies.make_policy(config, Layout.of(TASK, observation), seed)
+    actions = torch.linspace(-0.4, 0.4, 50)[:, None].expand(50, 7)
+    policy.fit(policy.features(observation), actions)
+    return policy
+
+
+def outcome(trial):
+    return trial.start_state, trial.success, trial.steps, trial.episode.checksum()
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_a_trial_does_not_depend_on_its_company_nor_on_the_threads(scene, algorithm):
+    policy = make_policy(scene, algorithm)
+    starts = fresh_start_states(scene, 19, 7)  # more than one block of rows
+    options = {"mode": "stochastic", "record": True, "max_steps": 12}
+    together = rollout(policy, scene, starts, threads=2, **options)
+    again = rollout(policy, scene, starts[[17, 3]], threads=1, **options)
+    assert [outcome(trial) for trial in again] == [outcome(together[17]), outcome(together[3])]
+    other = rollout(policy, scene, starts[[3]], seed=1, **options)
+    assert outcome(other[0]) != outcome(together[3])
+
+
+def test_a_recorded_trial_is_a_valid_episode_that_its_states_confirm(scene):
+    policy = make_policy(scene)
+    trial = rollout(policy, scene, official_start_states(scene)[[4]], record=True, max_steps=10)[0]
+    episode = trial.episode.validate()
+    assert episode.start_state == "official/4"
+    assert (episode.length, len(episode.states)) == (10, 11)
+    assert (episode.source, episode.mode) == ("diffusion", "deterministic")
+    seen = observe(scene, episode.states, episode.fixtures)
+    np.testing.assert_array_equal(episode.observations["object_pos"], seen.object_pos)
+    assert np.ptp(episode.states[:, 0]) == pytest.approx(10 / 20)  # 10 steps at 20 Hz
+
+
+def test_trials_beyond_the_number_of_copies_wait_for_a_free_one(scene, monkeypatch):
+    policy = make_policy(scene)
+    starts = fresh_start_states(scene, 5, 7)
+    options = {"mode": "stochastic", "record": True, "max_steps": 8}
+    at_once = rollout(policy, scene, starts, **options)
+    monkeypatch.setattr("diffrl.rl.rollout.COPIES", 2)
+    assert [outcome(t) for t in rollout(policy, scene, starts, **options)] == [
+        outcome(t) for t in at_once
+    ]
+
+
+def test_demonstrations_become_decisions_and_repeat_their_last_action(scene):
+    policy = make_policy(scene)
+    trials = rollout(policy, scene, fresh_start_states(scene, 2, 7), record=True, max_steps=9)
+    episodes = [trial.episode for trial in trials]
+    features, plans = demonstration_rows(policy, scene, episodes)
+    assert features["state"].shape == (18, policy.layout.size)
+    assert plans.shape == (18, 6, 7)
+    expected = torch.from_numpy(episodes[0].actions).float()
+    assert torch.equal(plans[2], expected[2:8])
+    assert torch.equal(plans[8], expected[8].expand(6, 7))
+    with pytest.raises(UserError, match="no demonstrations of libero_object/0"):
+        demonstration_rows(policy, scene, [])
+    foreign = dataclasses.replace(episodes[0], task="libero_goal/0")
+    with pytest.raises(UserError, match="libero_goal/0 cannot be cloned for libero_object/0"):
+        demonstration_rows(policy, scene, [foreign])
+
+
+def test_staggered_copies_end_at_different_times_and_each_episode_has_its_own_start(scene):
+    policy = make_policy(scene)
+    staggered = Collector(policy, scene, dataclasses.replace(TINY, decisions=5), 0)
+    batch = staggered.collect(torch.Generator().manual_seed(0))
+    first = batch.ended.int().argmax(0)  # the limit is 5 decisions of 4 steps
+    assert first.tolist() == [1, 2, 3, 4]
+    assert torch.equal(batch.truncated, batch.ended)
+    assert len(batch.last_features["state"]) == int(batch.truncated.sum())
+    assert staggered.episodes == 4 + int(batch.ended.sum())
+    assert staggered.start_seed >= TRAINING_STARTS
+
+    together = Collector(policy, scene, dataclasses.replace(TINY, staggered=False), 0)
+    assert not together.collect(torch.Generator().manual_seed(0)).ended.any()
+    together.collect(torch.Generator().manual_seed(0))
+    assert together.episodes == 8  # all began anew
+    assert (together.simulator.elapsed == 12).all()
+
+
+def test_the_last_observation_of_a_time_out_is_from_before_the_reset(scene):
+    policy = make_policy(scene)
+    config = dataclasses.replace(TINY, copies=1, max_steps=8, decisions=2, staggered=False)
+    collector = Collector(policy, scene, config, 0)
+    batch = collector.collect(torch.Generator().manual_seed(0))
+    assert batch.ended.flatten().tolist() == [False, True]
+    assert not torch.equal(batch.last_features["state"], batch.next_features["state"])
+    start = fresh_start_states(scene, 1, collector.start_seed, first=1)
+    collector.simulator.reset(start)
+    fresh = policy.features(collector.simulator.observation)
+    torch.testing.assert_close(batch.next_features["state"], fresh["state"])
+
+
+def learn(algorithm, threads, path):
+    """Train, or go on from the checkpoint at `path`; tell each checkpoint on stdout."""
+    torch.set_num_threads(1)
+    scene = load_scene(TASK)
+    learner = Learner(make_policy(scene, algorithm), scene, TINY, 0, threads)
+    if os.path.exists(path):
+        learner.restore(checkpoint.load(path, "key"))
+
+    def measure(policy):
+        return rollout(policy, scene, fresh_start_states(scene, 2, 9), max_steps=8)
+
+    def save():
+        checkpoint.save(path, learner.state(), "key")
+        print("saved", learner.iteration, flush=True)
+
+    improve(learner, measure, save)
+
+
+def run(path, algorithm, threads, kill_after=None):
+    """`learn` in a process of its own, killed within the iteration after so many checkpoints."""
+    script = f"import test_rl_sim; test_rl_sim.learn({algorithm!r}, {threads}, {str(path)!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=os.path.dirname(__file__),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if kill_after is not None:
+        for _ in range(kill_after):
+            assert process.stdout.readline().startswith("saved")
+        process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=300)
+    assert process.returncode == (0 if kill_after is None else -signal.SIGKILL)
+
+
+def content(path):
+    """A checkpoint without its wall-clock numbers."""
+    tree = checkpoint.load(path, "key")
+    tree.pop("seconds")
+    for row in tree["diagnostics"]:
+        for name in WALL_CLOCK:
+            row.pop(name)
+    return tree
+
+
+def same(first, second):
+    """Whether two trees are equal, arrays bit by bit and NaN equal to NaN."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, torch.Tensor | np.ndarray):
+        return np.array_equal(np.asarray(first), np.asarray(second), equal_nan=True)
+    return first == second or (first != first and second != second)
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_a_run_killed_and_resumed_on_other_threads_ends_with_the_same_bytes(tmp_path, algorithm):
+    whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
+    run(whole, algorithm, threads=1)
+    run(part, algorithm, threads=2, kill_after=2)
+    run(part, algorithm, threads=1)
+    assert content(whole)["iteration"] == TINY.iterations
+    assert same(content(part), content(whole))
