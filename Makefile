@@ -1,5 +1,5 @@
 # make reproduce [PRESET=smoke]   run the notebooks; what is finished is found
-# make test [ARGS="-m 'not slow'"] · make lint · make lab · make doctor · make readme · make clean
+# make test [ARGS="-m 'not slow'"] · make check-kills · make lint · make lab · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
 
@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help ready reproduce test lint lab doctor readme clean
+.PHONY: help ready reproduce test check-kills lint lab doctor readme clean
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
@@ -23,6 +23,9 @@ reproduce: ready
 
 test: ready
 	@$(RUN) -m pytest $(ARGS) || test $$? -eq 5  # 5: nothing was selected
+
+check-kills: ready  # the series killed in every notebook, against an unbroken one
+	@DIFFRL_KILLS=1 $(RUN) -m pytest tests/test_series.py
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .

@@ -75,6 +75,11 @@ def test_every_imported_package_is_declared():
             assert names & (declared | brought.keys()), f"{path.name} imports {module}"
 
 
+def test_every_folder_of_the_package_is_a_package():
+    folders = {path.parent for path in (ROOT / "diffrl").rglob("*.py")}
+    assert [folder.name for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 def test_no_notebook_is_committed_with_outputs():
     spoilt = []
     for path in committed("*.ipynb"):
