@@ -4,20 +4,31 @@
 `trajectory` reads any HDF5 file. The measures are pure functions on arrays.
 """
 
-from diffrl.quality.report import MEASURES, PLANNED, compare, measure, select, summarise
-from diffrl.quality.smoothness import trajectory_measures
-from diffrl.quality.stage import load_datasets, main, run_quality
+from diffrl.quality.report import (
+    MEASURES,
+    PLANNED,
+    compare,
+    findings,
+    measure,
+    select,
+    summarise,
+)
+from diffrl.quality.smoothness import boundary_share, trajectory_measures
+from diffrl.quality.stage import load_datasets, main, printable, run_quality
 from diffrl.quality.trajectory import Trajectory, panda_forward_kinematics, read_trajectories
 
 __all__ = [
     "MEASURES",
     "PLANNED",
     "Trajectory",
+    "boundary_share",
     "compare",
+    "findings",
     "load_datasets",
     "main",
     "measure",
     "panda_forward_kinematics",
+    "printable",
     "read_trajectories",
     "run_quality",
     "select",

@@ -62,6 +62,8 @@ PLANNED = (
 )
 MIN_PAIRS = 6  # 2^-6 · 2 = 0.03: fewer pairs can never reach p < 0.05
 
+SOURCES = ("operator", "human", "teleoperation", "gaussian", "diffusion")  # order of the tables
+
 _ARM = ["source", "mode"]
 
 
@@ -146,6 +148,23 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
     columns = ["measure", "first", "second", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "n", "test"])
     return table.assign(p_holm=statistics.holm(table["p"]))
+
+
+def findings(tests: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
+    """What the tests say: a row per comparison, the measures told apart at `level` after Holm.
+
+    Columns: first, second, better, worse, not told apart – "better" in the paper's sense
+    (smoother, shorter, more consistent) for the first arm, the strongest effect first.
+    """
+    rows = []
+    for (first, second), group in tests.groupby(["first", "second"], sort=False):
+        told = group[group["p_holm"] < level].sort_values("cliffs_delta", key=abs, ascending=False)
+        sign = told["difference"] * [MEASURES[name].better for name in told["measure"]]
+        names = told["measure"].map(lambda name: MEASURES[name].label)
+        better, worse = ("; ".join(names[side]) or "–" for side in (sign > 0, sign < 0))
+        rest = len(group) - len(told)
+        rows.append((first, second, better, worse, f"{rest} of {len(group)} measures"))
+    return pd.DataFrame(rows, columns=["first", "second", "better", "worse", "not told apart"])
 
 
 def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):

@@ -25,6 +25,17 @@ class Quality(NamedTuple):
     summary: pd.DataFrame  # quality.csv
     tests: pd.DataFrame  # quality_tests.csv
 
+    def sample(self, task: str | None = None) -> str:
+        """What a caption has to say of the data: how many trajectories of which arm and task."""
+        rows = self.units[self.units["measure"] == "steps"]
+        if task:
+            rows = rows[rows["task"] == task]
+        tasks = rows["task"][rows["source"] != "teleoperation"].unique()
+        counts = rows.groupby(["source", "mode"]).size()
+        arms = ", ".join(f"{source} {mode} {n}" for (source, mode), n in counts.items())
+        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+        return f"Successful episodes on {where}, control rate 20 Hz, n: {arms}."
+
 
 def dataset_files(preset: str) -> list[Path]:
     """Every data set of a preset, and the teleoperation reference when it is at hand."""
@@ -121,9 +132,10 @@ def printable(rows: pd.DataFrame) -> pd.DataFrame:
         text=[_cell(*values) for values in rows[["value", "low", "high"]].to_numpy()],
         name=[f"{m.label} [{m.unit}]" if m.unit else m.label for m in _measures(rows)],
     )
-    order = list(dict.fromkeys(cells.sort_values("measure", key=_order)["name"]))
-    table = cells.pivot(index="name", columns="arm", values="text").reindex(order).fillna("–")
-    return table.rename_axis(index=None, columns=None)
+    names = dict.fromkeys(cells.sort_values("measure", key=_order)["name"])
+    arms = dict.fromkeys(cells.sort_values(["source", "mode"], key=_order)["arm"])
+    table = cells.pivot(index="name", columns="arm", values="text")
+    return table.loc[list(names), list(arms)].fillna("–").rename_axis(index=None, columns=None)
 
 
 def _measures(rows):
@@ -131,7 +143,9 @@ def _measures(rows):
 
 
 def _order(column):
-    return column.map(list(report.MEASURES).index)
+    """Sort key of a column: sources and measures in the order of the series."""
+    order = {"source": report.SOURCES, "measure": tuple(report.MEASURES)}.get(column.name)
+    return column if order is None else column.map({k: f"{i:02d}" for i, k in enumerate(order)})
 
 
 def _cell(value, low, high):

@@ -1,0 +1,77 @@
+"""Trajectories and files that the tests of quality share."""
+
+import h5py
+import numpy as np
+
+from diffrl.data.episode import Episode
+from diffrl.data.hdf5 import write_episodes
+from diffrl.presets import QualityConfig
+from diffrl.quality.trajectory import Trajectory
+
+CONFIG = QualityConfig(phases=40, neighbours=5, resamples=200)
+
+
+def minimum_jerk(duration=2.0, rate=20.0, distance=0.3, direction=(1, 2, 2)):
+    """Positions (N, 3) m of Flash & Hogan's point-to-point movement along a straight line."""
+    t = np.linspace(0, 1, round(duration * rate) + 1)
+    unit = np.array(direction) / np.linalg.norm(direction)
+    return distance * (10 * t**3 - 15 * t**4 + 6 * t**5)[:, None] * unit
+
+
+def trajectory(position, actions=None, **changes):
+    if actions is None:
+        actions = np.zeros((len(position) - 1, 7))
+    return Trajectory(position=position, actions=actions, rate=changes.pop("rate", 20.0), **changes)
+
+
+def arms(effect=1.0, n=12, seed=0):
+    """Two arms on the same start states; `effect` scales the tremor of the Gaussian one."""
+    rng = np.random.default_rng(seed)
+    for index in range(n):
+        start = rng.normal(0, 0.01, 3)
+        for source, tremor in (("diffusion", 1e-4), ("gaussian", effect * 1e-4)):
+            position = minimum_jerk() + start + rng.normal(0, tremor, (41, 3))
+            actions = np.c_[20 * np.diff(position, axis=0), np.zeros((40, 3)), np.ones(40)]
+            actions[:20, 6] = -1
+            state = f"fresh/0/{index}"
+            kind = {"source": source, "mode": "deterministic", "start_state": state}
+            yield trajectory(position, actions, **kind)
+
+
+def write_data_set(path, found):
+    episodes = []
+    for t in found:
+        states = np.zeros((len(t.position), 20))
+        states[:, 0] = np.arange(len(t.position)) / 20
+        seen = {"eef_pos": t.position, "eef_quat": np.tile([1.0, 0, 0, 0], (len(states), 1))}
+        episodes.append(
+            Episode(
+                task="libero_object/0",
+                instruction="pick up the soup",
+                start_state=t.start_state,
+                seed=0,
+                source=t.source,
+                mode=t.mode,
+                success=True,
+                states=states,
+                actions=t.actions,
+                rewards=np.eye(len(t.actions))[-1],
+                fixtures=np.zeros((0, 7)),
+                observations=seen | {"gripper_qpos": np.full((len(states), 2), 0.04)},
+            )
+        )
+    attrs = {"env_args": "{}", "problem_info": "{}", "bddl_file_name": "a.bddl"}
+    write_episodes(path, episodes, attrs | {"diffrl_format": 1})
+
+
+def arrays_file(path, positions=None, joints=None, demos=3, **attrs):
+    with h5py.File(path, "w") as file:
+        file.attrs.update(attrs)
+        for index in range(demos):
+            demo = file.create_group(f"demo_{index}")
+            demo["actions"] = np.random.default_rng(index).uniform(-1, 1, (40, 7))
+            if positions is not None:
+                demo["eef_pos"] = positions[:40] * (1 + index / 10)
+            if joints is not None:
+                demo["joint_pos"] = joints + index / 100
+    return path

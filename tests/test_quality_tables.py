@@ -1,0 +1,229 @@
+"""From files to tables: comparisons, records, and the refusal of what cannot be measured."""
+
+import json
+
+import numpy as np
+import pytest
+from quality_samples import CONFIG, arms, arrays_file, minimum_jerk, trajectory, write_data_set
+
+from diffrl import quality
+from diffrl.__main__ import main as command_line
+from diffrl.data.episode import Episode
+from diffrl.errors import UserError
+from diffrl.quality import consistency, smoothness
+from diffrl.quality.trajectory import Trajectory, control_rate
+
+
+# -- tables ----------------------------------------------------------------------------------------
+def test_a_planted_difference_is_found_and_an_absent_one_is_not():
+    for effect, significant in ((3.0, True), (1.0, False)):
+        units = quality.measure(list(arms(effect)), CONFIG)
+        tests = quality.compare(units, CONFIG).set_index("measure")
+        assert (tests.loc["jerk_rms", "p_holm"] < 0.05) == significant
+        assert tests.loc["jerk_rms", "test"] == "paired sign flip"
+        assert np.all(tests["p_holm"] >= tests["p"])
+    assert quality.compare(units, CONFIG, pairs=[(("a", "b"), ("c", "d"))]).empty
+
+
+def test_without_shared_start_states_the_comparison_is_unpaired():
+    found = list(arms(3.0))
+    moved = [
+        trajectory(
+            t.position, t.actions, source=t.source, mode=t.mode, start_state=f"{t.source}{i}"
+        )
+        for i, t in enumerate(found)
+    ]
+    tests = quality.compare(quality.measure(moved, CONFIG), CONFIG).set_index("measure")
+    assert tests.loc["jerk_rms", "test"] == "permutation"
+    assert tests.loc["jerk_rms", "p_holm"] < 0.05
+    assert tests.loc["jerk_rms", "cliffs_delta"] < -0.9
+
+
+def test_the_record_has_its_columns_and_weights_tasks_equally():
+    one, two = list(arms(n=4)), list(arms(n=12, seed=1))
+    second = [
+        trajectory(2 * t.position, t.actions, task="other", source=t.source, mode=t.mode,
+                   start_state=t.start_state)
+        for t in two
+    ]  # fmt: skip
+    summary = quality.summarise(quality.measure(one + second, CONFIG), CONFIG)
+    assert list(summary) == ["source", "mode", "task", "measure", "value", "low", "high", "n"]
+    rows = summary[(summary["source"] == "diffusion") & (summary["measure"] == "path_length")]
+    by_task = rows.set_index("task")
+    assert by_task.loc["all", "value"] == pytest.approx(by_task.drop("all")["value"].mean())
+    assert by_task.loc["all", "n"] == 16
+    assert set(summary["measure"]) <= set(quality.MEASURES)
+
+
+def test_only_successes_count_and_none_is_an_error():
+    found = list(arms(n=3))
+    failed = trajectory(found[0].position, found[0].actions, success=False)
+    assert len(quality.select([*found, failed], 10)) == 6
+    assert len(quality.select(found, 2)) == 4
+    with pytest.raises(UserError, match="No successful trajectory"):
+        quality.select([failed], 10)
+
+
+def test_findings_name_the_better_arm_in_the_direction_of_each_measure():
+    tests = quality.compare(quality.measure(list(arms(4.0)), CONFIG), CONFIG)
+    row = quality.findings(tests).iloc[0]
+    assert (row["first"], row["second"]) == ("diffusion/deterministic", "gaussian/deterministic")
+    for label in ("Jerk, RMS", "Log dimensionless jerk, path"):  # lower and higher is better
+        assert label in row["better"]
+    assert "Jerk" not in row["worse"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home with two small data sets of preset smoke, and no reference beside it."""
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "clone"))
+    for source in ("diffusion", "gaussian"):
+        folder = tmp_path / "clone/results/smoke/datasets" / f"{source}-deterministic/libero_object"
+        folder.mkdir(parents=True)
+        write_data_set(folder / "soup_demo.hdf5", [t for t in arms() if t.source == source])
+    return tmp_path / "clone"
+
+
+def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(home):
+    first = quality.run_quality("smoke")
+    record = home / "results/smoke/quality.csv"
+    written = record.read_bytes()
+    assert first.summary["n"].max() == 12
+    assert "diffusion deterministic 12" in first.sample()
+    record.touch()
+    changed = record.stat().st_mtime_ns
+    assert quality.run_quality("smoke").tests.equals(first.tests)
+    assert record.stat().st_mtime_ns == changed
+    path = home / "results/smoke/datasets/diffusion-deterministic/libero_object/soup_demo.hdf5"
+    write_data_set(path, [t for t in arms(seed=5) if t.source == "diffusion"])
+    quality.run_quality("smoke")
+    assert record.read_bytes() != written
+
+
+def test_the_stage_says_which_notebook_to_run_when_there_are_no_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="run notebook 02 first"):
+        quality.run_quality("smoke")
+
+
+def test_an_episode_without_observations_is_measured_from_its_joints():
+    states = np.zeros((41, 20))
+    states[:, 0] = np.arange(41) / 20
+    states[:, 1:8] = [0, -0.16, 0, -2.44, 0, 2.23, 0.78]
+    states[:, 1] = 2 * np.linalg.norm(minimum_jerk(), axis=1)
+    episode = Episode(
+        **{"task": "a", "instruction": "", "start_state": "", "seed": 0, "source": "human"},
+        **{"mode": "recorded", "success": True, "states": states, "actions": np.zeros((40, 7))},
+        **{"rewards": np.eye(40)[-1], "fixtures": np.zeros((0, 7))},
+    )
+    found = Trajectory.from_episode(episode, "demo_3")
+    exact, _ = quality.panda_forward_kinematics(states[:, 1:8])
+    assert np.array_equal(found.position, exact)
+    assert found.start_state == "demo_3"
+
+
+# -- bad input and files ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"position": np.zeros((3, 3)), "actions": np.zeros((3, 7))}, "at least 4"),
+        ({"position": np.full((9, 3), np.nan)}, "first at step 0"),
+        ({"actions": np.zeros((4, 7))}, "do not belong to 4 actions"),
+        ({"rate": 0.0}, "control rate 0.0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_with_its_name(change, message):
+    arrays = {"position": np.zeros((9, 3)), "actions": np.zeros((8, 7)), "rate": 20.0} | change
+    with pytest.raises(UserError, match=f"demo_7.*{message}"):
+        Trajectory(**arrays, label="demo_7")
+
+
+def test_mixed_control_rates_and_a_single_trajectory_are_refused():
+    path = minimum_jerk()
+    with pytest.raises(UserError, match="20 Hz, 50 Hz"):
+        quality.measure([trajectory(path), trajectory(path, rate=50.0)], CONFIG)
+    with pytest.raises(UserError, match="need at least two"):
+        quality.measure([trajectory(path)], CONFIG)
+    with pytest.raises(UserError, match="only one"):
+        consistency.dispersion(np.zeros((1, 1)), ["a"])
+
+
+def test_time_must_rise_evenly():
+    assert control_rate(np.arange(5) / 20 + 0.5, "x") == 20
+    with pytest.raises(UserError, match="demo_1: time does not rise"):
+        control_rate([0, 0.05, 0.05, 0.1], "demo_1")
+    with pytest.raises(UserError, match=r"0\.05 to 0\.1 s"):
+        control_rate([0, 0.05, 0.15, 0.2], "demo_1")
+
+
+def test_forward_kinematics_reproduces_poses_recorded_in_the_simulator():
+    joints = [
+        [0.0124883, -0.1087159, 0.0164136, -2.5662258, 0.012669, 2.253382, 0.8035892],
+        [0.0738392, 1.0205355, 0.0239247, -0.8787553, -0.0172629, 1.8381693, 0.804123],
+        [-0.013757, 0.5864987, 0.1177395, -1.7273061, -0.2799013, 2.2871196, -1.5494742],
+    ]
+    positions = [
+        [-0.2009333, 0.0125475, 0.1935067],
+        [0.1750904, 0.0673592, 0.1737212],
+        [0.0666965, 0.041856, 0.1492784],
+    ]
+    computed, _ = quality.panda_forward_kinematics(joints)
+    assert computed == pytest.approx(np.array(positions), abs=1e-6)
+
+
+def test_the_command_prints_a_table_csv_and_json_of_any_file(tmp_path, capsys):
+    path = arrays_file(tmp_path / "mine.hdf5", minimum_jerk(), control_freq_hz=20)
+    assert command_line(["quality", str(path)]) == 0
+    assert "Jerk, RMS [m/s³]" in capsys.readouterr().out
+    assert command_line(["quality", str(path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert command_line(["quality", str(path), "--csv"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header == "source,mode,task,measure,value,low,high,n"
+    assert len(lines) == len(rows)
+    jerk = {r["measure"]: r["value"] for r in rows if r["task"] == "mine"}["jerk_rms"]
+    exact = [smoothness.jerk(minimum_jerk()[:40] * (1 + i / 10), 20) for i in range(3)]
+    assert jerk == pytest.approx(np.mean([np.sqrt(np.mean(j**2)) for j in exact]))
+
+
+def test_positions_are_computed_from_joints_where_they_are_missing(tmp_path):
+    joints = np.tile([0, -0.16, 0, -2.44, 0, 2.23, 0.78], (40, 1))
+    joints[:, 0] = np.linalg.norm(minimum_jerk()[:40], axis=1)  # the base turns the arm
+    found = quality.read_trajectories(arrays_file(tmp_path / "j.hdf5", joints=joints), rate=20)
+    radius = np.hypot(found[0].position[:, 0] + 0.6, found[0].position[:, 1])
+    assert np.ptp(radius) < 1e-12
+    assert found[0].quaternion is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"demos": 0}, "holds no demonstrations"),
+        ({"control_freq_hz": 20}, "no end-effector position"),
+        ({"positions": minimum_jerk()}, "--rate 20"),
+    ],
+)
+def test_a_file_that_cannot_be_measured_is_refused_on_the_command_line(
+    tmp_path, capsys, content, message
+):
+    path = arrays_file(tmp_path / "bad.hdf5", **content)
+    assert command_line(["quality", str(path)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error
+    assert "bad.hdf5" in error
+
+
+def test_a_file_that_is_no_hdf5_or_missing_is_refused(tmp_path, capsys):
+    (tmp_path / "text.hdf5").write_text("hello")
+    assert command_line(["quality", str(tmp_path / "text.hdf5")]) == 1
+    assert command_line(["quality", str(tmp_path / "none.hdf5")]) == 1
+    error = capsys.readouterr().err
+    assert "text.hdf5" in error
+    assert "there is no such" in error
+
+
+def test_measuring_again_gives_the_same_bytes():
+    tables = [
+        quality.summarise(quality.measure(list(arms()), CONFIG), CONFIG).to_csv() for _ in range(2)
+    ]
+    assert tables[0] == tables[1]
