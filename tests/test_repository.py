@@ -67,6 +67,7 @@ def test_every_imported_package_is_declared():
     lines = [*PYPROJECT["project"]["dependencies"], *extras]
     declared = {NAME.match(line)[0].lower().replace("_", "-") for line in lines}
     brought = {"llvmlite": "numba", "nbclient": "papermill", "packaging": "matplotlib"}
+    brought |= {"imageio-ffmpeg": "imageio"}
     assert set(brought.values()) <= declared
     owners = importlib.metadata.packages_distributions()
     for path in (ROOT / "diffrl").rglob("*.py"):
