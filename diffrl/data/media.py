@@ -11,6 +11,7 @@ from diffrl.artifacts import atomic_path
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.hdf5 import iterate_episodes
 from diffrl.errors import UserError
+from diffrl.sim.scene import load_scene
 
 _ENCODING = (
     *("-crf", "18", "-preset", "fast"),  # visually lossless
@@ -62,14 +63,12 @@ def pictures(
     Raises:
         UserError: no OpenGL renderer works here.
     """
-    from diffrl.sim.camera import render_states  # only here: most readers of data draw nothing
+    from diffrl.sim.camera import Renderer  # only here: most readers of data draw nothing
 
-    rows = np.arange(0, len(episode.states), every)
-    rows = np.append(rows, len(episode.states) - 1) if rows[-1] < len(episode.states) - 1 else rows
-    drawn = render_states(
-        episode.task, episode.states[rows], episode.fixtures, ("agentview",), size, detail
-    )
-    return drawn["agentview"][:, ::-1]
+    rows = {*range(0, len(episode.states), every), len(episode.states) - 1}
+    with Renderer(load_scene(episode.task), size, detail) as renderer:
+        drawn = [renderer.render(episode.states[row], episode.fixtures) for row in sorted(rows)]
+    return np.stack(drawn)[:, ::-1]
 
 
 def side_by_side(films: list[np.ndarray]) -> Iterable[np.ndarray]:
