@@ -6,6 +6,7 @@ no second list of parameters. A command may return an exit code.
 
 import difflib
 import importlib
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -63,12 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags = (tyro.conf.FlagCreatePairsOff,)  # --json, without a --no-json
         return int(tyro.cli(function, prog=prog, args=arguments[1:], config=flags) or 0)
     except UserError as error:
-        paragraph = " ".join(str(error).split())
-        print(textwrap.fill(f"Error: {paragraph}", 100, break_long_words=False), file=sys.stderr)
-        return 1
+        return _tell(str(error))
+    except RuntimeError as error:  # mujoco, when it is imported
+        if "MUJOCO_GL" not in str(error):
+            raise
+        return _tell(f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}: unset it, or use egl, osmesa.")
     except KeyboardInterrupt:
         print("Interrupted; the same command continues where it can.", file=sys.stderr)
         return 130
+
+
+def _tell(message: str) -> int:
+    paragraph = f"Error: {' '.join(message.split())}"
+    filled = textwrap.fill(paragraph, 100, break_long_words=False, break_on_hyphens=False)
+    print(filled, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

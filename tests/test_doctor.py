@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,15 @@ def test_the_bowl_of_libero_spatial_5_stays_on_its_ramekin():
     [finding] = doctor.check_behaviour()
     assert finding.status == "ok", finding.detail
     assert doctor.settle_shift() > 0  # it does settle: the check looks at the right thing
+
+
+@pytest.mark.sim
+def test_a_task_whose_assets_are_missing_is_told_in_one_paragraph(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"assets: {tmp_path / 'none'}\n")
+    environment = {**os.environ, "LIBERO_CONFIG_PATH": str(tmp_path), "DIFFRL_CACHE": str(tmp_path)}
+    code = "from diffrl.sim.scene import load_scene; load_scene('libero_object/0')"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert "UserError" in result.stderr.splitlines()[-1]
+    assert "python -m diffrl doctor" in result.stderr

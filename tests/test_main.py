@@ -55,6 +55,15 @@ def test_an_unknown_task_is_told_without_a_traceback():
     assert "Traceback" not in result.stderr
 
 
+def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "bogus")
+    for command in ("doctor", "tasks"):
+        result = run(command)
+        assert result.returncode == 1
+        assert "MUJOCO_GL" in result.stderr + result.stdout
+        assert "Traceback" not in result.stderr
+
+
 def test_a_users_error_is_one_paragraph(capsys):
     assert main(["unknown"]) == 1
     told = capsys.readouterr().err

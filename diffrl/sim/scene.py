@@ -130,7 +130,14 @@ def load_scene(task_id: str) -> Scene:
     key = hashlib.sha256((installed_key() + task.id).encode()).hexdigest()
     path = cache_dir() / "scenes" / f"{task.suite}-{task.index}-{key[:12]}.scene"
     if not path.exists():
-        _write(path, key, *compile_task(task))
+        try:
+            compiled = compile_task(task)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{error.filename} is missing, so {task.id} cannot be compiled: `python -m diffrl "
+                "doctor` compares LIBERO's files with the official ones and says what mends them."
+            ) from error
+        _write(path, key, *compiled)
     meta, arrays = _read(path, key)
     name = "physics.mjb"
     model = mujoco.MjModel.from_binary_path(name, {name: arrays.pop("physics").tobytes()})
