@@ -1,0 +1,304 @@
+"""The simulator as gymnasium environments: ``diffrl/<suite>-<index>-v0`` for every task.
+
+    import gymnasium, diffrl.sim.env
+    env = gymnasium.make("diffrl/libero_object-0-v0", start="official")
+    envs = gymnasium.make_vec("diffrl/libero_object-0-v0", num_envs=16)
+
+An episode terminates with success (reward 1), is truncated by the task's step limit, and truncated
+with ``info["error"]`` where the physics diverged. Copy i of a vector environment that was reset
+with seed s behaves, bit for bit, like a single one that was reset with seed s + i.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from diffrl.errors import UserError
+from diffrl.sim.camera import CAMERAS, Renderer
+from diffrl.sim.observation import Observation
+from diffrl.sim.pictures import Detail
+from diffrl.sim.scene import Scene, load_scene
+from diffrl.sim.simulator import ACTION_SIZE, Simulator
+from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
+from diffrl.sim.tasks import PRO_SUITES, SUITES, suite_tasks
+
+Start = Literal["fresh", "official"]
+FPS = 20  # control steps a second
+
+_METADATA = {"render_modes": ["rgb_array"], "render_fps": FPS}
+
+
+class _Body:
+    """What both faces share: a simulator, the start-state policy, observations, cameras."""
+
+    def __init__(
+        self,
+        scenes: list[Scene],
+        start: Start | StartStates,
+        cameras: Sequence[str],
+        image_size: int,
+        detail: Detail,
+        max_steps: int | None,
+        threads: int | None,
+    ):
+        unknown = [camera for camera in cameras if camera not in CAMERAS]
+        if unknown:
+            raise UserError(f"There is no camera {unknown[0]!r}: choose from {', '.join(CAMERAS)}.")
+        if not isinstance(start, StartStates) and start not in ("fresh", "official"):
+            raise UserError(f"start is {start!r}: use 'fresh', 'official' or a StartStates.")
+        self.scenes, self.start = scenes, start
+        self.cameras, self.image_size, self.detail = tuple(cameras), image_size, detail
+        self.simulator = Simulator(scenes, len(scenes), threads, max_steps)
+        self.renderers: dict[str, Renderer] = {}
+
+    def space(self) -> spaces.Dict:
+        """The observation space of one copy."""
+        arrays = Observation.empty(self.scenes, 1).arrays()
+        parts = {
+            name: spaces.Box(-np.inf, np.inf, a.shape[1:], a.dtype) for name, a in arrays.items()
+        }
+        shape = (self.image_size, self.image_size, 3)
+        images = {f"{camera}_image": spaces.Box(0, 255, shape, np.uint8) for camera in self.cameras}
+        return spaces.Dict(parts | images)
+
+    def draw(self, copy: int, generator: np.random.Generator, wanted: int | None) -> StartStates:
+        """One start state for a copy: number `wanted`, or one drawn by its generator."""
+        scene = self.scenes[copy]
+        if self.start == "fresh":
+            seed = int(generator.integers(2**31))
+            return fresh_start_states(scene, 1, seed=seed, first=wanted or 0)
+        given = official_start_states(scene) if self.start == "official" else self.start
+        number = int(generator.integers(len(given))) if wanted is None else wanted
+        if not 0 <= number < len(given):
+            raise UserError(f"Start state {number} was asked for; there are 0 to {len(given) - 1}.")
+        return given[number]
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """Everything in the observation space, as new arrays with one row a copy."""
+        rows = {name: array.copy() for name, array in self.simulator.observation.arrays().items()}
+        return rows | {f"{camera}_image": self.images(camera) for camera in self.cameras}
+
+    def images(self, camera: str) -> np.ndarray:
+        """(n, size, size, 3) what a camera sees now, in LIBERO's orientation."""
+        states, fixtures = self.simulator.states(), self.simulator.fixtures()
+        images = []
+        for scene, state, poses in zip(self.scenes, states, fixtures):
+            renderer = self._renderer(scene)
+            state, poses = state[: scene.state_size], poses[: len(scene.fixture_names)]
+            images.append(renderer.render(state, poses, camera))
+        return np.stack(images)
+
+    def _renderer(self, scene: Scene) -> Renderer:
+        if scene.task.id not in self.renderers:
+            self.renderers[scene.task.id] = Renderer(scene, self.image_size, self.detail)
+        return self.renderers[scene.task.id]
+
+    def close(self) -> None:
+        self.simulator.close()
+        for renderer in self.renderers.values():
+            renderer.close()
+
+
+def _action_space() -> spaces.Box:
+    return spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+
+
+class LiberoEnv(gymnasium.Env):
+    """One task.
+
+    Args:
+        task: e.g. "libero_object/0".
+        start: where episodes begin: "fresh" (LIBERO's placement sampler, for training), "official"
+            (its 50 start states, for evaluation) or a `StartStates`. `reset(seed=…)` seeds the
+            draw; ``reset(options={"start": i})`` takes number i.
+        cameras: images in the observation, as "agentview_image" …: any of `CAMERAS`.
+        image_size, detail: see `diffrl.sim.camera.Renderer`.
+        max_steps: control steps an episode may take; default: the task's own limit.
+        render_mode: "rgb_array" (upright, for people) or None.
+
+    Raises:
+        UserError: one of these does not exist.
+    """
+
+    metadata = _METADATA
+
+    def __init__(
+        self,
+        task: str,
+        start: Start | StartStates = "fresh",
+        cameras: Sequence[str] = (),
+        image_size: int = 128,
+        detail: Detail = "exact",
+        max_steps: int | None = None,
+        render_mode: str | None = None,
+    ):
+        scene = load_scene(task)
+        self._body = _Body([scene], start, cameras, image_size, detail, max_steps, threads=1)
+        self.scene, self.render_mode = scene, render_mode
+        self.action_space, self.observation_space = _action_space(), self._body.space()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode (10 settle steps included); the info names its start state."""
+        super().reset(seed=seed)
+        start = self._body.draw(0, self.np_random, (options or {}).get("start"))
+        self._body.simulator.reset(start)
+        info = {"start_state": start.ids[0], "instruction": self.scene.instruction}
+        return self._observation(), info
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """Execute one action (7,) in [-1, 1] for 1/20 s.
+
+        Raises:
+            UserError: the action has a wrong shape, is not finite, or lies beyond [-1, 1].
+            gymnasium.error.ResetNeeded: the episode has ended.
+        """
+        simulator = self._body.simulator
+        if simulator.done[0]:
+            raise gymnasium.error.ResetNeeded("The episode has ended, or none has begun: reset().")
+        step = simulator.step(np.asarray(action)[None])
+        error = bool(step.error[0])
+        info = {"success": bool(step.success[0]), "error": error}
+        cut = bool(step.timeout[0]) or error
+        return self._observation(), float(step.reward[0]), info["success"], cut, info
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        return {name: rows[0] for name, rows in self._body.observe().items()}
+
+    def render(self) -> np.ndarray | None:
+        """Return agentview, upright, (image_size, image_size, 3) uint8."""
+        return self._body.images(CAMERAS[0])[0, ::-1] if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """End the threads and free the renderer."""
+        self._body.close()
+
+
+class LiberoVectorEnv(VectorEnv):
+    """`num_envs` copies of one task, or one copy of each of several, stepped by threads.
+
+    Autoreset is gymnasium's "next step": the call after an episode's end ignores that copy's action
+    and returns the first observation of its next episode, with reward 0.
+
+    Args:
+        task: of all copies, or a list with one for each; then observations are padded with zeros.
+        num_envs: copies.
+        threads: default: all cores; the results do not depend on it.
+        start, cameras, image_size, detail, max_steps, render_mode: as in `LiberoEnv`.
+    """
+
+    metadata = _METADATA | {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        task: str | Sequence[str],
+        num_envs: int = 1,
+        threads: int | None = None,
+        start: Start | StartStates = "fresh",
+        cameras: Sequence[str] = (),
+        image_size: int = 128,
+        detail: Detail = "exact",
+        max_steps: int | None = None,
+        render_mode: str | None = None,
+    ):
+        tasks = [task] * num_envs if isinstance(task, str) else list(task)
+        if len(tasks) != num_envs or num_envs < 1:
+            raise UserError(f"{len(tasks)} tasks for num_envs={num_envs}: give one task, or each.")
+        scenes = [load_scene(one) for one in tasks]
+        self._body = _Body(scenes, start, cameras, image_size, detail, max_steps, threads)
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single_action_space = _action_space()
+        self.single_observation_space = self._body.space()
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._generators: list[np.random.Generator] = []
+        self._ended = np.zeros(num_envs, bool)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode in every copy; copy i is seeded with seed + i, or with its own seed."""
+        if seed is None or np.isscalar(seed):
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise UserError(f"{len(seeds)} seeds were given for {self.num_envs} copies.")
+        known = self._generators or [None] * self.num_envs
+        self._generators = [
+            old if one is None and old else gymnasium.utils.seeding.np_random(one)[0]
+            for one, old in zip(seeds, known)
+        ]
+        self._ended[:] = False
+        info = self._begin(np.arange(self.num_envs), (options or {}).get("start"))
+        return self._body.observe(), info
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Execute actions (num_envs, 7); copies whose episode has ended begin the next one.
+
+        Raises:
+            UserError: the actions have a wrong shape, are not finite, or lie beyond [-1, 1].
+            gymnasium.error.ResetNeeded: `reset` was never called.
+        """
+        if not self._generators:
+            raise gymnasium.error.ResetNeeded("No episode has begun: call reset() first.")
+        step = self._body.simulator.step(np.asarray(actions))  # the ended copies are frozen
+        begun = self._begin(np.flatnonzero(self._ended)) if self._ended.any() else {}
+        truncations = step.timeout | step.error
+        self._ended = step.success | truncations
+        everywhere = np.ones(self.num_envs, bool)
+        info = begun | {"success": step.success, "error": step.error}
+        info |= {"_success": everywhere, "_error": everywhere}
+        return self._body.observe(), step.reward, step.success.copy(), truncations, info
+
+    def _begin(self, copies: np.ndarray, wanted: int | None = None) -> dict[str, np.ndarray]:
+        """Begin episodes in some copies; return which start states they have, as vector info."""
+        starts = {c: self._body.draw(c, self._generators[c], wanted) for c in copies}
+        for task in dict.fromkeys(start.task for start in starts.values()):
+            same = [c for c in copies if starts[c].task == task]
+            together = StartStates.concatenate([starts[c] for c in same])
+            self._body.simulator.reset(together, copies=same)
+        names = np.full(self.num_envs, None, object)
+        names[copies] = [starts[c].ids[0] for c in copies]
+        return {"start_state": names, "_start_state": names != None}  # noqa: E711 (elementwise)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return each copy's agentview, upright, (image_size, image_size, 3) uint8."""
+        upright = self.render_mode == "rgb_array"
+        return tuple(self._body.images(CAMERAS[0])[:, ::-1]) if upright else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the threads and free the renderers."""
+        self._body.close()
+
+
+def env_id(task_id: str) -> str:
+    """Return the gymnasium id of a task: "libero_object/0" -> "diffrl/libero_object-0-v0"."""
+    return f"diffrl/{task_id.replace('/', '-')}-v0"
+
+
+def register_envs() -> None:
+    """Register every task of LIBERO and LIBERO-PRO; done when this module is imported."""
+    for suite in SUITES + PRO_SUITES:
+        for task in suite_tasks(suite):
+            if env_id(task.id) not in gymnasium.registry:
+                gymnasium.register(
+                    env_id(task.id),
+                    entry_point="diffrl.sim.env:LiberoEnv",
+                    vector_entry_point="diffrl.sim.env:LiberoVectorEnv",
+                    kwargs={"task": task.id},
+                )
+
+
+register_envs()
