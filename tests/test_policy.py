@@ -14,6 +14,7 @@ from torch.distributions import MultivariateNormal, Normal
 from diffrl import policy as policies
 from diffrl.errors import UserError
 from diffrl.policy.chain import NOISE_LIMIT, noise_factor
+from diffrl.policy.diffusion import leverage
 from diffrl.policy.features import Layout, rotation_columns, state_features
 from diffrl.policy.nets import Critic, random_shift
 from diffrl.presets import get_preset
@@ -391,3 +392,23 @@ def test_cloning_loss_falls_on_a_plan_that_follows_from_the_features(algorithm):
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+def test_leverage_is_the_derivative_of_a_step_s_mean_by_the_output(spacing, prediction):
+    policy = make(spacing=spacing, prediction=prediction)
+
+    class Output(torch.nn.Module):
+        def forward(self, plan, condition, time):
+            return self.value.expand_as(plan)
+
+    policy.denoiser = Output()
+    for step, expected in enumerate(leverage(policy.config)):
+        value = torch.tensor(1e-5, requires_grad=True)
+        policy.denoiser.value = value
+        constants = policy.schedule_alpha[step].sqrt()
+        latent = torch.full((1, 8, 7), 0.01) * constants  # so that x0 is not clipped
+        mean, std = policy.transition(torch.zeros(1, 3), latent, torch.tensor([step]), "stochastic")
+        (slope,) = torch.autograd.grad(mean.mean(), value)
+        assert float(slope.abs() / std) == pytest.approx(expected, rel=1e-3)

@@ -1,6 +1,5 @@
 """RL without a simulator: PPO's arithmetic, cloning, checkpoints, bad input."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +13,7 @@ from diffrl.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.policy.nets import Critic
 from diffrl.presets import CloneConfig, RLConfig
-from diffrl.rl import checkpoint, train
+from diffrl.rl import checkpoint, records
 from diffrl.rl.bc import Clone, fit_clone
 from diffrl.rl.collect import Batch
 from diffrl.rl.journal import Journal
@@ -356,11 +355,14 @@ def test_the_table_of_experts_is_collected_from_finished_runs_in_a_fixed_order(
 ):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     for algorithm in ("gaussian", "diffusion"):
-        row = dict.fromkeys(train.COLUMNS, 0) | {"task": "libero_object/0", "algorithm": algorithm}
+        row = dict.fromkeys(records.COLUMNS, 0) | {
+            "task": "libero_object/0",
+            "algorithm": algorithm,
+        }
         rows = [{**row, "mode": mode} for mode in ("stochastic", "deterministic")]
-        folder = train.expert_folder("libero_object/0", algorithm, "smoke", 0)
+        folder = records.expert_folder("libero_object/0", algorithm, "smoke", 0)
         Stage(folder, "expert", {}).finish({"rows": rows})
-    train.collect_records("smoke")
+    records.collect_records("smoke")
     table = pd.read_csv(tmp_path / "results" / "smoke" / "experts.csv")
     assert ",".join(table.columns) == (
         "task,algorithm,mode,seed,trials,successes,success,low,high,control_steps,minutes,"
@@ -379,8 +381,7 @@ def test_errors_enter_no_rate():
             "error": [False, True, False, False] + [False] * 4,
         }
     )
-    run = dataclasses.make_dataclass("Run", ["task", "algorithm", "seed"])("t", "diffusion", 0)
-    rows = train._rows(run, trials, steps=100, minutes=1.0)
+    rows = records.expert_rows(("t", "diffusion", 0), trials, steps=100, minutes=1.0)
     assert list(rows["trials"]) == [1, 2]
     assert list(rows["success"]) == [1.0, 1.0]
     assert list(rows["clone_success"]) == [0.5, 0.0]

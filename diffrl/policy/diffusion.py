@@ -25,6 +25,24 @@ def make_schedule(config: PolicyConfig) -> DDIMScheduler:
     return schedule
 
 
+def schedule_constants(config: PolicyConfig) -> dict[str, Tensor]:
+    """Return what eqs. 12 and 16 of DDIM need, for each of the `sampling_steps` (η = 1)."""
+    schedule = make_schedule(config)
+    alphas = schedule.alphas_cumprod  # ᾱ_t of all times
+    before = schedule.timesteps - config.training_steps // config.sampling_steps
+    alpha = alphas[schedule.timesteps]
+    alpha_next = torch.where(before >= 0, alphas[before], schedule.final_alpha_cumprod)
+    variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)  # eq. 16
+    sigma = variance.clamp(min=LEAST_VARIANCE).sqrt()
+    return {
+        "alphas": alphas,
+        "times": schedule.timesteps,
+        "alpha": alpha,
+        "alpha_next": alpha_next,
+        "sigma": sigma,
+    }
+
+
 class DiffusionPolicy(ChainPolicy):
     """The plan is denoised in `sampling_steps` DDIM steps (Song et al. 2021, arXiv 2010.02502).
 
@@ -44,24 +62,7 @@ class DiffusionPolicy(ChainPolicy):
         self.frozen = None
         if self.prefix:
             self.frozen = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self._register_schedule(make_schedule(config))
-
-    def _register_schedule(self, schedule: DDIMScheduler) -> None:
-        """Keep, per denoising step, what eqs. 12 and 16 of DDIM need (η = 1 and η = 0)."""
-        ratio = self.config.training_steps // self.config.sampling_steps
-        alphas = schedule.alphas_cumprod  # ᾱ_t
-        before = schedule.timesteps - ratio  # the time that a step leads to
-        alpha = alphas[schedule.timesteps]
-        alpha_next = torch.where(before >= 0, alphas[before], schedule.final_alpha_cumprod)
-        variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)  # eq. 16, η = 1
-        constants = {
-            "alphas": alphas,
-            "times": schedule.timesteps,
-            "alpha": alpha,
-            "alpha_next": alpha_next,
-            "sigma": variance.clamp(min=LEAST_VARIANCE).sqrt(),
-        }
-        for name, value in constants.items():
+        for name, value in schedule_constants(config).items():
             self.register_buffer(f"schedule_{name}", value, persistent=False)
 
     def freeze_prefix(self) -> None:
@@ -108,3 +109,17 @@ class DiffusionPolicy(ChainPolicy):
         output = self.denoiser(noisy, self.encoder(features), time.float())
         target = plans if self.config.prediction == "x0" else noise
         return nn.functional.mse_loss(output, target)
+
+
+def leverage(config: PolicyConfig) -> list[float]:
+    """Return, per denoising step, how far the network's output moves the mean, in deviations.
+
+    |∂μ_s/∂output| / σ_s with η = 1 and the floored σ_s, where nothing is clipped. PPO's gradient
+    is proportional to it: where it is small, exploring a step teaches the network next to nothing.
+    """
+    constants = schedule_constants(config)
+    alpha, alpha_next, sigma = (constants[k] for k in ("alpha", "alpha_next", "sigma"))
+    direction = (1 - alpha_next - sigma**2).clamp(min=0).sqrt()
+    by_clean = alpha_next.sqrt() - direction * (alpha / (1 - alpha)).sqrt()  # ∂μ/∂x0, eq. 12
+    scale = 1.0 if config.prediction == "x0" else ((1 - alpha) / alpha).sqrt()  # |∂x0/∂ε|
+    return (by_clean.abs() * scale / sigma.clamp(min=config.sigma_floor)).tolist()

@@ -177,7 +177,9 @@ def fit_clone(
         if clone.steps >= config.first_measure or clone.steps == config.steps:
             with clone.averaged() as policy:
                 success = measure(policy)
-        clone.curve.append({"steps": clone.steps, "loss": loss, "success": success})
+        measured = 0 if math.isnan(success) else config.measure_starts
+        row = {"steps": clone.steps, "loss": loss, "success": success, "measured": measured}
+        clone.curve.append(row)
         clone.seconds += time.perf_counter() - began
         report(clone.curve[-1])
         save()

@@ -87,7 +87,7 @@ class Learner:
         row |= self._outcomes(batch) | learned
         row |= {"learning_rate": self.optimisers["actor"].param_groups[0]["lr"]}
         row |= {"seconds_collect": collected - began, "seconds_update": ended - collected}
-        row |= {"sps": batch.steps / (ended - began), "measured_success": math.nan}
+        row |= {"sps": batch.steps / (ended - began), "measured": 0, "measured_success": math.nan}
         self.diagnostics.append(row)
         return row
 
@@ -111,6 +111,7 @@ class Learner:
         self.control_steps += sum(trial.steps for trial in trials)
         success = success_rate(trials)
         self.diagnostics[-1] |= {
+            "measured": sum(not trial.error for trial in trials),
             "measured_success": success,
             "control_steps": self.control_steps,
         }

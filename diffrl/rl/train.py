@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from diffrl import policy as policies
-from diffrl.artifacts import Stage, config_hash, results_dir, write_csv, write_json
+from diffrl.artifacts import Stage, config_hash, write_csv, write_json
 from diffrl.data.operator import operator_demonstrations
 from diffrl.policy import ChainPolicy, Layout
 from diffrl.presets import Preset, get_preset
@@ -26,28 +26,17 @@ from diffrl.rl import checkpoint
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, improve
+from diffrl.rl.records import COLUMNS, MODES, collect_records, expert_folder, expert_rows
 from diffrl.rl.rollout import Trial, rollout, success_rate
 from diffrl.scale import cores, map_tasks
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
-from diffrl.statistics import wilson
 
 Algorithm = Literal["diffusion", "gaussian"]
 ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")
-MODES = ("deterministic", "stochastic")
 HELD_OUT = 2_000_000  # start-state seeds of measurements during training
-COLUMNS = [
-    *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),
-    *("control_steps", "minutes", "clone_success"),
-]
 IMAGE_SIZE = 128  # pixels; the paper's image policy sees agentview [S]
-
-
-def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
-    """Return the folder of one expert."""
-    place = results_dir(preset) / "experts" / task.replace("/", "-")
-    return place / f"{algorithm}-seed{seed}"
 
 
 class Training:
@@ -233,25 +222,12 @@ def train_expert(
     clone = policies.load(run.folder / "clone")
     trials = pd.concat([run.evaluate(clone, "clone"), run.evaluate(policy, "expert")])
     write_csv(run.folder / "trials.csv", trials)
-    rows = _rows(run, trials, learner.control_steps, (seconds + learner.seconds) / 60)
+    names = (run.task, run.algorithm, run.seed)
+    rows = expert_rows(names, trials, learner.control_steps, (seconds + learner.seconds) / 60)
     run.stage.finish({"rows": rows.to_dict("records")}, seed)
     shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
     run.journal.close()
     return rows
-
-
-def _rows(run: Training, trials: pd.DataFrame, steps: int, minutes: float) -> pd.DataFrame:
-    """Return the expert's rows of ``experts.csv``, one per mode."""
-    fair = trials[~trials["error"]]
-    rows = []
-    for mode in MODES:
-        by_policy = fair[fair["mode"] == mode].groupby("policy")["success"]
-        count, successes = (int(f()["expert"]) for f in (by_policy.count, by_policy.sum))
-        low, high = wilson(successes, count)
-        values = [run.task, run.algorithm, mode, run.seed, count, successes]
-        values += [successes / count, low, high, steps, round(minutes, 2)]
-        rows.append([*values, float(by_policy.mean()["clone"])])
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def train_experts(
@@ -280,18 +256,6 @@ def train_experts(
 def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
     task, algorithm, seed = item
     train_expert(task, algorithm, preset, seed, threads=max(threads, 1), force=force)
-
-
-def collect_records(preset: str) -> pd.DataFrame:
-    """Write ``results/<preset>/experts.csv`` from the finished experts, and return it."""
-    markers = sorted((results_dir(preset) / "experts").glob("*/*/expert.done.json"))
-    rows = [
-        row for marker in markers for row in Stage(marker.parent, "expert", None).records["rows"]
-    ]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
-    write_csv(results_dir(preset) / "experts.csv", table)
-    return table.reset_index(drop=True)
 
 
 def main(

@@ -1,0 +1,95 @@
+"""What training leaves behind, as tables: experts, learning curves, final trials."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.statistics import wilson
+
+MODES = ("deterministic", "stochastic")
+COLUMNS = [
+    *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),
+    *("control_steps", "minutes", "clone_success"),
+]
+
+
+def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
+    """Return the folder of one expert."""
+    place = results_dir(preset) / "experts" / task.replace("/", "-")
+    return place / f"{algorithm}-seed{seed}"
+
+
+def expert_rows(
+    names: tuple[str, str, int], trials: pd.DataFrame, steps: int, minutes: float
+) -> pd.DataFrame:
+    """Return an expert's rows of ``experts.csv``, one per mode.
+
+    Args:
+        names: task, algorithm, seed.
+        trials: rows (policy, mode, success, error), policy "clone" or "expert"; errors count not.
+        steps: control steps of RL, the measurements during training included.
+        minutes: of cloning and RL.
+    """
+    task, algorithm, seed = names
+    fair = trials[~trials["error"]]
+    rows = []
+    for mode in MODES:
+        by_policy = fair[fair["mode"] == mode].groupby("policy")["success"]
+        count, successes = int(by_policy.count()["expert"]), int(by_policy.sum()["expert"])
+        low, high = wilson(successes, count)
+        values = [task, algorithm, mode, seed, count, successes]
+        values += [successes / count, low, high, steps, round(minutes, 2)]
+        rows.append([*values, float(by_policy.mean()["clone"])])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _finished(preset: str) -> list[Stage]:
+    markers = (results_dir(preset) / "experts").glob("*/*/expert.done.json")
+    return [Stage(marker.parent, "expert", None) for marker in sorted(markers)]
+
+
+def collect_records(preset: str) -> pd.DataFrame:
+    """Write ``results/<preset>/experts.csv`` from the finished experts, and return it."""
+    rows = [row for stage in _finished(preset) for row in stage.records["rows"]]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
+    write_csv(results_dir(preset) / "experts.csv", table)
+    return table.reset_index(drop=True)
+
+
+def final_trials(preset: str) -> pd.DataFrame:
+    """Return every trial of the finished experts' final evaluations, clones included."""
+    tables = []
+    for stage in _finished(preset):
+        row = stage.records["rows"][0]
+        table = pd.read_csv(stage.marker.parent / "trials.csv")
+        names = {"task": row["task"], "source": row["algorithm"], "training_seed": row["seed"]}
+        tables.append(table.assign(**names))
+    return pd.concat(tables, ignore_index=True)
+
+
+def learning_curves(preset: str, training_seed: int = 0) -> pd.DataFrame:
+    """Return the success of finished experts over control steps, with Wilson intervals.
+
+    Rows (task, source, mode, steps, value, low, high, n): "stochastic" are the n training episodes
+    that ended in an iteration, "deterministic" the measurements on n held-out start states; at 0
+    steps the clone's, which stopped the cloning.
+    """
+    rows = []
+    for stage in _finished(preset):
+        record = stage.records["rows"][0]
+        if record["seed"] != training_seed:
+            continue
+        names = (record["task"], record["algorithm"])
+        table = pd.read_csv(stage.marker.parent / "diagnostics.csv")
+        clone = pd.read_csv(stage.marker.parent / "clone.csv").iloc[-1]
+        rows.append((*names, "deterministic", 0, clone["success"], clone["measured"]))
+        for row in table[table["episodes"] > 0].itertuples():
+            rows.append((*names, "stochastic", row.control_steps, row.success, row.episodes))
+        for row in table[table["measured"] > 0].itertuples():
+            steps = row.control_steps
+            rows.append((*names, "deterministic", steps, row.measured_success, row.measured))
+    curves = pd.DataFrame(rows, columns=["task", "source", "mode", "steps", "value", "n"])
+    low, high = wilson((curves["value"] * curves["n"]).round().to_numpy(), curves["n"].to_numpy())
+    return curves.assign(low=low, high=high)
