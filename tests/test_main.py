@@ -48,11 +48,13 @@ def test_bad_input_is_told_with_the_nearest_name_and_no_traceback(arguments, tol
     assert result.stdout == ""
 
 
-def test_an_unknown_task_is_told_without_a_traceback():
+def test_an_unknown_task_is_told_without_a_traceback_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     result = run("train", "--task", "libero_objekt/0", "--preset", "smoke")
     assert result.returncode == 1
     assert "libero_object" in result.stderr
     assert "Traceback" not in result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
