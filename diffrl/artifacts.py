@@ -276,8 +276,8 @@ class Stage:
     def finish(
         self,
         records: Mapping[str, Any] | None = None,
-        outputs: Iterable[str | os.PathLike] = (),
         seed: int | None = None,
+        outputs: Iterable[str | os.PathLike] = (),
     ) -> None:
         """Write the marker: `records`, the key, and the provenance of the run.
 
