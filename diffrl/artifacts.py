@@ -276,6 +276,7 @@ class Stage:
     def finish(
         self,
         records: Mapping[str, Any] | None = None,
+        *,
         seed: int | None = None,
         outputs: Iterable[str | os.PathLike] = (),
     ) -> None:

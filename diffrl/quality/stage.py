@@ -13,6 +13,7 @@ from diffrl.errors import UserError
 from diffrl.presets import QualityConfig, get_preset
 from diffrl.quality import report
 from diffrl.quality.trajectory import Trajectory, read_trajectories
+from diffrl.sim.tasks import get_task
 
 REFERENCE = Path("shared/teleop/medical_box.hdf5")  # beside the clone, when somebody put it there
 
@@ -38,11 +39,13 @@ class Quality(NamedTuple):
 
 
 def dataset_files(preset: str) -> list[Path]:
-    """Every data set of a preset, and the teleoperation reference when it is at hand."""
-    files = sorted((artifacts.results_dir(preset) / "datasets").glob("*-*/*/*.hdf5"))
+    """Every data set of a preset's tasks, and the teleoperation reference when it is at hand."""
+    folder = artifacts.results_dir(preset) / "datasets"
+    tasks = [get_task(name) for name in get_preset(preset).tasks]
+    files = [f for t in tasks for f in sorted(folder.glob(f"*-*/{t.suite}/{t.name}_demo.hdf5"))]
     if not files:
         raise UserError(
-            f"No data sets in {artifacts.results_dir(preset) / 'datasets'}: run notebook 02 first "
+            f"No data sets of preset {preset} in {folder}: run notebook 02 first "
             f"(python -m diffrl reproduce --preset {preset} --only 2)."
         )
     reference = artifacts.root().parent / REFERENCE
@@ -77,7 +80,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     for path, table in zip(paths, tables, strict=True):
         artifacts.write_csv(path, table)
     counts = units[units["measure"] == "steps"].groupby(["source", "mode"]).size()
-    stage.finish({"/".join(arm): int(n) for arm, n in counts.items()}, paths, config.seed)
+    stage.finish({"/".join(arm): int(n) for arm, n in counts.items()}, outputs=paths, seed=config.seed)
     return Quality(trajectories, *map(pd.read_csv, paths))
 
 
