@@ -80,7 +80,9 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     for path, table in zip(paths, tables, strict=True):
         artifacts.write_csv(path, table)
     counts = units[units["measure"] == "steps"].groupby(["source", "mode"]).size()
-    stage.finish({"/".join(arm): int(n) for arm, n in counts.items()}, outputs=paths, seed=config.seed)
+    stage.finish(
+        {"/".join(arm): int(n) for arm, n in counts.items()}, outputs=paths, seed=config.seed
+    )
     return Quality(trajectories, *map(pd.read_csv, paths))
 
 
