@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
 
 MODES = ("deterministic", "stochastic")
@@ -16,7 +17,7 @@ COLUMNS = [
 
 def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
     """Return the folder of one expert."""
-    place = results_dir(preset) / "experts" / task.replace("/", "-")
+    place = results_dir(preset) / "experts" / get_task(task).id.replace("/", "-")
     return place / f"{algorithm}-seed{seed}"
 
 

@@ -224,7 +224,7 @@ def train_expert(
     write_csv(run.folder / "trials.csv", trials)
     names = (run.task, run.algorithm, run.seed)
     rows = expert_rows(names, trials, learner.control_steps, (seconds + learner.seconds) / 60)
-    run.stage.finish({"rows": rows.to_dict("records")}, seed)
+    run.stage.finish({"rows": rows.to_dict("records")}, seed=seed)
     shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
     run.journal.close()
     return rows
