@@ -98,6 +98,21 @@ def test_every_notebook_has_one_cell_of_parameters():
         assert 'PRESET = "smoke"' in "".join(tagged[0]["source"]), path.name
 
 
+def test_every_notebook_names_the_kernel_that_papermill_starts():
+    for path in committed("notebooks/*.ipynb"):
+        metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+        assert metadata["kernelspec"]["name"] == "python3", path.name
+        assert metadata["kernelspec"]["language"] == "python", path.name
+
+
+def test_a_notebooks_cells_have_at_most_fifteen_lines():
+    for path in committed("notebooks/*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                lines = "".join(cell["source"]).splitlines()
+                assert len(lines) <= 15, f"{path.name}: {lines[0]}"
+
+
 def test_nothing_committed_names_a_path_of_somebodys_machine():
     # the home of the clone, and usual homes; /tmp and system paths are everybody's
     private = re.compile(rf"{re.escape(str(ROOT))}(?![\w-])|/(home|Users)/\w+/|/root/")
