@@ -9,6 +9,7 @@ from quality_samples import CONFIG, arms, arrays_file, minimum_jerk, trajectory,
 from diffrl import quality
 from diffrl.__main__ import main as command_line
 from diffrl.data.episode import Episode
+from diffrl.data.generate import dataset_path
 from diffrl.errors import UserError
 from diffrl.quality import consistency, smoothness
 from diffrl.quality.trajectory import Trajectory, control_rate
@@ -78,9 +79,10 @@ def home(tmp_path, monkeypatch):
     """A home with two small data sets of preset smoke, and no reference beside it."""
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "clone"))
     for source in ("diffusion", "gaussian"):
-        folder = tmp_path / "clone/results/smoke/datasets" / f"{source}-deterministic/libero_object"
-        folder.mkdir(parents=True)
-        write_data_set(folder / "soup_demo.hdf5", [t for t in arms() if t.source == source])
+        path = dataset_path("libero_object/0", source, "deterministic", "smoke")
+        path.parent.mkdir(parents=True)
+        write_data_set(path, [t for t in arms() if t.source == source])
+        path.with_name(f".{path.stem}-killed.tmp.hdf5").write_bytes(b"half a file")
     return tmp_path / "clone"
 
 
@@ -94,7 +96,7 @@ def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(hom
     changed = record.stat().st_mtime_ns
     assert quality.run_quality("smoke").tests.equals(first.tests)
     assert record.stat().st_mtime_ns == changed
-    path = home / "results/smoke/datasets/diffusion-deterministic/libero_object/soup_demo.hdf5"
+    path = dataset_path("libero_object/0", "diffusion", "deterministic", "smoke")
     write_data_set(path, [t for t in arms(seed=5) if t.source == "diffusion"])
     quality.run_quality("smoke")
     assert record.read_bytes() != written

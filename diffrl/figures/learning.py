@@ -1,5 +1,7 @@
 """Figures of training (notebook 01) and of episodes as pictures (notebooks 01, 02, 05)."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -74,5 +76,7 @@ def contact_sheet(rows: dict[str, np.ndarray], times=None, upside_down: bool = T
             axes.spines[:].set_visible(False)
             if stamps is not None:
                 axes.set_title(f"{stamps[column]:.1f} s", fontsize=7, pad=2)
-        line[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+        line[0].set_ylabel(
+            textwrap.fill(label, 13), fontsize=7, rotation=0, ha="right", va="center"
+        )
     return figure

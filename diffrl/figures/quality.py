@@ -67,7 +67,10 @@ def measure_distributions(units: pd.DataFrame, measure: str = "jerk_rms") -> Fig
         axes.set_xlim(left=0)
     for axes in list(panels.flat)[len(tasks) :]:
         axes.set_visible(False)
-    figure.supxlabel(axis_label(measure), fontsize=8)
+    if len(tasks) == 1:
+        panels[0, 0].set_xlabel(axis_label(measure))
+    else:
+        figure.supxlabel(axis_label(measure), fontsize=8)
     return figure
 
 

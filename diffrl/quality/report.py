@@ -130,7 +130,8 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
     """Test each planned pair of arms on each measure, over the tasks that both have.
 
     Paired by start state (sign flips) where at least MIN_PAIRS start states are shared, else by
-    permutation within tasks. p_holm corrects over all rows. Columns: measure, first, second,
+    permutation within tasks; for variances on their pseudo-values, hence approximately. p_holm
+    corrects over all rows. Columns: measure, first, second,
     difference (first - second), low, high, p, p_holm, cliffs_delta, n, test.
     """
     means = units.groupby([*_ARM, "measure", "task", "start_state"])["value"].mean()
