@@ -44,7 +44,7 @@ def find_grasps(
     for grasp in found:
         away = abs(_yaw_between(hand, grasp.hand))
         hits = _collisions(obstacles, grasp.offset, grasp.hand)
-        edge = 0.3 * max(0.0, grasp.width - 0.055)
+        edge = 0.6 * grasp.width  # fingers that stand square to a box close best
         cost = grasp.cost + 0.03 * away + 0.02 * min(hits, 50) + edge
         rated.append(Grasp(grasp.kind, grasp.offset - origin, grasp.hand, grasp.width, cost))
     return sorted(rated, key=lambda grasp: grasp.cost)
@@ -65,12 +65,12 @@ def _across(points: np.ndarray):
         width = np.ptp(u)
         if width <= WIDEST:
             centre = across * (u.max() + u.min()) / 2 + along * (v.max() + v.min()) / 2
-            yield Grasp("across", centre + [0, 0, z], turned(yaw), width)
+            yield Grasp("across", _at(centre, z), turned(yaw), width)
 
 
 def _at_rim(points: np.ndarray):
     """One finger inside a hollow thing, the other outside."""
-    z = _height(points, 0.028)
+    z = _height(points, 0.031)
     band = points[np.abs(points[:, 2] - z) <= BAND]
     centre = (points.max(axis=0) + points.min(axis=0)) / 2 * [1, 1, 0]
     for yaw in np.concatenate([YAWS[1:], YAWS[1:] + np.pi]):
@@ -78,8 +78,8 @@ def _at_rim(points: np.ndarray):
         u, v = (band - centre) @ across, (band - centre) @ along
         wall = u[(np.abs(v) < 0.012) & (u > 0)]
         if len(wall) and wall.min() > 0.02 and np.ptp(wall) < 0.03:
-            place = centre + across * (wall.max() + wall.min()) / 2 + [0, 0, z]
-            yield Grasp("rim", place, turned(_half_turn(yaw)), np.ptp(wall), 0.005)
+            place = _at(centre + across * (wall.max() + wall.min()) / 2, z)
+            yield Grasp("rim", place, turned(half_turn(yaw)), np.ptp(wall), 0.005)
 
 
 def _at_slender_end(points: np.ndarray):
@@ -94,9 +94,13 @@ def _at_slender_end(points: np.ndarray):
             if len(piece) and np.ptp(piece @ across) <= WIDEST:
                 u = piece @ across
                 place = across * (u.max() + u.min()) / 2 + along * middle
-                place = place + [0, 0, _height(piece, 0.024)]
+                place = _at(place, _height(piece, 0.024))
                 far = np.linalg.norm((place - centre)[:2])
                 yield Grasp("end", place, turned(yaw), np.ptp(u), 0.02 + 0.1 * far)
+
+
+def _at(place: np.ndarray, z: float) -> np.ndarray:
+    return np.array([place[0], place[1], z])
 
 
 def _axes(yaw: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +109,7 @@ def _axes(yaw: float) -> tuple[np.ndarray, np.ndarray]:
     return along, np.array([-np.sin(yaw), np.cos(yaw), 0])
 
 
-def _half_turn(yaw: float) -> float:
+def half_turn(yaw: float) -> float:
     """The same grasp with |yaw| <= 90°: the two fingers are alike."""
     return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
 

@@ -15,6 +15,7 @@ from diffrl.data.workspace import Workspace
 OPEN, CLOSED = -1.0, 1.0  # gripper commands
 METRE, RADIAN = 1 / 0.05, 1 / 0.5  # action units per metre and per radian of goal offset
 TURN_LIMIT = 0.375  # largest rotation command in LIBERO's human sets
+STALL = 10  # control steps without progress after which a motion ends
 DOWN = np.diag([1.0, -1.0, -1.0])  # the hand pointing down, fingers opening along world y
 
 Actions = Iterator[np.ndarray]
@@ -33,6 +34,7 @@ class Operator:
         self.manner = manner
         self.random = generator
         self.gripper = OPEN
+        self.trouble = ""  # what was in the way last
         self._tremor = Tremor(generator)
 
     def rest(self, steps: int) -> Actions:
@@ -67,6 +69,7 @@ class Operator:
         cap = m.careful * np.ones(3) if careful else np.array(m.speed)
         cap = np.minimum(cap * np.exp(m.spread * self.random.normal()), LIMIT)
         middle = self._middle(target()) if detour and m.detour > 0 else None
+        before = []
         for k in range(steps):
             goal = target()
             offset = goal - self.see.eef_pos
@@ -79,6 +82,9 @@ class Operator:
                     middle = None
                 else:
                     offset = towards
+            before.append(np.concatenate([self.see.eef_pos, 0.1 * turn]))
+            if k >= STALL and np.linalg.norm(before[k] - before[k - STALL]) < 0.002:
+                return  # something is in the way, or the arm reaches no farther
             yield self._command(offset, turn, cap * min(1.0, (k + 1) / 4))
 
     def _middle(self, goal: np.ndarray) -> np.ndarray | None:

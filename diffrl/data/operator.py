@@ -14,7 +14,7 @@ import numpy as np
 from diffrl.data.episode import Episode
 from diffrl.data.manner import MANNERS, Manner
 from diffrl.data.motion import Actions, Operator
-from diffrl.data.skills import Lost, pull, push_shut, put, take, turn_knob
+from diffrl.data.skills import UP, Lost, is_flat, pull, push_along, push_shut, put, take, turn_knob
 from diffrl.data.workspace import Workspace
 from diffrl.errors import UserError
 from diffrl.presets import OperatorConfig
@@ -60,10 +60,13 @@ def perform(op: Operator, scene: Scene) -> Actions:
         todo = [term for term in terms if not op.see.holds(scene.goal.index(term))]
         try:
             if todo:
+                op.trouble = " ".join(todo[0]) + " takes too long"
                 yield from _skill(op, scene, todo[0])
-        except Lost:
+                op.trouble = " ".join(todo[0]) + " was tried and does not hold"
+        except Lost as lost:
+            op.trouble = str(lost)
             yield from op.grip(-1.0, 3)
-            yield from op.go(op.see.eef_pos + [0, 0, 0.1], None, tolerance=0.02, steps=20)
+            yield from op.go(op.see.eef_pos + 0.1 * UP, None, tolerance=0.02, steps=20)
         yield from op.rest(2)
 
 
@@ -85,8 +88,11 @@ def _carry(op: Operator, name: str, target: str) -> Actions:
         wide = limits[np.argmax(np.abs(limits))]
         if abs(see.joint(joint)) < 0.8 * abs(wide):
             yield from pull(op, target, 0.92 * wide)
-    yield from take(op, name)
-    yield from put(op, name, target)
+    if is_flat(see, name):
+        yield from push_along(op, name, target)
+    else:
+        yield from take(op, name)
+        yield from put(op, name, target)
 
 
 # ---- many episodes ---------------------------------------------------------------------------
@@ -98,7 +104,7 @@ class _Trial:
 
     number: int
     start: StartStates
-    workspace: Workspace
+    operator: Operator
     actions: Actions
     states: list = field(default_factory=list)
     commands: list = field(default_factory=list)
@@ -111,11 +117,11 @@ def operator_episodes(
     config: OperatorConfig,
     threads: int | None = None,
     manner: Manner | None = None,
-) -> Iterator[Episode]:
-    """Yield one episode per start state, in their order, whether it succeeded or not."""
-    manner = (manner or MANNERS[_suite(scene)]).scaled(config.noise)
+) -> Iterator[tuple[Episode, str]]:
+    """Yield one episode per start state, in their order, and what was in the way if it failed."""
+    manner = (manner or MANNERS[suite_of(scene.task.id)]).scaled(config.noise)
     copies = min(COPIES, len(starts))
-    finished: dict[int, Episode] = {}
+    finished: dict[int, tuple[Episode, str]] = {}
     wanted = 0
     with Simulator(scene, copies, threads=threads) as simulator:
         trials: list[_Trial | None] = [None] * copies
@@ -124,7 +130,9 @@ def operator_episodes(
             for slot in range(copies):
                 if simulator.done[slot] and trials[slot] is not None:
                     trial, trials[slot] = trials[slot], None
-                    finished[trial.number] = _episode(scene, simulator, slot, trial, seed)
+                    episode = _episode(scene, simulator, slot, trial, seed)
+                    trouble = "" if episode.success else trial.operator.trouble
+                    finished[trial.number] = episode, trouble
                 if trials[slot] is None and (number := next(waiting, None)) is not None:
                     start = starts[number]
                     simulator.reset(start, copies=[slot])
@@ -136,15 +144,16 @@ def operator_episodes(
                 _advance(simulator, trials)
 
 
-def _suite(scene: Scene) -> str:
-    return next(name for name in MANNERS if scene.task.suite.startswith(name))
+def suite_of(task: str) -> str:
+    """Return the suite whose manner a task is played with; LIBERO-PRO variants share theirs."""
+    return next(name for name in MANNERS if task.startswith(name))
 
 
 def _begin(scene: Scene, number: int, start: StartStates, seed: int, manner: Manner) -> _Trial:
     key = [zlib.crc32(scene.task.id.encode()), seed, zlib.crc32(start.ids[0].encode())]
     workspace = Workspace(scene)
     operator = Operator(workspace, manner, np.random.default_rng(key))
-    return _Trial(number, start, workspace, perform(operator, scene))
+    return _Trial(number, start, operator, perform(operator, scene))
 
 
 def _advance(simulator: Simulator, trials: list[_Trial | None]) -> None:
@@ -153,7 +162,7 @@ def _advance(simulator: Simulator, trials: list[_Trial | None]) -> None:
     actions = np.zeros((simulator.n, 7))
     for slot, trial in enumerate(trials):
         if trial is not None and not simulator.done[slot]:
-            trial.workspace.look(states[slot], trial.start.fixtures[0])
+            trial.operator.see.look(states[slot], trial.start.fixtures[0])
             trial.states.append(states[slot])
             actions[slot] = next(trial.actions)
             trial.commands.append(actions[slot].copy())
@@ -198,7 +207,8 @@ def operator_demonstrations(
     """
     starts = fresh_start_states(scene, config.max_attempts, seed, first)
     successes: list[Episode] = []
-    for attempts, episode in enumerate(operator_episodes(scene, starts, seed, config, threads), 1):
+    trials = operator_episodes(scene, starts, seed, config, threads)
+    for attempts, (episode, _) in enumerate(trials, 1):
         if episode.success:
             successes.append(episode.validate())
         if len(successes) == n:

@@ -6,7 +6,7 @@ then starts over from where things are now.
 
 import numpy as np
 
-from diffrl.data.grasps import Grasp, find_grasps
+from diffrl.data.grasps import Grasp, find_grasps, half_turn
 from diffrl.data.motion import CLOSED, DOWN, OPEN, Actions, Operator, turned
 from diffrl.data.workspace import Workspace
 
@@ -56,18 +56,43 @@ def _choose(op: Operator, name: str, attempt: int) -> Grasp:
 
 def _travel(op: Operator, where, hand: np.ndarray, held: str | None = None) -> Actions:
     """Go up, over everything in the way, and down to `where()`."""
-    end = where()
-    depth = op.see.eef_pos[2] - op.see.points(held)[:, 2].min() if held else 0.01
-    top = _highest(op.see, op.see.eef_pos, end, held) + op.manner.carry + depth
-    top = max(top, end[2])
-    if op.see.eef_pos[2] < top - 0.03:
-        here = op.see.eef_pos
-        yield from op.go(np.array([*here[:2], top]), None, tolerance=0.03)
-    yield from op.go(
-        lambda: np.array([*where()[:2], top]), hand, tolerance=0.015, steps=120, detour=True
-    )
-    if top > end[2] + 0.03:
+    see, end = op.see, where()
+    if held:
+        yield from _get_out(op, held)
+    clear = _highest(see, see.eef_pos, end, held) + op.manner.carry
+
+    def top() -> float:
+        """Height of the finger tips: what they hold may hang and swing."""
+        depth = see.eef_pos[2] - see.points(held)[:, 2].min() if held else 0.01
+        return max(clear + depth, end[2])
+
+    if see.eef_pos[2] < top() - 0.03:
+        here = see.eef_pos
+        yield from op.go(lambda: _level(here, top()), None, tolerance=0.015 if held else 0.03)
+    yield from op.go(lambda: _level(where(), top()), hand, tolerance=0.015, steps=120, detour=True)
+    if top() > end[2] + 0.03:
         yield from op.go(where, hand, tolerance=0.015)
+
+
+def _get_out(op: Operator, held: str) -> Actions:
+    """Move sideways from under whatever hangs over the thing in the hand."""
+    see = op.see
+    above = np.concatenate([see.points(name) for name in see.things if name != held])
+    for _ in range(10):
+        own = see.points(held)
+        middle = own.mean(axis=0)
+        radius = np.ptp(own, axis=0)[:2].max() / 2 + 0.02
+        offset = (above - middle)[:, :2]
+        over = (np.linalg.norm(offset, axis=1) < radius) & (above[:, 2] > own[:, 2].max())
+        if not over.any():
+            return
+        away = -offset[over].mean(axis=0)
+        step = 0.04 * away / max(float(np.linalg.norm(away)), 1e-6)
+        yield from op.go(see.eef_pos + np.array([*step, 0]), None, tolerance=0.015, steps=12)
+
+
+def _level(place: np.ndarray, z: float) -> np.ndarray:
+    return np.array([place[0], place[1], z])
 
 
 def _highest(see: Workspace, start: np.ndarray, end: np.ndarray, held: str | None) -> float:
@@ -89,7 +114,7 @@ def put(op: Operator, name: str, target: str) -> Actions:
     aim = op.misjudge()
 
     def above(z: float):
-        return lambda: np.array([*(place()[:2] - grasp_offset[:2] + aim[:2]), z + depth])
+        return lambda: _level(place() - grasp_offset + aim, z + depth)
 
     yield from _travel(op, above(height + 0.05), hand, held=name)
     _check_held(op, name, grasp_offset)
@@ -106,10 +131,9 @@ def _check_held(op: Operator, name: str, offset: np.ndarray) -> None:
 def _destination(see: Workspace, name: str, target: str):
     """Where the thing's origin is to go (a function) and the height of its lowest point there."""
     if not see.is_region(target):
-        top = see.points(target)[:, 2]
-        offset = see.points(target)[:, :2].mean(axis=0) * 0
-        deep = 0.012 if np.ptp(top) > 0.03 else 0.0
-        return lambda: see.position(target) + [*offset, 0], top.max() + 0.008 - deep
+        heights = see.points(target)[:, 2]
+        into = 0.012 if np.ptp(heights) > 0.03 else 0.0  # bowls take things in, plates do not
+        return lambda: see.position(target), heights.max() + 0.008 - into
     centre, half = see.region(target)
     owner = see.owner(target)
     if owner is None:
@@ -122,6 +146,40 @@ def _destination(see: Workspace, name: str, target: str):
         return lambda: see.region(target)[0], centre[2] + 0.02
     below = points[inside & (points[:, 2] < centre[2] + 0.05), 2]
     return lambda: see.region(target)[0], below.max(initial=centre[2]) + 0.01
+
+
+def is_flat(see: Workspace, name: str) -> bool:
+    """Whether a thing is too flat and wide to be lifted."""
+    x, y, z = np.ptp(see.points(name), axis=0)
+    return bool(min(x, y) > 0.08 and z < 0.025)
+
+
+def push_along(op: Operator, name: str, target: str) -> Actions:
+    """Push a flat thing over the table to `target`, the open fingers as a fork behind it."""
+    see = op.see
+    goal, _ = _destination(see, name, target)
+    points = see.points(name)
+    height = points[:, 2].min() + 0.015
+    radius = np.ptp(points, axis=0)[:2].max() / 2
+    behind = -np.sqrt(max(radius**2 - 0.04**2, 0)) - 0.016  # clear of a round edge
+
+    def ahead(lead: float) -> np.ndarray:
+        """`lead` metres beyond the thing's middle, on the line to the goal."""
+        way = (goal() - see.position(name)) * [1, 1, 0]
+        return _level(see.position(name) + way / np.linalg.norm(way) * lead, height)
+
+    way = goal() - see.position(name)
+    hand = turned(half_turn(np.arctan2(way[1], way[0])))
+    aim = op.misjudge(0.5)
+    yield from op.grip(OPEN, 0)
+    yield from _travel(op, lambda: ahead(behind) + aim + 0.06 * UP, hand)
+    yield from op.go(lambda: ahead(behind) + aim, hand, careful=True, steps=50)
+    for _ in range(60):
+        way = (goal() - see.position(name))[:2]
+        if np.linalg.norm(way) < 0.015:
+            break
+        yield from op.go(lambda: ahead(0.02), hand, steps=2)
+    yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
 
 
 # ---- drawers, doors, knobs -------------------------------------------------------------------
@@ -170,7 +228,6 @@ def push_shut(op: Operator, name: str, threshold: float) -> Actions:
 def turn_knob(op: Operator, name: str, threshold: float) -> Actions:
     """Take a knob's ridge from above and turn the wrist until its joint is beyond `threshold`."""
     see, joint = op.see, op.see.joint_of(name)
-    _, anchor = see.joint_frame(joint)
     sign = np.sign(threshold - see.joint(joint))
     ridge = see.body_points(int(see.model.jnt_bodyid[joint]))
     top = ridge[:, 2].max()

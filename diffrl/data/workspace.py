@@ -13,7 +13,7 @@ import numpy as np
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import place_fixtures
 
-SAMPLES = 7  # grid points along each edge of a collision geom; our choice
+SAMPLES = 6  # grid points along each edge of a collision geom's box; our choice
 
 
 class Workspace:
@@ -157,6 +157,7 @@ class Workspace:
         m = self.model
         line = np.linspace(-1, 1, SAMPLES)
         grid = np.stack(np.meshgrid(line, line, line), axis=-1).reshape(-1, 3)
+        grid = grid[np.abs(grid).max(axis=1) == 1]  # the surface
         parts = [np.zeros((0, 3))]
         for geom in np.flatnonzero(m.geom_bodyid == body):
             if not (m.geom_contype[geom] or m.geom_conaffinity[geom]):
