@@ -4,6 +4,7 @@
 few MB a task. From the cache neither LIBERO nor robosuite is imported.
 """
 
+import gc
 import hashlib
 import io
 import json
