@@ -114,6 +114,13 @@ class QualityConfig:
 class VLAConfig:
     """The compact vision-language-action model, trained on one source alone."""
 
+    data: tuple[str, ...] = (  # <source>-<mode>: one VLA for each [P] source, [C] modes
+        "operator-recorded",
+        "gaussian-deterministic",
+        "gaussian-stochastic",
+        "diffusion-deterministic",
+        "diffusion-stochastic",
+    )
     vision: Literal["efficientnet", "conv"] = "efficientnet"  # frozen and cached, or learned [C]
     image_size: int = 128  # pixels, square, both cameras [C]; openpi renders 256
     detail: Literal["exact", "reduced"] = "reduced"  # of the rendered images [C]

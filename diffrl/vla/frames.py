@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from diffrl.artifacts import atomic_path, cache_dir
@@ -77,19 +79,17 @@ def make_frames(episodes: Sequence, config: VLAConfig, workers: int | None = Non
     """Return the frames of `episodes` (`diffrl.data.episode.Episode`), rendering what is missing.
 
     Raises:
-        UserError: no episodes; actions of another size; observations missing.
+        UserError: no episodes, actions of another size, or a task that cannot be rendered.
     """
     if not episodes:
         raise UserError("A VLA cannot be trained on no episodes: the data set is empty.")
     for episode in episodes:
         _check(episode)
-    seen = _look(episodes, config, workers)
     parts = defaultdict(list)
-    for episode, vision in zip(episodes, seen):
+    for episode, (vision, proprio) in zip(episodes, _look(episodes, config, workers)):
         at = _moments(episode, config)
-        feel = [episode.observations[k][at] for k in ("eef_pos", "eef_quat", "gripper_qpos")]
         actions, real = chunks(episode.actions, at, config.horizon)
-        columns = (vision, proprioception(*feel), [episode.instruction] * len(at), actions, real)
+        columns = (vision, proprio, [episode.instruction] * len(at), actions, real)
         for name, column in zip(("vision", "proprio", "instructions", "actions", "real"), columns):
             parts[name].append(column)
     arrays = {name: np.concatenate(column) for name, column in parts.items()}
@@ -102,15 +102,12 @@ def _moments(episode, config: VLAConfig) -> np.ndarray:
 
 
 def _check(episode) -> None:
-    name = f"The episode from {episode.start_state} of {episode.task}"
     if episode.actions.ndim != 2 or episode.actions.shape[1] != ACTION:
         raise UserError(
-            f"{name} has actions of shape {episode.actions.shape}; the VLA learns "
-            f"(dx, dy, dz, drx, dry, drz, gripper), so (T, {ACTION}). Convert the data set first."
+            f"The episode from {episode.start_state!r} of {episode.task} has actions of shape "
+            f"{episode.actions.shape}; the VLA learns (dx, dy, dz, drx, dry, drz, gripper), so "
+            f"(T, {ACTION}): convert the data set first."
         )
-    missing = {"eef_pos", "eef_quat", "gripper_qpos"} - set(episode.observations)
-    if missing:
-        raise UserError(f"{name} lacks the observations {', '.join(sorted(missing))}.")
 
 
 def _key(episode, config: VLAConfig) -> str:
@@ -123,10 +120,10 @@ def _key(episode, config: VLAConfig) -> str:
     return digest.hexdigest()[:24]
 
 
-def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[np.ndarray]:
-    """Return each episode's maps (or images), rendering those that the cache lacks."""
+def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[tuple]:
+    """Return each episode's maps (or images) and proprioception, making what the cache lacks."""
     folder = cache_dir() / "frames"
-    paths = [folder / f"{_key(episode, config)}.npy" for episode in episodes]
+    paths = [folder / f"{_key(episode, config)}.safetensors" for episode in episodes]
     missing: dict[str, list] = defaultdict(list)
     for episode, path in zip(episodes, paths):
         if not path.exists():
@@ -146,26 +143,32 @@ def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[np
 def _render(group: tuple[str, list, VLAConfig]) -> int:
     """Render one group of episodes and write a file for each; runs in a worker process."""
     from diffrl.sim.camera import Renderer
+    from diffrl.sim.observation import observe
     from diffrl.sim.scene import load_scene
 
     task, jobs, config = group
     torch.set_num_threads(1)
     encoder = make_encoder(config.vision)
     frozen = not any(p.requires_grad for p in encoder.parameters())
-    renderer = Renderer(load_scene(task), size=config.image_size, detail=config.detail)
+    scene = load_scene(task)
+    renderer = Renderer(scene, size=config.image_size, detail=config.detail)
     for path, states, fixtures in jobs:
         images = np.stack(
             [[renderer.render(s, fixtures, camera=c) for c in CAMERAS] for s in states]
         )  # (n, cameras, H, W, 3)
+        felt = observe(scene, states, fixtures)  # all sources alike: of the state in the picture
+        proprio = proprioception(felt.eef_pos, felt.eef_quat, felt.gripper_qpos)
+        seen = encode(encoder, images) if frozen else images
         with atomic_path(path) as temporary:
-            np.save(temporary, encode(encoder, images) if frozen else images)
+            save_file({"vision": seen, "proprio": proprio}, temporary)
     return len(jobs)
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        arrays = load_file(path)
+        return arrays["vision"], arrays["proprio"]
+    except (OSError, SafetensorError, KeyError) as error:
         raise UserError(
             f"The cached pictures {path} cannot be read ({error}): delete the file; it is "
             "rendered again."

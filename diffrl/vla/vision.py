@@ -22,10 +22,10 @@ _STD = (0.502, 0.502, 0.502)
 
 
 def pixels(images: np.ndarray) -> Tensor:
-    """Turn images into the network's input, upright (LIBERO's lie upside down, mirrored).
+    """Turn LIBERO's upside-down images into the network's input.
 
-    images (..., H, W, 3) uint8 -> (..., 3, H, W) float32, zero mean. The rotation by 180° is the
-    protocol's (OpenVLA-OFT, openpi).
+    images (..., H, W, 3) uint8 -> (..., 3, H, W) float32, zero mean. They are rotated by 180° as in
+    the protocol (OpenVLA-OFT, openpi), so a policy sees the scene upright and mirrored.
     """
     upright = torch.from_numpy(np.ascontiguousarray(images[..., ::-1, ::-1, :]))
     scaled = (upright.float() / 255 - torch.tensor(_MEAN)) / torch.tensor(_STD)

@@ -1,0 +1,271 @@
+"""Evaluation as LIBERO is usually evaluated: planned trials, each played once, each recorded.
+
+The protocol is the first row of OpenVLA-OFT's and openpi's: official start states, ten settle
+steps, the suite's step limit, success when the goal holds. A trial is a planned (task, start
+state, seed); nothing about it depends on its company, on the number of processes or on the order.
+An error is no failure: it is counted apart and enters no rate.
+"""
+
+import functools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from diffrl.artifacts import (
+    config_hash,
+    plain,
+    provenance,
+    read_json,
+    results_dir,
+    root,
+    write_csv,
+    write_json,
+)
+from diffrl.errors import UserError
+from diffrl.presets import Preset
+from diffrl.scale import cores, map_tasks
+from diffrl.scores import ARM, compare, protocol, summarise
+from diffrl.sim.tasks import get_task, suite_tasks
+from diffrl.vla.adapters import Oracle, Policy, Trial, open_policy
+from diffrl.vla.fit import model_folder
+from diffrl.vla.play import SETTLE, Outcome, film, play
+
+OFFICIAL = 50  # start states of every LIBERO task
+COLUMNS = ["suite", "task", "source", "mode", "training_seed", "start_state", "trial_seed"]
+COLUMNS += ["status", "steps", "seconds"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who is evaluated: the columns of the record that name the policy's data and training."""
+
+    source: str  # operator, human, gaussian, diffusion; or what kind of policy it is
+    mode: str = "recorded"  # recorded, deterministic, stochastic
+    training_seed: int = 0
+
+
+def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
+    """Plan `trials` official start states of each task: the first ones, in LIBERO's order.
+
+    Raises:
+        UserError: a task is unknown, or has fewer official start states.
+    """
+    if not 1 <= trials <= OFFICIAL:
+        raise UserError(
+            f"{trials} trials per task were asked for, but a task has {OFFICIAL} official start "
+            "states: ask for 1 to 50, and repeat with another seed for more."
+        )
+    suffix = "" if seed == 0 else f"/fixtures-{seed}"
+    return [
+        Trial(get_task(task).id, f"official/{i}{suffix}", seed)
+        for task in tasks
+        for i in range(trials)
+    ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy, what it is to play, and where the records go."""
+
+    policy: str  # its name, see `diffrl.vla.adapters.open_policy`
+    trials: tuple[Trial, ...]  # planned beforehand, see `plan`
+    folder: Path
+    arm: Arm
+
+
+def evaluate(
+    jobs: Sequence[Job],
+    *,
+    workers: int | None = None,
+    copies: int = 10,
+    videos: Sequence[str] = (),
+    retry_errors: bool = False,
+) -> pd.DataFrame:
+    """Play the trials of all jobs, keep their records, return the table of all of them.
+
+    A job's folder gets ``trials.csv`` and ``trials.json`` (protocol, errors, provenance). Trials
+    that it holds already, of the same policy, are not played again; what a killed run had played
+    is not lost.
+
+    Args:
+        jobs: one per policy.
+        workers: processes; changes no result.
+        copies: robots that a process simulates at once; changes no result.
+        videos: start states whose trials are filmed to ``<folder>/videos``.
+        retry_errors: whether recorded errors are tried once more.
+
+    Raises:
+        UserError: a policy cannot be opened, or its actions have a wrong shape.
+    """
+    workers = workers or cores()
+    items, names = [], []
+    for job in jobs:
+        key = _key(job.policy)
+        if retry_errors:
+            _forget_errors(job.folder, key)
+        done = _recorded(job.folder, key)
+        for shard in _shards([t for t in job.trials if t not in done], workers, copies):
+            items.append((job, key, shard, copies, tuple(videos)))
+            names.append(f"{job.policy} on {len(shard)} trials of {shard[0].task}")
+    if items:
+        map_tasks(_play_shard, items, names=names, workers=workers, description="trials")
+    return pd.concat([_record(job) for job in jobs], ignore_index=True)
+
+
+def _record(job: Job) -> pd.DataFrame:
+    """Write a job's table and what belongs to it."""
+    outcomes = _recorded(job.folder, _key(job.policy))
+    table = pd.DataFrame([_row(outcomes[t], job.arm) for t in job.trials], columns=COLUMNS)
+    errors = {
+        str(tuple(t)): outcomes[t].message for t in job.trials if outcomes[t].status == "error"
+    }
+    write_csv(job.folder / "trials.csv", table)
+    about = {"policy": job.policy, "protocol": protocol(table), "errors": errors, "arm": job.arm}
+    write_json(job.folder / "trials.json", {**about, "provenance": provenance(about)})
+    if errors:
+        print(
+            f"{len(errors)} of {len(table)} trials ended in an error, for instance because "
+            f"{next(iter(errors.values()))} (all in {job.folder / 'trials.json'})"
+        )
+    return table
+
+
+@functools.lru_cache(maxsize=4)
+def _policy(name: str) -> Policy:
+    return open_policy(name)
+
+
+def _key(policy: str) -> str:
+    return config_hash([_policy(policy).fingerprint, SETTLE])
+
+
+def _shards(trials: list[Trial], workers: int, copies: int) -> list[list[Trial]]:
+    """Part trials into units of work: of one task, at most `copies`, enough for all workers."""
+    shards = []
+    for task in dict.fromkeys(trial.task for trial in trials):
+        own = [trial for trial in trials if trial.task == task]
+        size = min(copies, -(-len(own) // workers))
+        shards += [own[i : i + size] for i in range(0, len(own), size)]
+    return shards
+
+
+def _play_shard(item: tuple) -> int:
+    """Play one shard and write its outcomes; runs in a worker process."""
+    job, key, trials, copies, videos = item
+    torch.set_num_threads(1)
+    policy = _policy(job.policy)
+    outcomes = play(policy, trials, copies, keep=lambda trial: trial.start_state in videos)
+    for outcome in outcomes:
+        if outcome.states:
+            film(outcome, job.folder / "videos", policy.detail)
+    records = [[*o.trial, o.status, o.steps, round(o.seconds, 3), o.message] for o in outcomes]
+    write_json(job.folder / f"parts-{key}" / f"{config_hash(plain(trials))}.json", records)
+    return len(trials)
+
+
+def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
+    """Outcomes that the folder holds of this policy; what it holds of others is removed."""
+    for other in folder.glob("parts-*"):
+        if other.name != f"parts-{key}":
+            shutil.rmtree(other)
+    found = {}
+    for part in sorted((folder / f"parts-{key}").glob("*.json")):
+        for task, start_state, seed, status, steps, seconds, message in read_json(part):
+            trial = Trial(task, start_state, seed)
+            found[trial] = Outcome(trial, status, steps, seconds, message)
+    return found
+
+
+def _forget_errors(folder: Path, key: str) -> None:
+    for part in (folder / f"parts-{key}").glob("*.json"):
+        records = read_json(part)
+        if any(record[3] == "error" for record in records):
+            write_json(part, [record for record in records if record[3] != "error"])
+
+
+def _row(outcome: Outcome, arm: Arm) -> list:
+    trial = outcome.trial
+    who = [arm.source, arm.mode, arm.training_seed]
+    what = [outcome.status, outcome.steps, round(outcome.seconds, 3)]
+    return [get_task(trial.task).suite, trial.task, *who, trial.start_state, trial.seed, *what]
+
+
+def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
+    """Evaluate every VLA of a preset; write its records in ``results/<preset>``; return the trials.
+
+    ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
+    ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences.
+    """
+    settings, folder = preset.evaluation, results_dir(preset.name)
+    tasks = [*preset.tasks, *tasks_of(settings.suites)]
+    trials = tuple(plan(tasks, settings.trials, settings.seed))
+    jobs = []
+    for data in preset.vla.data:
+        source, _, mode = data.partition("-")
+        for seed in preset.vla.seeds:
+            model = model_folder(preset.name, data, seed)
+            arm = Arm(source, mode, seed)
+            jobs.append(Job(f"compact:{model}", trials, model / "evaluation", arm))
+    table = evaluate(jobs, workers=workers, copies=settings.copies)
+    write_csv(folder / "vla_trials.csv", table)
+    write_csv(folder / "evaluation.csv", summarise(table))
+    write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
+    write_csv(folder / "evaluation_pairs.csv", compare(table))
+    return table
+
+
+def main(
+    policy: str,
+    suite: tuple[str, ...] = (),
+    trials: int = OFFICIAL,
+    seed: int = 0,
+    workers: int | None = None,
+    copies: int = 10,
+    out: Path | None = None,
+    videos: tuple[str, ...] = (),
+    retry_errors: bool = False,
+) -> int:
+    """Evaluate a policy by LIBERO's protocol and print success with 95 % intervals.
+
+    Args:
+        policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
+            openpi:ws://<host>:<port>[?replan=5&timeout=60] or lerobot:<python>?checkpoint=<path>.
+        suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
+        trials: official start states per task, 1 to 50.
+        seed: of the fixtures' poses and of the policy's noise.
+        workers: processes; default: the cores. It changes no result.
+        copies: robots that a process simulates at once. It changes no result.
+        out: folder of the records; default: results/evaluations/<policy>. A second call continues.
+        videos: start states to film, e.g. official/0.
+        retry_errors: try recorded errors once more.
+    """
+    kind = policy.partition(":")[0]
+    if suite:
+        planned = plan(tasks_of(suite), trials, seed)
+    elif kind == "oracle":
+        planned = list(Oracle(policy.partition(":")[2]).episodes)[:trials]
+    else:
+        raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
+    name = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
+    folder = out or root() / "results" / "evaluations" / f"{name}-{config_hash(planned)}"
+    options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
+    table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)
+    print(summarise(table, by=("suite", "task")).to_string(index=False))
+    print(f"Protocol: {protocol(table)}.\nRecords: {folder / 'trials.csv'}")
+    return int((table["status"] == "error").all())
+
+
+def tasks_of(suites: Sequence[str]) -> list[str]:
+    """Return the tasks of suites; a name with a slash is a task already.
+
+    Raises:
+        UserError: a suite or task is unknown.
+    """
+    tasks = []
+    for suite in suites:
+        tasks += [get_task(suite).id] if "/" in suite else [task.id for task in suite_tasks(suite)]
+    return tasks

@@ -1,0 +1,77 @@
+"""From trials to numbers: success with intervals, paired differences, the protocol in words.
+
+A table has one row per trial and the columns of ``vla_trials.csv`` (see `diffrl.evaluation`).
+Trials that ended in an error are counted, but enter no rate.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from diffrl.sim.tasks import get_task
+from diffrl.statistics import holm, mcnemar, stratified_bootstrap, wilson
+from diffrl.vla.play import SETTLE
+
+ARM = ["source", "mode"]  # what is compared; training seeds are pooled
+
+
+def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.DataFrame:
+    """Success of each group with its 95 % Wilson interval.
+
+    Columns: `by`, trials (errors not among them), errors, successes, success, low, high in [0, 1].
+    """
+    rows = []
+    for group, part in table.groupby(list(by), sort=True):
+        played = part[part["status"] != "error"]
+        successes = int((played["status"] == "success").sum())
+        rate = successes / len(played) if len(played) else np.nan
+        counts = [len(played), len(part) - len(played), successes, rate]
+        rows.append([*group, *counts, *wilson(successes, len(played))])
+    columns = [*by, "trials", "errors", "successes", "success", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def compare(table: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences between all arms (source, mode), in each suite.
+
+    A pair is the same task, start state, trial seed and training seed. Columns: suite, first,
+    second, pairs, difference (first − second) with its 95 % bootstrap interval stratified by
+    task, only_first, only_second, p (exact McNemar), p_holm (Holm over the suite's pairs).
+    """
+    key = ["suite", "task", "start_state", "trial_seed", "training_seed"]
+    played = table[table["status"] != "error"].copy()
+    played["arm"] = played["source"] + " " + played["mode"]
+    played["won"] = played["status"] == "success"
+    rows = []
+    for suite, part in played.groupby("suite", sort=True):
+        wide = part.pivot(index=key, columns="arm", values="won")
+        found = [_pair(suite, wide, a, b) for a, b in combinations(wide.columns, 2)]
+        adjusted = holm(np.array([row[-1] for row in found])) if found else []
+        rows += [[*row, p] for row, p in zip(found, adjusted)]
+    columns = ["suite", "first", "second", "pairs", "difference", "low", "high"]
+    columns += ["only_first", "only_second", "p", "p_holm"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _pair(suite: str, wide: pd.DataFrame, first: str, second: str) -> list:
+    both = wide[[first, second]].dropna().astype(bool)
+    if both.empty:
+        return [suite, first, second, 0, *[np.nan] * 3, 0, 0, np.nan]
+    gap = both[first].to_numpy(float) - both[second].to_numpy(float)
+    interval = stratified_bootstrap(gap, both.index.get_level_values("task").to_numpy())
+    test = mcnemar(both[first].to_numpy(), both[second].to_numpy())
+    return [suite, first, second, len(both), *interval, *test]
+
+
+def protocol(table: pd.DataFrame) -> str:
+    """Return the protocol of a table of trials in one line, to be printed beside its numbers."""
+    limits = sorted({get_task(task).max_steps for task in table["task"].unique()})
+    counts = table.drop_duplicates(["task", "start_state", "trial_seed"]).groupby("task").size()
+    kinds = sorted({name.split("/")[0] for name in table["start_state"]})
+    each = str(counts.min()) if counts.nunique() == 1 else f"{counts.min()}–{counts.max()}"
+    return (
+        f"{' and '.join(kinds)} start states, {SETTLE} settle steps of (0, …, 0, −1), at most "
+        f"{'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task"
+    )

@@ -1,0 +1,222 @@
+"""One `Policy` protocol for everything that can be evaluated, and the policies that live here.
+
+A policy is named by a short text, so that any process can open it by itself:
+`compact:<folder>` · `expert:<folder>[?mode=stochastic]` · `oracle:<data set>` · `random:` ·
+`openpi:ws://host:port` · `lerobot:<its python>?checkpoint=<path>`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+
+from diffrl import policy as rl_policy
+from diffrl.artifacts import file_hash
+from diffrl.data.hdf5 import read_episodes
+from diffrl.errors import UserError
+from diffrl.policy import trial_generator
+from diffrl.vla import model as vla
+from diffrl.vla.model import ACTION, CAMERAS, Inputs, proprioception
+
+BLOCK = 8  # rows of one forward pass; fewer are padded, so company never changes a result
+
+
+class Trial(NamedTuple):
+    """One planned rollout; its start state's id tells the fixtures' poses, too."""
+
+    task: str  # "libero_object/0"
+    start_state: str  # "official/7", "fresh/1/30"
+    seed: int  # of the policy's noise
+
+
+class Policy(Protocol):
+    """What the evaluation needs of a policy."""
+
+    cameras: tuple[str, ...]  # that it looks through; () for none
+    image_size: int  # pixels, square
+    detail: str  # of the pictures, "exact" or "reduced"
+    chunk: int  # control steps that one decision executes
+    fingerprint: str  # changes when the policy does
+    failures: dict[Trial, str]  # trials whose decision could not be had, and why
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        """Get ready for a trial."""
+
+    def act(self, observation, images: np.ndarray | None, trials: Sequence[Trial]) -> np.ndarray:
+        """Decide for n trials under way.
+
+        observation has n rows; images (n, cameras, size, size, 3) uint8 as LIBERO gives them
+        (upside down). Returns (n, chunk, 7) in [−1, 1]; a row of `failures` may hold anything.
+        """
+
+    def end(self, trial: Trial) -> None:
+        """Forget a trial."""
+
+
+class Base:
+    """What most policies share: they see no images, remember a generator per trial, never fail."""
+
+    cameras: tuple[str, ...] = ()
+    image_size, detail, chunk = 128, "reduced", 8
+
+    def __init__(self):
+        self.failures: dict[Trial, str] = {}
+        self.memory: dict[Trial, object] = {}
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        self.memory[trial] = trial_generator(*trial)
+
+    def end(self, trial: Trial) -> None:
+        self.memory.pop(trial, None)
+
+
+class Random(Base):
+    """Uniform actions in [−1, 1]: what success means when nothing is known."""
+
+    fingerprint = "random"
+
+    def act(self, observation, images, trials) -> np.ndarray:
+        draws = [torch.rand(self.chunk, ACTION, generator=self.memory[t]) for t in trials]
+        return (2 * torch.stack(draws) - 1).double().numpy()
+
+
+class Oracle(Base):
+    """Replays the recorded actions of the episode with the trial's start state and seed."""
+
+    def __init__(self, path: str | Path):
+        super().__init__()
+        self.path = Path(path)
+        self.fingerprint = f"oracle {file_hash(self.path)}"
+        self.episodes = {Trial(e.task, e.start_state, e.seed): e for e in read_episodes(self.path)}
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        if trial not in self.episodes:
+            raise UserError(
+                f"{self.path} holds no episode of {trial.task} from {trial.start_state} with seed "
+                f"{trial.seed}: an oracle can replay only what was recorded."
+            )
+        self.memory[trial] = 0
+
+    def act(self, observation, images, trials) -> np.ndarray:
+        return np.stack([self._next(trial) for trial in trials])
+
+    def _next(self, trial: Trial) -> np.ndarray:
+        actions, at = self.episodes[trial].actions, self.memory[trial]
+        self.memory[trial] = at + self.chunk
+        rest = np.zeros((self.chunk, ACTION))  # past the end: stay, and keep the gripper's command
+        rest[:, -1] = actions[-1, -1]
+        played = actions[at : at + self.chunk]
+        rest[: len(played)] = played
+        return rest
+
+
+class Expert(Base):
+    """A diffusion or Gaussian policy of `diffrl.rl`, in either mode."""
+
+    def __init__(self, folder: str | Path, mode: str = "deterministic"):
+        super().__init__()
+        if mode not in ("deterministic", "stochastic"):
+            raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
+        self.policy, self.mode = rl_policy.load(folder), mode
+        self.fingerprint = f"{mode} {file_hash(Path(folder) / rl_policy.WEIGHTS)}"
+        self.cameras, self.chunk = tuple(self.policy.cameras), self.policy.chunk
+        self.image_size = self.policy.layout.image_size or self.image_size
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        self.memory[trial] = trial_generator(*trial), self.policy.no_tail(1)
+
+    @torch.no_grad()
+    def act(self, observation, images, trials) -> np.ndarray:
+        images = None if images is None else images[:, 0]
+        features = self.policy.features(observation, *(() if images is None else (images,)))
+        noise = torch.cat([self.policy.noise(self.memory[t][0], 1) for t in trials])
+        plans = in_blocks(
+            lambda noise, *parts: self.policy.sample(dict(zip(features, parts)), noise, self.mode)[
+                0
+            ],
+            noise,
+            *features.values(),
+        )
+        actions = []
+        for plan, trial in zip(plans, trials):
+            generator, tail = self.memory[trial]
+            action, tail = self.policy.execute(plan[None], tail)
+            self.memory[trial] = generator, tail
+            actions.append(action[0].double().numpy())
+        return np.stack(actions)
+
+
+class Compact(Base):
+    """The compact VLA."""
+
+    cameras = CAMERAS
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.model = vla.load(Path(folder))
+        config = self.model.config
+        self.fingerprint = f"compact {file_hash(Path(folder) / 'model.safetensors')}"
+        self.image_size, self.detail, self.chunk = config.image_size, config.detail, config.chunk
+        self.horizon = config.horizon
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        words = torch.from_numpy(self.model.read(instruction))
+        self.memory[trial] = trial_generator(*trial), words
+
+    def act(self, observation, images, trials) -> np.ndarray:
+        feel = proprioception(observation.eef_pos, observation.eef_quat, observation.gripper_qpos)
+        generators, words = zip(*(self.memory[trial] for trial in trials))
+        noise = [torch.randn(self.horizon, ACTION, generator=g) for g in generators]
+        inputs = Inputs(self.model.look(images), torch.from_numpy(feel), torch.stack(words))
+        actions = in_blocks(
+            lambda noise, *parts: self.model.sample(Inputs(*parts), noise),
+            torch.stack(noise),
+            *inputs,
+        )
+        return actions[:, : self.chunk].double().numpy()
+
+
+def in_blocks(function, *tensors: torch.Tensor) -> torch.Tensor:
+    """Apply `function` to the rows of `tensors` in blocks of exactly `BLOCK`, padded with zeros.
+
+    A matrix product of another size may round differently, and after a contact so may success.
+    """
+    parts = []
+    for first in range(0, len(tensors[0]), BLOCK):
+        rows = [t[first : first + BLOCK] for t in tensors]
+        missing = BLOCK - len(rows[0])
+        padded = [torch.cat([r, r.new_zeros(missing, *r.shape[1:])]) for r in rows]
+        parts.append(function(*padded)[: BLOCK - missing])
+    return torch.cat(parts)
+
+
+def open_policy(name: str) -> Policy:
+    """Open the policy that `name` describes (see the module's first lines).
+
+    Raises:
+        UserError: the kind is unknown, or what it names is missing or broken.
+    """
+    kind, _, rest = name.partition(":")
+    place, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    if kind == "openpi":
+        from diffrl.vla.openpi import OpenPI as make
+    elif kind == "lerobot":
+        from diffrl.vla.lerobot import LeRobot as make
+    else:
+        make = {"compact": Compact, "expert": Expert, "oracle": Oracle, "random": Random}.get(kind)
+    if make is None:
+        raise UserError(
+            f"There is no policy {name!r}: write compact:<folder>, expert:<folder>[?mode="
+            "stochastic], oracle:<data set>, random:, openpi:ws://<host>:<port> or "
+            "lerobot:<python>?checkpoint=<path>."
+        )
+    try:
+        return make(*([place] if place else []), **options)
+    except TypeError as error:
+        raise UserError(
+            f"The policy {name!r} is not complete or not understood: {error}."
+        ) from error

@@ -1,0 +1,182 @@
+"""One VLA per source: the same steps, seeds and settings, each on one source's data alone.
+
+python -m diffrl train-vla --preset smoke
+python -m diffrl train-vla --data a_demo.hdf5 b_demo.hdf5 --weights 3 1 --out my-vla
+"""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.data.episode import CONTROL_HZ, Episode
+from diffrl.data.generate import dataset_path
+from diffrl.data.hdf5 import read_attributes, read_episodes
+from diffrl.errors import UserError
+from diffrl.presets import Preset, VLAConfig, get_preset
+from diffrl.scale import cores, map_tasks
+from diffrl.vla.frames import Frames, make_frames
+from diffrl.vla.train import split, train
+
+MODEL = "model.safetensors"
+
+
+def model_folder(preset: str, data: str, seed: int) -> Path:
+    """Return where the VLA of one source lies, e.g. for ``diffusion-deterministic``, seed 0."""
+    return results_dir(preset) / "vla" / f"{data}-seed{seed}"
+
+
+def files_of(data: str, preset: Preset) -> list[Path]:
+    """Return the files of a source's data set, one per task.
+
+    Raises:
+        UserError: the name is not <source>-<mode>, or a file is missing.
+    """
+    source, _, mode = data.partition("-")
+    paths = [dataset_path(task, source, mode, preset.name) for task in preset.tasks]
+    if missing := [path for path in paths if not path.exists()]:
+        raise UserError(
+            f"The data set {data!r} of preset {preset.name} lacks {missing[0]}: run notebook 02, "
+            f"or `python -m diffrl generate --preset {preset.name}`."
+        )
+    return paths
+
+
+def load(paths: Sequence[Path], count: int) -> list[Episode]:
+    """Read the first `count` episodes of each file.
+
+    Cameras need not agree: all images are rendered anew from the states, with one renderer.
+
+    Raises:
+        UserError: a file is empty, has fewer than two episodes, or another control rate.
+    """
+    episodes = []
+    for path in paths:
+        about = json.loads(read_attributes(path).get("env_args", "{}"))
+        rate = about.get("env_kwargs", {}).get("control_freq", CONTROL_HZ)
+        if rate != CONTROL_HZ:
+            raise UserError(
+                f"{path} was recorded at {rate} Hz, the simulator is controlled at {CONTROL_HZ} "
+                "Hz: data sets of different rates cannot be mixed; resample it first."
+            )
+        found = read_episodes(path)[:count]
+        if len(found) < 2:
+            raise UserError(
+                f"{path} holds {len(found)} episodes; a VLA needs at least two of a task, one to "
+                "learn from and one to be validated on."
+            )
+        episodes.append(found)
+    return [episode for found in episodes for episode in found]
+
+
+def prepare(
+    paths: Sequence[Path], config: VLAConfig, workers: int | None = None
+) -> tuple[Frames, Frames]:
+    """Return the frames to learn from and those to validate on; renders what the cache lacks.
+
+    Of each file the last `config.held_out` episodes are held out.
+    """
+    learn, check = [], []
+    for path in paths:
+        kept, held = split(load([path], config.demonstrations), config.held_out)
+        learn, check = learn + kept, check + held
+    return make_frames(learn, config, workers), make_frames(check, config, workers)
+
+
+def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
+    """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
+    data, seed = item
+    folder, paths = model_folder(preset.name, data, seed), files_of(data, preset)
+    stage = Stage(folder, "vla", {"vla": preset.vla, "data": data, "seed": seed}, inputs=paths)
+    if stage.done and not force:
+        return stage.records
+    torch.set_num_threads(1)
+    frames, held_out = prepare(paths, preset.vla, workers=1)
+    source, _, mode = data.partition("-")
+    about = {"source": source, "mode": mode, "preset": preset.name}
+    began = time.perf_counter()
+    losses = train(frames, held_out, preset.vla, seed, folder, about, device)
+    minutes = (time.perf_counter() - began) / 60
+    row = {**about, "training_seed": seed, "episodes": len(load(paths, preset.vla.demonstrations))}
+    row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
+    row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
+    stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
+    return row
+
+
+def render_all(preset: Preset, workers: int | None = None) -> int:
+    """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
+    paths = [path for data in preset.vla.data for path in files_of(data, preset)]
+    episodes = load(paths, preset.vla.demonstrations)
+    return len(make_frames(episodes, preset.vla, workers))
+
+
+def fit_all(
+    preset: Preset, workers: int | None = None, device: str = "cpu", force: bool = False
+) -> pd.DataFrame:
+    """Train every VLA of a preset in parallel processes; return ``results/<preset>/vla.csv``."""
+    render_all(preset, workers)
+    items = [(data, seed) for data in preset.vla.data for seed in preset.vla.seeds]
+    names = [f"{data}, seed {seed}" for data, seed in items]
+    function = functools.partial(fit, preset=preset, device=device, force=force)
+    workers = workers or (cores() if device == "cpu" else 1)
+    rows = map_tasks(function, items, names=names, workers=workers, description="VLAs")
+    table = pd.DataFrame(rows)
+    write_csv(results_dir(preset.name) / "vla.csv", table)
+    return table
+
+
+def losses_of(preset: Preset) -> pd.DataFrame:
+    """Return the loss curves of a preset's VLAs: source, mode, training_seed, step, loss, …"""
+    parts = []
+    for data in preset.vla.data:
+        source, _, mode = data.partition("-")
+        for seed in preset.vla.seeds:
+            curve = pd.read_csv(model_folder(preset.name, data, seed) / "losses.csv")
+            parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def main(
+    preset: str = "laptop",
+    data: tuple[Path, ...] = (),
+    weights: tuple[float, ...] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    force: bool = False,
+) -> None:
+    """Train the VLAs of a preset, or one VLA on any data sets.
+
+    Args:
+        preset: smoke, laptop, gpu or paper; decides settings, and without --data also sources.
+        data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
+        weights: of these files; default: all alike.
+        out: folder of that VLA.
+        seed: of that VLA.
+        steps: optimiser steps; default: the preset's.
+        workers: processes; default: one per core.
+        device: cpu, or cuda for bf16 and a compiled step.
+        force: train again what is there.
+    """
+    settings = get_preset(preset)
+    if steps is not None:
+        settings = replace(settings, vla=replace(settings.vla, steps=steps))
+    if not data:
+        table = fit_all(settings, workers, device, force)
+        print(table.drop(columns=["preset"]).to_string(index=False))
+        return
+    if out is None:
+        raise UserError("A VLA on data of your own needs a folder: give --out.")
+    parts = [prepare([path], settings.vla, workers) for path in data]
+    learn, check = (Frames.concatenate(p, weights or [1.0] * len(p)) for p in zip(*parts))
+    losses = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)
+    print(f"Loss {losses['loss'].iloc[-1]:.3f}, held out {losses['held_out'].iloc[-1]:.3f}: {out}")

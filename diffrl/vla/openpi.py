@@ -1,0 +1,190 @@
+"""The openpi policy server: websocket and msgpack, as π0 and π0.5 are served on LIBERO.
+
+The wire format is openpi's: after the handshake the server sends one map of metadata; then each
+request is one map, each answer a map with `actions` (horizon, 7), and a text frame is an error.
+Arrays travel as maps with byte keys. openpi's own client needs numpy < 2 and waits for ever, so
+this one is written anew: every wait has an end, and a failure is a trial's error, never a hang.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import msgpack
+import numpy as np
+from PIL import Image
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from diffrl.errors import UserError
+from diffrl.vla.adapters import Base, Trial
+from diffrl.vla.model import ACTION, CAMERAS
+
+SIZE = 224  # pixels that openpi's models see, from renderings of 256
+GIVE_UP = 3  # failures in a row, after which the server is not asked again
+LARGEST = 64 * 2**20  # bytes of an answer
+
+
+def pack(message: Any) -> bytes:
+    """Encode a message; arrays of numbers become openpi's maps."""
+    return msgpack.packb(message, default=_pack_array)
+
+
+def _pack_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufSU":
+        raise ValueError(f"an array of {value.dtype} cannot be sent")
+    if isinstance(value, np.ndarray):
+        data, kind, shape = value.tobytes(), value.dtype.str, value.shape
+        return {b"__ndarray__": True, b"data": data, b"dtype": kind, b"shape": shape}
+    if isinstance(value, np.generic):
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+def unpack(data: bytes) -> Any:
+    """Decode a message.
+
+    Raises:
+        ValueError: it is no msgpack, or an array in it contradicts itself.
+    """
+    return msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=False)
+
+
+def _unpack_array(value: dict) -> Any:
+    if b"__ndarray__" in value:
+        dtype = np.dtype(value[b"dtype"])
+        return np.frombuffer(value[b"data"], dtype).reshape(value[b"shape"])
+    if b"__npgeneric__" in value:
+        return np.dtype(value[b"dtype"]).type(value[b"data"])
+    return value
+
+
+def axis_angle(quat: np.ndarray) -> np.ndarray:
+    """Rotation vector (3,) rad of a quaternion (4,) xyzw, angle in [0, 2π] as robosuite has it."""
+    w = np.clip(quat[3], -1.0, 1.0)
+    sine = np.sqrt(1.0 - w * w)
+    return np.zeros(3) if np.isclose(sine, 0.0) else quat[:3] * 2.0 * np.arccos(w) / sine
+
+
+def resize(image: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """A square image (H, H, 3) uint8 upright and at (size, size), bilinear as openpi's."""
+    upright = Image.fromarray(np.ascontiguousarray(image[::-1, ::-1]))
+    return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
+
+
+class OpenPI(Base):
+    """A policy behind an openpi server, `ws://host:port`.
+
+    Args:
+        address: of the server.
+        replan: actions of each answer that are executed; openpi's LIBERO example takes 5.
+        timeout: seconds to wait for a connection, and for each answer.
+    """
+
+    cameras, image_size, detail = CAMERAS, 256, "exact"
+
+    def __init__(self, address: str = "ws://127.0.0.1:8000", replan="5", timeout="60"):
+        super().__init__()
+        self.address = address if "://" in address else f"ws://{address}"
+        try:
+            self.chunk, self.timeout = int(replan), float(timeout)
+        except ValueError as error:
+            raise UserError(f"openpi's replan and timeout must be numbers: {error}.") from error
+        if self.chunk < 1 or self.timeout <= 0:
+            raise UserError("openpi's replan and timeout must be positive.")
+        self.fingerprint = f"openpi {self.address} {self.chunk}"
+        self.connection: ClientConnection | None = None
+        self.stack = ExitStack()  # closes the connection
+        self.metadata: dict = {}
+        self.failed = 0  # in a row
+        self.reason = ""
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        self.memory[trial] = instruction
+
+    def act(self, observation, images, trials: Sequence[Trial]) -> np.ndarray:
+        actions = np.zeros((len(trials), self.chunk, ACTION))
+        for row, trial in enumerate(trials):
+            try:
+                actions[row] = self._ask(self._message(observation, images[row], row, trial))
+                self.failed = 0
+            except ServerError as error:
+                self.failures[trial] = str(error)
+        return actions
+
+    def _message(self, observation, images: np.ndarray, row: int, trial: Trial) -> dict:
+        position, quat = observation.eef_pos[row], observation.eef_quat[row]
+        state = np.concatenate([position, axis_angle(quat), observation.gripper_qpos[row]])
+        return {
+            "observation/image": resize(images[0]),
+            "observation/wrist_image": resize(images[1]),
+            "observation/state": state,
+            "prompt": self.memory[trial],
+        }
+
+    def _ask(self, message: dict) -> np.ndarray:
+        """Send one observation and return (chunk, 7) actions.
+
+        Raises:
+            ServerError: no connection, no answer in time, or none that can be used.
+        """
+        if self.failed >= GIVE_UP:
+            raise ServerError(f"not asked again after {GIVE_UP} failures in a row: {self.reason}")
+        try:
+            connection = self._connect()
+            connection.send(pack(message))
+            answer = connection.recv(timeout=self.timeout)
+        except (TimeoutError, OSError, WebSocketException) as error:
+            raise self._fail(_explain(error, self.timeout)) from error
+        try:
+            return self._actions(answer)
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise self._fail(f"gave an answer that cannot be used: {error}") from error
+
+    def _connect(self) -> ClientConnection:
+        if self.connection is None:
+            options = {"compression": None, "max_size": LARGEST, "ping_interval": None}
+            waits = {"open_timeout": self.timeout, "close_timeout": 1}
+            connection = self.stack.enter_context(connect(self.address, **options, **waits))
+            try:
+                self.metadata = unpack(connection.recv(timeout=self.timeout))
+            except (ValueError, TypeError, msgpack.UnpackException) as error:
+                raise WebSocketException(f"its greeting is no msgpack ({error})") from error
+            self.connection = connection
+        return self.connection
+
+    def _actions(self, answer: bytes | str) -> np.ndarray:
+        if isinstance(answer, str):
+            raise ValueError(f"it reports {answer.strip().splitlines()[-1:]}")
+        found = unpack(answer)
+        if not isinstance(found, dict) or "actions" not in found:
+            raise ValueError("it holds no `actions`")
+        actions = np.asarray(found["actions"], np.float64)
+        if actions.ndim != 2 or actions.shape[1] != ACTION or len(actions) < self.chunk:
+            raise ValueError(
+                f"actions of shape {actions.shape}, where ({self.chunk} or more, {ACTION}) fit"
+            )
+        if not np.isfinite(actions[: self.chunk]).all():
+            raise ValueError("actions that are not finite")
+        return actions[: self.chunk].clip(-1, 1)
+
+    def _fail(self, reason: str) -> "ServerError":
+        """Note a failure and drop the connection: a late answer must not meet the next request."""
+        self.failed, self.reason = self.failed + 1, f"the policy server {self.address} {reason}"
+        self.stack.close()
+        self.connection = None
+        return ServerError(self.reason)
+
+
+class ServerError(Exception):
+    """The server gave no usable decision; the message says which server and why."""
+
+
+def _explain(error: Exception, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"did not answer within {timeout:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return "refuses connections: start it, or correct host and port"
+    if isinstance(error, InvalidURI | InvalidHandshake):
+        return f"is no websocket server ({error})"
+    return f"broke the connection ({error or type(error).__name__})"

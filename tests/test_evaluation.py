@@ -1,0 +1,323 @@
+"""Evaluation: planned trials, records that depend on nothing else, errors apart from failures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from diffrl import evaluation
+from diffrl.errors import UserError
+from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
+from diffrl.scores import compare, protocol, summarise
+from diffrl.vla import adapters, openpi
+from diffrl.vla.adapters import BLOCK, Trial, in_blocks, open_policy
+from diffrl.vla.play import play
+
+TASK = "libero_object/0"
+
+
+# ---- plans and numbers -----------------------------------------------------------------------
+
+
+def test_a_plan_names_each_task_s_first_official_start_states_in_order():
+    trials = plan(["libero_goal/7", TASK], 2)
+    assert trials == [
+        Trial("libero_goal/7", "official/0", 0),
+        Trial("libero_goal/7", "official/1", 0),
+        Trial(TASK, "official/0", 0),
+        Trial(TASK, "official/1", 0),
+    ]
+    assert plan([TASK], 1, seed=3) == [Trial(TASK, "official/0/fixtures-3", 3)]
+
+
+@pytest.mark.parametrize("trials", [0, 51])
+def test_more_trials_than_official_start_states_are_refused(trials):
+    with pytest.raises(UserError, match="50 official start"):
+        plan([TASK], trials)
+
+
+def test_unknown_suites_tasks_and_policies_are_refused_by_name():
+    with pytest.raises(UserError, match="libero_objects"):
+        evaluation.tasks_of(["libero_objects"])
+    with pytest.raises(UserError, match="libero_object/10"):
+        plan(["libero_object/10"], 1)
+    with pytest.raises(UserError, match="robot"):
+        open_policy("robot:arm")
+    with pytest.raises(UserError, match="not complete"):
+        open_policy("compact:")
+    with pytest.raises(UserError, match="must be numbers"):
+        open_policy("openpi:ws://127.0.0.1:1?timeout=soon")
+
+
+def trials_table(outcomes: dict[str, str], task: str = TASK) -> pd.DataFrame:
+    """A table with one row per letter: s success, f failure, e error."""
+    status = {"s": "success", "f": "failure", "e": "error"}
+    rows = [
+        ["libero_object", task, source, "deterministic", 0, f"official/{i}", 0, status[x], 10, 1.0]
+        for source, letters in outcomes.items()
+        for i, x in enumerate(letters)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_errors_enter_no_rate_and_are_counted():
+    row = summarise(trials_table({"diffusion": "sssfee"})).iloc[0]
+    assert (row.trials, row.errors, row.successes) == (4, 2, 3)
+    assert row.success == 0.75
+    assert row.low < 0.75 < row.high
+
+
+def test_arms_are_compared_on_the_same_start_states_only():
+    table = trials_table({"diffusion": "ssssssss", "gaussian": "sffffffe", "operator": "ssssffff"})
+    pairs = compare(table).set_index(["first", "second"])
+    first = pairs.loc[("diffusion deterministic", "gaussian deterministic")]
+    assert (first.pairs, first.only_first, first.only_second) == (7, 6, 0)
+    assert np.isclose(first.difference, 6 / 7)
+    assert np.isclose(first.p, 2 * 0.5**6)
+    assert first.p_holm == 3 * first.p
+
+
+def test_the_protocol_is_told_in_one_line():
+    line = protocol(trials_table({"diffusion": "sf", "gaussian": "ff"}))
+    assert "official start states, 10 settle steps" in line
+    assert "280 control steps" in line
+    assert "2 trials per task" in line
+
+
+def test_blocks_make_a_row_independent_of_its_company_and_place():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 96), torch.nn.GELU(), torch.nn.Linear(96, 56))
+    rows = torch.randn(2 * BLOCK + 3, 40)
+    with torch.no_grad():
+        together = in_blocks(net, rows)
+        alone = torch.cat([in_blocks(net, row[None]) for row in rows])
+        order = torch.randperm(len(rows))
+        shuffled = in_blocks(net, rows[order])
+    assert torch.equal(together, alone)
+    assert torch.equal(together[order], shuffled)
+
+
+# ---- openpi's wire -----------------------------------------------------------------------------
+
+
+def test_messages_have_the_bytes_of_openpi_s_own_client():
+    message = {
+        "observation/state": np.arange(3, dtype=np.float32),
+        "prompt": "go",
+        "n": np.float64(2.5),
+        "flag": True,
+    }
+    golden = (  # openpi_client 0.1.2, msgpack_numpy.Packer().pack
+        "84b16f62736572766174696f6e2f737461746584c40b5f5f6e6461727261795f5fc3c40464617461c40c0000"
+        "00000000803f00000040c4056474797065a33c6634c40573686170659103a670726f6d7074a2676fa16ecb40"
+        "04000000000000a4666c6167c3"
+    )
+    assert openpi.pack(message).hex() == golden
+    again = openpi.unpack(bytes.fromhex(golden))
+    assert np.array_equal(again["observation/state"], message["observation/state"])
+    assert again["n"] == 2.5
+
+
+def test_an_array_that_contradicts_itself_is_refused():
+    lie = {b"__ndarray__": True, b"data": b"\x00" * 8, b"dtype": "<f8", b"shape": [7]}
+    with pytest.raises(ValueError, match="reshape"):
+        openpi.unpack(openpi.pack({"actions": lie}))
+    with pytest.raises(ValueError, match="cannot be sent"):
+        openpi.pack({"x": np.array([object()])})
+
+
+@pytest.fixture
+def serve():
+    """Start `openpi_server.py` with a behaviour; returns its address."""
+    children = []
+
+    def start(behaviour: str, *arguments: str) -> str:
+        script = Path(__file__).with_name("openpi_server.py")
+        command = [sys.executable, str(script), behaviour, *arguments]
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        children.append(child)
+        return f"ws://127.0.0.1:{int(child.stdout.readline())}"
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+class Seen:
+    """An observation of n robots at rest."""
+
+    def __init__(self, n: int):
+        self.eef_pos = np.zeros((n, 3))
+        self.eef_quat = np.tile([1.0, 0.0, 0.0, 0.0], (n, 1))
+        self.gripper_qpos = np.zeros((n, 2))
+
+
+def ask(policy, trials: list[Trial]) -> np.ndarray:
+    for trial in trials:
+        policy.begin(trial, "pick up the alphabet soup")
+    images = np.zeros((len(trials), 2, 256, 256, 3), np.uint8)
+    return policy.act(Seen(len(trials)), images, trials)
+
+
+def test_a_sound_server_s_actions_are_executed(serve, tmp_path):
+    recorded = np.random.default_rng(0).uniform(-1, 1, (40, 7))
+    np.save(tmp_path / "actions.npy", recorded)
+    policy = open_policy(f"openpi:{serve('replay', str(tmp_path / 'actions.npy'))}")
+    trial = Trial(TASK, "official/0", 0)
+    assert np.array_equal(ask(policy, [trial])[0], recorded[:5])
+    assert np.array_equal(ask(policy, [trial])[0], recorded[5:10])
+    assert not policy.failures
+    assert policy.metadata == {"robot": "test"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("nan", "not finite"),
+        ("shape", r"shape \(10, 6\)"),
+        ("text", "out of memory"),
+        ("garbage", "cannot be used"),
+        ("silent", "within 0.5 s"),
+        ("mute", "within 0.5 s"),
+    ],
+)
+def test_a_lying_or_slow_server_gives_errors_that_name_it_and_no_hang(serve, behaviour, message):
+    address = serve(behaviour)
+    policy = open_policy(f"openpi:{address}?timeout=0.5")
+    trials = [Trial(TASK, f"official/{i}", 0) for i in range(6)]
+    actions = ask(policy, trials)
+    assert actions.shape == (6, 5, 7)
+    assert set(policy.failures) == set(trials)
+    assert address in policy.failures[trials[0]]
+    assert re.search(message, policy.failures[trials[0]])
+    assert "not asked again after 3 failures" in policy.failures[trials[-1]]
+
+
+def test_a_server_that_is_not_there_gives_errors_and_advice():
+    policy = open_policy("openpi:ws://127.0.0.1:9?timeout=2")
+    trial = Trial(TASK, "official/0", 0)
+    ask(policy, [trial])
+    assert "start it, or correct host and port" in policy.failures[trial]
+
+
+def test_a_server_that_dies_costs_only_the_trials_that_needed_it(serve):
+    policy = open_policy(f"openpi:{serve('dies')}?timeout=2")
+    trials = [Trial(TASK, f"official/{i}", 0) for i in range(3)]
+    ask(policy, trials)
+    assert list(policy.failures) == trials[2:]
+    assert "broke the connection" in policy.failures[trials[2]]
+
+
+# ---- in the simulator ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory) -> Path:
+    """A data set of three demonstrations by the scripted operator."""
+    from diffrl.data.attributes import libero_attributes
+    from diffrl.data.hdf5 import write_episodes
+    from diffrl.data.operator import operator_demonstrations
+    from diffrl.presets import OperatorConfig
+    from diffrl.sim.scene import load_scene
+
+    scene = load_scene(TASK)
+    episodes, _ = operator_demonstrations(scene, 3, 0, OperatorConfig(count=3))
+    path = tmp_path_factory.mktemp("data") / "soup_demo.hdf5"
+    write_episodes(path, episodes, libero_attributes(scene.task))
+    return path
+
+
+def run(policy: str, trials: list[Trial], folder: Path, **options) -> pd.DataFrame:
+    return evaluate([Job(policy, tuple(trials), folder, Arm("test"))], **options)
+
+
+@pytest.mark.sim
+def test_an_oracle_succeeds_where_its_episodes_did_and_a_random_policy_fails(
+    demonstrations, tmp_path
+):
+    oracle = open_policy(f"oracle:{demonstrations}")
+    trials = list(oracle.episodes)
+    table = run(f"oracle:{demonstrations}", trials, tmp_path / "oracle")
+    assert (table["status"] == "success").all()
+    lengths = [oracle.episodes[trial].length for trial in trials]
+    assert table["steps"].tolist() == lengths
+    table = run("random:", plan([TASK], 3), tmp_path / "random")
+    assert table["status"].tolist() == ["failure"] * 3
+    assert table["steps"].tolist() == [280] * 3
+
+
+def records(folder: Path) -> str:
+    """A folder's trials.csv without its only wall-clock column."""
+    return pd.read_csv(folder / "trials.csv").drop(columns="seconds").to_csv()
+
+
+@pytest.mark.sim
+def test_records_do_not_depend_on_batch_processes_order_or_interruption(tmp_path):
+    import test_vla
+
+    from diffrl.vla import model as vla
+
+    vla.save(test_vla.make_model(), tmp_path / "model", {})
+    policy = f"compact:{tmp_path / 'model'}"
+    trials = plan([TASK], 3)
+    run(policy, trials, tmp_path / "alone", workers=1, copies=1)
+    run(policy, trials, tmp_path / "together", workers=2, copies=2)
+    assert records(tmp_path / "alone") == records(tmp_path / "together")
+    # two trials first, in the other order, then all of them: the record is the same again
+    run(policy, trials[:0:-1], tmp_path / "continued", workers=1, copies=3)
+    before = pd.read_csv(tmp_path / "continued" / "trials.csv")
+    run(policy, trials, tmp_path / "continued", workers=1, copies=3)
+    after = pd.read_csv(tmp_path / "continued" / "trials.csv")
+    assert records(tmp_path / "alone") == records(tmp_path / "continued")
+    assert after["seconds"].tolist()[1:] == before["seconds"].tolist()[::-1]  # not played again
+
+
+@pytest.mark.sim
+def test_the_openpi_adapter_drives_whole_episodes_and_errors_are_kept_apart(
+    demonstrations, serve, tmp_path
+):
+    trial, episode = next(iter(open_policy(f"oracle:{demonstrations}").episodes.items()))
+    np.save(tmp_path / "actions.npy", episode.actions)
+    policy = f"openpi:{serve('replay', str(tmp_path / 'actions.npy'))}?timeout=20"
+    table = run(policy, [trial], tmp_path / "sound", workers=1)
+    assert table["status"].tolist() == ["success"]
+    assert table["steps"].tolist() == [episode.length]
+    policy = f"openpi:{serve('dies')}?timeout=5"
+    table = run(policy, plan([TASK], 2), tmp_path / "dead", workers=1)
+    assert table["status"].tolist() == ["error", "error"]
+    assert "policy server" in (tmp_path / "dead" / "trials.json").read_text()
+    assert summarise(table).iloc[0]["trials"] == 0
+
+
+class Wrong(adapters.Random):
+    """A policy for another robot, or a broken one."""
+
+    def __init__(self, size: int = 6, value: float = 0.0):
+        super().__init__()
+        self.size, self.value = size, value
+
+    def act(self, observation, images, trials):
+        return np.full((len(trials), self.chunk, self.size), self.value)
+
+
+@pytest.mark.sim
+def test_actions_of_a_wrong_size_or_without_a_value_stop_the_evaluation():
+    with pytest.raises(UserError, match=r"shape \(1, 8, 6\); expected \(1, 8, 7\)"):
+        play(Wrong(size=6), plan([TASK], 1), copies=1)
+    with pytest.raises(UserError, match="not finite"):
+        play(Wrong(size=7, value=np.nan), plan([TASK], 1), copies=1)
+
+
+@pytest.mark.sim
+def test_unknown_start_states_are_refused_by_name():
+    for name in ("official/50", "somewhere/1", "fresh/1", "official"):
+        with pytest.raises(UserError, match=name):
+            play(Wrong(), [Trial(TASK, name, 0)], copies=1)
