@@ -30,6 +30,10 @@ FOREST = (  # the measures of the summary, in reading order: smoothness, efficie
 )
 
 
+# Teleoperation is of another task: it is held against the others only where the task matters less.
+ANY_TASK = ("jerk_rms", "jerk_mean", "angular_jerk_rms", "action_change", "still_share")
+
+
 def axis_label(measure: str) -> str:
     """ "Jerk, RMS (m/s³)"."""
     label, unit, _ = MEASURES[measure]
@@ -108,6 +112,7 @@ def quality_forest(summary: pd.DataFrame, task: str = "all", measures=FOREST) ->
     summary: `quality.csv`. The arrow beside a title points to the better side.
     """
     rows = summary[(summary["task"] == task) & summary["measure"].isin(measures)]
+    rows = rows[(rows["source"] != "teleoperation") | rows["measure"].isin(ANY_TASK)]
     arms, shown = arm_order(rows), [m for m in measures if m in set(rows["measure"])]
     columns = 4
     lines = -(-len(shown) // columns)
@@ -127,7 +132,7 @@ def quality_forest(summary: pd.DataFrame, task: str = "all", measures=FOREST) ->
             ].to_numpy():
                 error = [[value - low], [high - value]]
                 axes.errorbar(value, height, xerr=error, **_interval(source, mode))
-        arrow = {1: " →", -1: " ←", 0: ""}[better]
+        arrow = {1: "\N{NO-BREAK SPACE}→", -1: "\N{NO-BREAK SPACE}←", 0: ""}[better]
         axes.set_title(textwrap.fill(label + arrow, 22), fontsize=7)
         axes.set_xlabel(unit, fontsize=7, labelpad=1)
         axes.set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])

@@ -37,7 +37,7 @@ MEASURES = {
     "path_ratio": Measure("Path / straight line", "", -1),
     "steps": Measure("Steps to success", "", -1),
     "idle_share": Measure("Idle share (no command)", "", -1),
-    "still_share": Measure("Still share (< 1 cm/s)", "", -1),
+    "still_share": Measure("Still share (<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}cm/s)", "", -1),
     "gripper_switches": Measure("Gripper switches", "", -1),
     "position_variance": Measure("Position variance, equal phase", "cm²", -1),
     "warped_position_variance": Measure("Position variance, time-warped", "cm²", -1),

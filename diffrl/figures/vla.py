@@ -1,0 +1,66 @@
+"""Figures of the VLA's training (notebook 04)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from diffrl.figures.data import AXES
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, colour, style
+
+
+@style
+def loss_curves(losses: pd.DataFrame) -> Figure:
+    """Flow-matching loss over optimiser steps: training (thin) and held-out episodes (bold).
+
+    losses: rows (source, mode, training_seed, step, loss, held_out); several seeds are averaged.
+    """
+    figure, axes = plt.subplots(figsize=(SINGLE + 0.4, 2.5))
+    for source, mode in arm_order(losses):
+        arm = losses[(losses["source"] == source) & (losses["mode"] == mode)]
+        mean = arm.groupby("step")[["loss", "held_out"]].mean()
+        line = {**arm_style(source, mode), "marker": ""}
+        axes.plot(mean.index, mean["held_out"], **line, label=arm_label(source, mode))
+        axes.plot(mean.index, mean["loss"], **{**line, "lw": 0.6, "alpha": 0.7})
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel("flow-matching loss")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", lw=0.4, color="0.9")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@style
+def predicted_chunks(samples: pd.DataFrame, dimensions=(0, 1, 2, 6)) -> Figure:
+    """Chunks that a VLA samples (thin) beside what the held-out episode did (black).
+
+    samples: rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
+    A row of panels per moment, a column per action dimension.
+    """
+    moments = list(dict.fromkeys(samples["moment"]))
+    figure, panels = plt.subplots(
+        len(moments),
+        len(dimensions),
+        figsize=(DOUBLE, 0.5 + 1.1 * len(moments)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for line, moment in zip(panels, moments):
+        for axes, dimension in zip(line, dimensions):
+            chosen = (samples["moment"] == moment) & (samples["dimension"] == dimension)
+            for (source, sample), part in samples[chosen].groupby(["source", "sample"]):
+                look = {"color": colour(source), "lw": 0.7, "alpha": 0.6}
+                if sample < 0:
+                    look = {"color": "black", "lw": 1.4, "marker": ".", "markersize": 3}
+                axes.plot(part["step"], part["value"], **look)
+            axes.axhline(0, color="0.9", lw=0.6, zorder=0)
+        line[0].set_ylabel(moment)
+    for axes, dimension in zip(panels[0], dimensions):
+        axes.set_title(AXES[dimension])
+    for axes in panels[-1]:
+        axes.set_xlabel("control step")
+    panels[0, 0].set_ylim(-1.05, 1.05)
+    panels[0, 0].set_xticks(np.arange(0, samples["step"].max() + 1, 4))
+    return figure
