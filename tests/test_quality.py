@@ -11,7 +11,7 @@ from quality_samples import minimum_jerk, trajectory
 from scipy.integrate import quad
 from scipy.spatial.transform import Rotation
 
-from diffrl import quality
+from diffrl import quality, statistics
 from diffrl.quality import consistency, smoothness
 
 GOLDEN = json.loads((Path(__file__).parent / "data/smoothness_golden.json").read_text())["cases"]
@@ -182,6 +182,17 @@ def test_dispersion_is_the_variance_and_its_jackknife_has_the_standard_error():
     assert data.mean() == pytest.approx(variance)
     left_out = [np.delete(profiles, i, 0).var(axis=0, ddof=1).sum(axis=1).mean() for i in range(30)]
     assert data == pytest.approx(30 * variance - 29 * np.array(left_out))
+
+
+def test_variances_of_equal_sources_are_told_apart_no_more_often_than_stated():
+    rng, p_values = np.random.default_rng(0), []
+    for trial in range(150):
+        starts = rng.normal(size=(20, 1, 3))  # shared, so the two arms are paired
+        pair = (starts + rng.normal(size=(20, 1, 3)) for _ in range(2))
+        a, b = (consistency.dispersion(consistency.squared_distances(x), range(20)) for x in pair)
+        p_values.append(statistics.sign_flip_test(a[1] - b[1], resamples=300, seed=trial))
+    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.1
+    assert 0.12 <= np.mean(np.array(p_values) < 0.2) <= 0.28
 
 
 def test_own_and_data_variance_are_kept_apart():
