@@ -7,15 +7,16 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from diffrl import policy as policies
 from diffrl.errors import UserError
 from diffrl.policy.features import Layout
-from diffrl.presets import CloneConfig, RLConfig
-from diffrl.rl import checkpoint
-from diffrl.rl.bc import demonstration_rows
+from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig
+from diffrl.rl import checkpoint, train
+from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.collect import TRAINING_STARTS, Collector
 from diffrl.rl.learn import WALL_CLOCK, Learner, improve
 from diffrl.rl.rollout import rollout
@@ -199,3 +200,75 @@ def test_a_run_killed_and_resumed_on_other_threads_ends_with_the_same_bytes(tmp_
     run(part, algorithm, threads=1)
     assert content(whole)["iteration"] == TINY.iterations
     assert same(content(part), content(whole))
+
+
+def small_preset(**clone):
+    """Settings that train an expert in about a minute."""
+    return Preset(
+        name="test",
+        tasks=(TASK,),
+        demonstrations=OperatorConfig(count=3),
+        clone=CloneConfig(**{"steps": 300, "measure_every": 100, "measure_starts": 4, **clone}),
+        rl=RLConfig(
+            copies=6,
+            decisions=4,
+            iterations=2,
+            epochs=2,
+            measure_every=1,
+            measure_starts=2,
+            evaluation_starts=3,
+        ),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_an_expert_is_trained_recorded_and_found_again(tmp_path, algorithm):
+    preset = small_preset()
+    rows = train.train_expert(TASK, algorithm, preset, folder=tmp_path)
+    assert list(rows["mode"]) == ["deterministic", "stochastic"]
+    assert list(rows["trials"]) == [3, 3]
+    assert (rows["low"] <= rows["success"]).all()
+    assert rows["control_steps"].iloc[0] > 0
+    assert policies.load(tmp_path).config.algorithm == algorithm
+    trials = pd.read_csv(tmp_path / "trials.csv")
+    assert set(trials["start_state"]) == {"official/0", "official/1", "official/2"}
+    diagnostics = pd.read_csv(tmp_path / "diagnostics.csv")
+    assert list(diagnostics["iteration"]) == [1, 2]
+    weights = (tmp_path / "policy.safetensors").stat()
+    again = train.train_expert(TASK, algorithm, preset, folder=tmp_path)
+    pd.testing.assert_frame_equal(again, rows)
+    assert (tmp_path / "policy.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+
+
+def test_a_clone_without_any_success_stops_the_run_and_writes_no_expert(tmp_path):
+    preset = small_preset(steps=1, measure_starts=2)
+    with pytest.raises(UserError, match=r"never succeeded on its 2 held-out start states"):
+        train.train_expert(TASK, "diffusion", preset, folder=tmp_path)
+    assert not list(tmp_path.rglob("policy.safetensors"))
+    assert not list(tmp_path.rglob("*.done.json"))
+
+
+@pytest.mark.slow
+def test_the_image_policy_is_cloned_and_improved_by_the_same_code(scene, tmp_path):
+    from diffrl.sim.camera import Renderer
+
+    try:
+        Renderer(scene, 64)
+    except UserError as error:
+        pytest.skip(str(error))
+    preset = small_preset(encoder="image", network="unet", steps=2, batch=4)
+    run = train.Training(TASK, "diffusion", preset, folder=tmp_path)
+    policy = run.new_policy()
+    assert policy.cameras == ("agentview",)
+    trial = rollout(policy, scene, fresh_start_states(scene, 1, 7), record=True, max_steps=8)[0]
+    clone = Clone(policy, *demonstration_rows(policy, scene, [trial.episode]), preset.clone)
+    clone.train(2, torch.Generator().manual_seed(0))
+    rl = dataclasses.replace(
+        preset.rl, copies=2, decisions=2, minibatch=20, max_steps=16, critic_warmup=1
+    )
+    learner = Learner(policy, scene, rl)
+    before = policy.encoder.trunk.layers[0].weight.clone()
+    first, second = learner.iterate(), learner.iterate()
+    assert np.isfinite([first["critic_loss"], second["actor_loss"]]).all()
+    assert not torch.equal(policy.encoder.trunk.layers[0].weight, before)
