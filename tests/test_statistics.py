@@ -15,6 +15,7 @@ def test_wilson_equals_the_published_example():
     assert statistics.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
+@settings(derandomize=True)
 @given(st.integers(0, 60), st.integers(1, 60))
 def test_wilson_lies_in_the_unit_interval_and_around_the_rate(k, extra):
     low, high = statistics.wilson(k, k + extra)
@@ -88,6 +89,7 @@ def test_holm_equals_the_step_down_by_hand_and_ignores_missing_tests():
     assert adjusted == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
 
 
+@settings(derandomize=True)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_keeps_the_order_and_never_lowers_a_p_value(p_values):
     p, adjusted = np.array(p_values), statistics.holm(p_values)
@@ -132,7 +134,7 @@ def test_permutation_test_removes_the_difference_between_tasks():
         statistics.permutation_test(a, b, tasks_a, tasks_b + 1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, derandomize=True)
 @given(
     st.lists(st.integers(-5, 5), min_size=1, max_size=12),
     st.lists(st.integers(-5, 5), min_size=1, max_size=12),
