@@ -1,0 +1,1 @@
+"""The RL room: cloning, rollouts, PPO over a policy's chain, experts as resumable stages."""
