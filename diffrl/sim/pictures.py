@@ -1,8 +1,8 @@
 """The picture face of a scene: LIBERO's full model, or a lighter one for software OpenGL.
 
 "exact" is what LIBERO draws. "reduced" draws what the cameras cannot tell from it: meshes
-simplified within a millimetre, textures of at most 512 pixels, no reflections, no hidden geoms.
-It takes some ten seconds to make and is kept in the cache folder, a few MB a task.
+simplified within a millimetre, textures of at most 512 pixels, nothing that is never shown. It
+takes some ten seconds to make and is kept in the cache folder, a few MB a task.
 """
 
 import hashlib
@@ -22,8 +22,9 @@ from diffrl.sim.scene import Scene
 
 Detail = Literal["exact", "reduced"]
 
-TOLERANCE = 0.001  # m: a third of a pixel of agentview at 256² (our choice)
-BUDGET = 8000  # triangles a mesh, for weave and foliage, which no tolerance simplifies (our choice)
+# Tolerance (m) and triangle budget of a mesh, our choice. What the wrist camera comes near to:
+NEAR = (0.001, 16_000)  # a third of a pixel of agentview at 256²; weave is held by the budget
+FAR = (0.003, 3_000)  # the robot's pedestal and the room, always a metre or more away
 TEXTURE_SIZE = 512  # pixels a side: twice the largest usual image (our choice)
 MAGIC = b"diffrl picture 1\n"  # raise the number when a reduced model changes
 _VISIBLE = (1, 2)  # geom groups that LIBERO's renderer shows; 0 is what collides
@@ -61,7 +62,7 @@ def _cached(scene: Scene) -> mujoco.MjModel:
     from diffrl.sim.compiler import installed_key
 
     task = scene.task
-    settings = f"{installed_key()} {task.id} {TOLERANCE} {BUDGET} {TEXTURE_SIZE}".encode()
+    settings = f"{installed_key()} {task.id} {NEAR} {FAR} {TEXTURE_SIZE}".encode()
     key = hashlib.sha256(MAGIC + settings).digest()
     path = cache_dir() / "pictures" / f"{task.suite}-{task.index}-{key.hex()[:12]}.picture"
     if not path.exists():
@@ -105,20 +106,28 @@ def reduced_model(scene: Scene) -> mujoco.MjModel:
     drawn = {geom.meshname for geom in spec.geoms}
     for mesh in [mesh for mesh in spec.meshes if mesh.name not in drawn]:
         mesh.delete()
-    _simplify_meshes(spec, full)
+    _simplify_meshes(spec, full, _far_meshes(scene, full))
     _shrink_textures(spec, full)
     return spec.compile()
 
 
-def _simplify_meshes(spec: mujoco.MjSpec, full: mujoco.MjModel) -> None:
+def _far_meshes(scene: Scene, full: mujoco.MjModel) -> set[int]:
+    """Return the meshes of what stands still and is no fixture of the task."""
+    still = (full.body_weldid == 0) & ~np.isin(full.body_rootid, scene.fixture_bodies)
+    meshes = full.geom_type == _MESH
+    far = still[full.geom_bodyid]
+    return set(full.geom_dataid[meshes & far]) - set(full.geom_dataid[meshes & ~far])
+
+
+def _simplify_meshes(spec: mujoco.MjSpec, full: mujoco.MjModel, far: set[int]) -> None:
     meshes = list(spec.meshes)
     textured = _textured_meshes(full)
-    corners = [_corners(full, full.mesh(mesh.name).id, textured) for mesh in meshes]
+    numbers = [full.mesh(mesh.name).id for mesh in meshes]
+    corners = [_corners(full, i, textured) for i in numbers]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        kept = list(pool.map(_simplified, corners))
-    for mesh, (positions, normals, texture), faces in zip(meshes, corners, kept, strict=True):
+        kept = list(pool.map(_simplified, corners, [FAR if i in far else NEAR for i in numbers]))
+    for mesh, i, (positions, normals, texture), faces in zip(meshes, numbers, corners, kept):
         corner, face = np.unique(faces, return_inverse=True)
-        i = full.mesh(mesh.name).id
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, full.mesh_quat[i])
         turned = rotation.reshape(3, 3).T  # MuJoCo holds a mesh in its inertial frame
@@ -153,10 +162,10 @@ def _corners(model: mujoco.MjModel, i: int, textured: set[int]) -> tuple[np.ndar
     return positions, normals, texture
 
 
-def _simplified(corners: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def _simplified(corners: tuple[np.ndarray, ...], limits: tuple[float, int]) -> np.ndarray:
     from diffrl.sim.simplify import simplify
 
-    faces = simplify(*corners, TOLERANCE, BUDGET)
+    faces = simplify(*corners, *limits)
     if len(np.unique(faces)) < 4:  # MuJoCo wants four vertices; a mesh that small stays whole
         return np.arange(corners[0].size // 3).reshape(-1, 3)
     return faces
