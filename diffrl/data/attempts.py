@@ -100,7 +100,7 @@ class Player:
         episodes = operator_episodes(self.scene, starts, seed, config, self.threads)
         return [
             _attempt(number, "operator", episode.start_state, episode, episode.success)
-            for number, episode in enumerate(episodes, start=first)
+            for number, (episode, _) in enumerate(episodes, start=first)
         ]
 
     def _expert(self, which: int, first: int, starts: StartStates) -> list[Attempt]:

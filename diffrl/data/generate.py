@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,15 +26,17 @@ from tqdm import tqdm
 from diffrl.artifacts import Stage, file_hash, results_dir, write_csv
 from diffrl.data.attempts import ATTEMPT, EXPERTS, Mode, Play, Player, Source, expert_folders
 from diffrl.data.attributes import libero_attributes
-from diffrl.data.hdf5 import EpisodeWriter, read_attributes
+from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
+from diffrl.data.human import VARIABLE, replay
 from diffrl.errors import UserError
 from diffrl.presets import Preset, get_preset
-from diffrl.scale import cores, map_tasks
+from diffrl.scale import cores, map_tasks, progress
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
 
 BATCH = 16  # attempts between two entries in the list of attempts; changes no result
+REPLAYED = 5  # human demonstrations that are replayed, so that a drift of the simulator shows
 RECORD = [
     *("task", "source", "mode", "episodes", "attempts", "failures", "errors"),
     *("success", "low", "high", "mean_steps", "minutes"),
@@ -117,7 +120,8 @@ def generate(
     """
     path = dataset_path(task, source, mode, preset.name)
     experts = expert_folders(task, source, preset)
-    settings = {"task": task, "source": source, "mode": mode, **_settings(source, preset)}
+    settings = {"preset": preset.name, "task": task, "source": source, "mode": mode}
+    settings |= _settings(source, preset)
     config = {**settings, "episodes": preset.generation.episodes}
     config["max_attempts"] = preset.generation.max_attempts
     weights = [folder / "policy.safetensors" for folder in experts]
@@ -137,6 +141,8 @@ def generate(
             f"None of {len(attempts)} attempts of {source} ({mode}) at {task} succeeded: there is "
             "nothing to store. Train the expert longer, or raise generation.max_attempts."
         )
+    if source == "human":
+        print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
     stage.finish(row, outputs=[path], seed=preset.generation.seed)
     return pd.DataFrame([row], columns=RECORD)
 
@@ -192,14 +198,17 @@ def generate_all(
     items = [(task, *pair) for task in tasks or preset.tasks for pair in pairs]
     workers = min(workers or cores(), len(items))
     threads = max(cores() // workers, 1)
-    function = functools.partial(_generate, preset=preset, threads=threads, force=force)
+    options = {"preset": preset, "threads": threads, "force": force, "show": workers == 1}
+    function = functools.partial(_generate, **options)
     names = [f"{task} {source} {mode}" for task, source, mode in items]
     rows = map_tasks(function, items, names=names, workers=workers, description="data sets")
     return _write_record(preset.name, pd.concat(rows, ignore_index=True))
 
 
-def _generate(item: tuple, preset: Preset, threads: int, force: bool) -> pd.DataFrame:
-    return generate(*item, preset, threads=threads, force=force)
+def _generate(item: tuple, preset: Preset, threads: int, force: bool, show: bool) -> pd.DataFrame:
+    total, name = preset.generation.episodes, " ".join(item)
+    with progress(total, name, "episode") if show else contextlib.nullcontext() as bar:
+        return generate(*item, preset, threads=threads, force=force, bar=bar)
 
 
 def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -218,6 +227,7 @@ def main(
     source: Source | None = None,
     mode: Mode | None = None,
     workers: int | None = None,
+    human_demos: Path | None = None,
     force: bool = False,
 ) -> None:
     """Roll out experts (or the operator) into data sets of successful episodes.
@@ -228,8 +238,11 @@ def main(
         source: only this one.
         mode: only this one: recorded (demonstrations), deterministic or stochastic (experts).
         workers: processes; default: one per core.
+        human_demos: folder of LIBERO's official data sets (or set LIBERO_DATASETS).
         force: begin anew even if a data set is there.
     """
+    if human_demos is not None:
+        os.environ[VARIABLE] = str(human_demos)
     settings = get_preset(preset)
     pairs = [
         pair

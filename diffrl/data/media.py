@@ -1,7 +1,8 @@
-"""Moving pictures: MP4 files from frames, and one film per task that shows its data sets."""
+"""Pictures of episodes: drawn from their states, in batches, and written as MP4."""
 
+import contextlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -9,10 +10,11 @@ import numpy as np
 
 from diffrl.artifacts import atomic_path
 from diffrl.data.episode import CONTROL_HZ, Episode
-from diffrl.data.hdf5 import iterate_episodes
 from diffrl.errors import UserError
 from diffrl.sim.scene import load_scene
 
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+_BATCH_BYTES = 800e6  # of frames in memory at once
 _ENCODING = (
     *("-crf", "18", "-preset", "fast"),  # visually lossless
     *("-g", "2"),  # a key frame every second frame: training reads frames at random (lerobot's)
@@ -21,38 +23,61 @@ _ENCODING = (
 )
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = CONTROL_HZ) -> int:
-    """Write an H.264 film atomically from frames (H, W, 3) uint8, upright; return their number.
+@contextlib.contextmanager
+def mp4_writer(path: Path, fps: int = CONTROL_HZ) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends a frame (H, W, 3) uint8, upright, to an H.264 film.
+
+    The film appears under its name when the block ends without an error.
 
     Raises:
-        UserError: there are no frames, or ffmpeg does not take them.
+        UserError: no frame came, or ffmpeg does not take them.
     """
-    stream, count = iter(frames), 0
-    first = next(stream, None)
-    if first is None:
-        raise UserError(f"{path}: a film needs at least one frame.")
-    size = (first.shape[1], first.shape[0])
     with atomic_path(path) as temporary:
-        film = imageio_ffmpeg.write_frames(
-            str(temporary),
-            size,
-            fps=fps,
-            codec="libx264",
-            quality=None,
-            macro_block_size=2,
-            output_params=list(_ENCODING),
-            ffmpeg_log_level="error",
-        )
-        film.send(None)
+        film = None
+
+        def append(frame: np.ndarray) -> None:
+            nonlocal film
+            if film is None:
+                film = _ffmpeg(temporary, (frame.shape[1], frame.shape[0]), fps)
+            film.send(np.ascontiguousarray(frame))
+
         try:
-            for frame in itertools.chain([first], stream):
-                film.send(np.ascontiguousarray(frame))
-                count += 1
+            yield append
         except OSError as error:
             raise UserError(f"{path}: ffmpeg does not write the film ({error}).") from error
         finally:
-            film.close()
-    return count
+            if film is not None:
+                film.close()
+        if film is None:
+            raise UserError(f"{path}: a film needs at least one frame.")
+
+
+def _ffmpeg(path: Path, size: tuple[int, int], fps: int):
+    film = imageio_ffmpeg.write_frames(
+        str(path),
+        size,
+        fps=fps,
+        codec="libx264",
+        quality=None,  # -crf below decides
+        macro_block_size=2,
+        output_params=list(_ENCODING),
+        ffmpeg_log_level="error",
+    )
+    film.send(None)
+    return film
+
+
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = CONTROL_HZ) -> None:
+    """Write a film of frames (H, W, 3); see `mp4_writer`."""
+    with mp4_writer(path, fps) as append:
+        for frame in frames:
+            append(frame)
+
+
+def side_by_side(films: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield frames that show several films (n_i, H, W, 3) in a row; ended ones keep their end."""
+    for index in range(max(len(film) for film in films)):
+        yield np.hstack([film[min(index, len(film) - 1)] for film in films])
 
 
 def pictures(
@@ -71,16 +96,41 @@ def pictures(
     return np.stack(drawn)[:, ::-1]
 
 
-def side_by_side(films: list[np.ndarray]) -> Iterable[np.ndarray]:
-    """Yield frames that show several films (n_i, H, W, 3) in a row; ended ones keep their end."""
-    for index in range(max(len(film) for film in films)):
-        yield np.hstack([film[min(index, len(film) - 1)] for film in films])
+def with_frames(
+    episodes: Iterable[Episode], size: int = 128, detail: str = "exact", workers: int = 1
+) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
+    """Yield each episode with its frames, camera → (L, size, size, 3), in LIBERO's orientation.
 
-
-def first_episode(path: Path) -> Episode:
-    """Return the first episode of a data set.
+    Episodes of one task are drawn together, as many as fit into memory: starting `workers`
+    processes takes seconds.
 
     Raises:
-        UserError: the file is not sound up to there.
+        UserError: no renderer works, or an episode's task is not LIBERO's.
     """
-    return next(iterate_episodes(path, images=False))
+    limit = max(1, int(_BATCH_BYTES / (len(CAMERAS) * 3 * size**2)))  # states
+    batch: list[Episode] = []
+    for episode in itertools.chain(episodes, [None]):
+        states = sum(len(waiting.states) for waiting in batch)
+        full = batch and (
+            episode is None or episode.task != batch[0].task or states + len(episode.states) > limit
+        )
+        if full:
+            yield from _draw(batch, size, detail, workers)
+            batch = []
+        if episode is not None:
+            batch.append(episode)
+
+
+def _draw(batch: list[Episode], size: int, detail: str, workers: int):
+    from diffrl.sim.camera import render_states
+
+    states = np.concatenate([episode.states for episode in batch])
+    fixtures = np.concatenate(
+        [np.broadcast_to(e.fixtures, (len(e.states), *e.fixtures.shape)) for e in batch]
+    )
+    drawn = render_states(batch[0].task, states, fixtures, CAMERAS, size, detail, workers)
+    first = 0
+    for episode in batch:
+        rows = slice(first, first + len(episode.states))
+        yield episode, {camera: frames[rows] for camera, frames in drawn.items()}
+        first = rows.stop

@@ -1,0 +1,38 @@
+"""python -m diffrl validate FILE …: are data sets whole, safe and consistent?"""
+
+from pathlib import Path
+
+from diffrl.data.hdf5 import validate_file
+from diffrl.errors import UserError
+
+
+def data_files(paths: tuple[Path, ...]) -> list[Path]:
+    """Return the files that are meant: HDF5 files, and all of them in folders.
+
+    Raises:
+        UserError: a folder holds none.
+    """
+    files = []
+    for path in paths:
+        inside = sorted(path.rglob("*.hdf5")) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path} holds no .hdf5 file: name a data set or a folder of them.")
+        files += inside
+    return files
+
+
+def main(paths: tuple[Path, ...]) -> int:
+    """Check data sets – ours, LIBERO's official ones, its collector's – and print what is wrong.
+
+    Args:
+        paths: HDF5 files, or folders of them.
+    """
+    bad = 0
+    for file in data_files(paths):
+        findings = validate_file(file)
+        bad += bool(findings)
+        for finding in findings:
+            print(finding)
+        if not findings:
+            print(f"{file}: sound")
+    return 1 if bad else 0

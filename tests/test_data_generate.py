@@ -1,0 +1,174 @@
+"""Generation: the first n successes of a fixed plan, whatever the batches, threads and kills."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import data_samples as samples
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffrl.data.attempts import Attempt
+from diffrl.data.generate import collect, dataset_path, generate, sources_of
+from diffrl.data.hdf5 import read_episodes, validate_file
+from diffrl.errors import UserError
+from diffrl.presets import get_preset
+
+
+def attempt(number):
+    """Attempt k: its outcome and episode depend on k alone; three of seven fail, one diverges."""
+    outcome = {2: "failure", 5: "failure", 6: "error"}.get(number % 7, "success")
+    episode = dataclasses.replace(samples.sample_episode(number), attempt=number)
+    return Attempt(number, f"fresh/1/{number}", "diffusion-seed0", outcome, episode)
+
+
+def play(first, count):
+    return [attempt(first + offset) for offset in range(count)]
+
+
+def run(path, wanted=12, limit=100, batch=5):
+    return collect(path, samples.TASK, samples.ATTRS, play, wanted, limit, batch)
+
+
+def contents(path):
+    return path.read_bytes(), path.with_suffix(".attempts.csv").read_bytes()
+
+
+def test_the_first_successes_are_kept_and_the_others_counted(tmp_path):
+    attempts = run(tmp_path / "a.hdf5")
+    episodes = read_episodes(tmp_path / "a.hdf5")
+    assert [episode.attempt for episode in episodes] == [
+        number for number in range(21) if number % 7 not in (2, 5, 6)
+    ]
+    assert attempts["outcome"].value_counts().to_dict() == {
+        "success": 12,
+        "failure": 5,
+        "error": 2,
+    }
+
+
+def test_the_batch_size_changes_no_byte(tmp_path):
+    for batch in (1, 4, 50):
+        run(tmp_path / f"{batch}.hdf5", batch=batch)
+    assert len({contents(tmp_path / f"{batch}.hdf5") for batch in (1, 4, 50)}) == 1
+
+
+def test_more_episodes_continue_the_same_data_set(tmp_path):
+    run(tmp_path / "at-once.hdf5", wanted=12)
+    run(tmp_path / "later.hdf5", wanted=5)
+    run(tmp_path / "later.hdf5", wanted=12)
+    assert contents(tmp_path / "at-once.hdf5") == contents(tmp_path / "later.hdf5")
+
+
+def test_the_limit_of_attempts_ends_a_hopeless_source(tmp_path):
+    attempts = run(tmp_path / "a.hdf5", wanted=50, limit=10)
+    assert len(attempts) == 10
+    assert len(read_episodes(tmp_path / "a.hdf5")) == 6
+
+
+def test_thirty_kills_while_generating_end_in_the_same_bytes(tmp_path):
+    started = time.perf_counter()
+    run(tmp_path / "unbroken.hdf5")
+    duration = time.perf_counter() - started
+    path, rng = tmp_path / "killed.hdf5", np.random.default_rng(0)
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            run(path)
+            os._exit(0)
+        time.sleep(rng.uniform(0, duration / 5))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for file in tmp_path.rglob("[!.]*.hdf5"):  # dot files are work in progress
+            assert validate_file(file) == []
+    run(path)
+    assert contents(path) == contents(tmp_path / "unbroken.hdf5")
+
+
+def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"python -m diffrl train --task libero_object/0"):
+        generate(samples.TASK, "diffusion", "deterministic", get_preset("smoke"))
+
+
+def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():
+    for name in ("smoke", "laptop", "gpu", "paper"):
+        made = sources_of(get_preset(name))
+        assert len(made) == 5
+        assert {mode for _, mode in made} == {"recorded", "deterministic", "stochastic"}
+
+
+@pytest.fixture
+def short(tmp_path, monkeypatch):
+    """Preset smoke with four episodes, in a folder of its own."""
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    preset = get_preset("smoke")
+    small = dataclasses.replace(preset.generation, episodes=4)
+    return dataclasses.replace(preset, generation=small)
+
+
+@pytest.mark.sim
+def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short):
+    from diffrl.sim.scene import load_scene
+    from diffrl.sim.starts import official_start_states
+
+    (row,) = generate(samples.TASK, "operator", "recorded", short).to_dict("records")
+    path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
+    assert validate_file(path) == []
+    episodes = read_episodes(path)
+    assert row["episodes"] == len(episodes) == 4
+    assert row["attempts"] == row["episodes"] + row["failures"] + row["errors"]
+    official = official_start_states(load_scene(samples.TASK)).ids
+    assert not {episode.start_state for episode in episodes} & set(official)
+    before = path.stat().st_mtime_ns
+    generate(samples.TASK, "operator", "recorded", short)  # finds it done
+    assert path.stat().st_mtime_ns == before
+    other = dataclasses.replace(short.generation, seed=2)
+    generate(samples.TASK, "operator", "recorded", dataclasses.replace(short, generation=other))
+    assert {e.start_state.split("/")[1] for e in read_episodes(path)} == {"2"}
+
+
+@pytest.mark.sim
+def test_libero_itself_replays_our_actions_to_success(short):
+    """Must show: from the same settled start, LIBERO's own environment succeeds as ours did."""
+    from libero_reference import begin, make_env
+
+    from diffrl.sim.scene import load_scene
+    from diffrl.sim.starts import fresh_start_states
+
+    generate(samples.TASK, "operator", "recorded", short)
+    episodes = read_episodes(dataset_path(samples.TASK, "operator", "recorded", "smoke"))
+    scene, env = load_scene(samples.TASK), make_env(samples.TASK)
+    successes = 0
+    for episode in episodes:
+        number = int(episode.start_state.rsplit("/", 1)[1])
+        begin(env, fresh_start_states(scene, 1, short.generation.seed, number))
+        for _ in range(10):
+            env.step([0.0] * 6 + [-1.0])
+        done = [env.step(action)[2] for action in episode.actions]
+        successes += any(done)
+    env.close()
+    assert successes == len(episodes)
+
+
+@pytest.mark.slow
+def test_the_command_line_survives_kills(tmp_path):
+    command = [sys.executable, "-m", "diffrl", "generate", "--preset", "smoke"]
+    command += ["--source", "operator", "--task", samples.TASK]
+    results = {}
+    for name, kills in (("unbroken", []), ("killed", [4, 7, 11])):
+        environment = {**os.environ, "DIFFRL_HOME": str(tmp_path / name)}
+        for seconds in kills:
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+            time.sleep(seconds)
+            process.kill()
+            process.wait()
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        (path,) = (tmp_path / name).rglob("*_demo.hdf5")
+        table = pd.read_csv(next((tmp_path / name).rglob("generation.csv")))
+        results[name] = (*contents(path), table.drop(columns="minutes").to_csv())
+    assert results["killed"] == results["unbroken"]
