@@ -15,6 +15,9 @@ from diffrl.statistics import holm, mcnemar, stratified_bootstrap, wilson
 from diffrl.vla.play import SETTLE
 
 ARM = ["source", "mode"]  # what is compared; training seeds are pooled
+PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
+"""Mean success of pi0 on 130 tasks by training data, the paper's abstract; its demonstrations are
+human, the scripted operator stands in their place [P]."""
 
 
 def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.DataFrame:
@@ -75,3 +78,26 @@ def protocol(table: pd.DataFrame) -> str:
         f"{' and '.join(kinds)} start states, {SETTLE} settle steps of (0, …, 0, −1), at most "
         f"{'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task"
     )
+
+
+def paper(rates: pd.DataFrame) -> pd.DataFrame:
+    """The paper's mean success beside each row of `rates`: suite, source, value in [0, 1] [P]."""
+    known = rates[rates["source"].isin(PAPER)]
+    table = known[["suite", "source"]].drop_duplicates().reset_index(drop=True)
+    return table.assign(value=table["source"].map(PAPER))
+
+
+def beside_paper(rates: pd.DataFrame) -> pd.DataFrame:
+    """Gaps to diffusion RL of the same mode (operator and human: deterministic), ours and [P].
+
+    Columns: suite, source, mode, success, low, high, gap, paper, paper_gap; gaps are diffusion's
+    success minus the row's, NaN where there is no such diffusion arm.
+    """
+    modes = rates["mode"].replace("recorded", "deterministic")
+    diffusion = rates[rates["source"] == "diffusion"].set_index(["suite", "mode"])["success"]
+    matched = diffusion.reindex(pd.MultiIndex.from_arrays([rates["suite"], modes])).to_numpy()
+    table = rates[["suite", *ARM, "success", "low", "high"]].copy()
+    table["gap"] = matched - table["success"]
+    table["paper"] = table["source"].map(PAPER)
+    table["paper_gap"] = PAPER["diffusion"] - table["paper"]
+    return table

@@ -216,6 +216,14 @@ def test_a_server_that_dies_costs_only_the_trials_that_needed_it(serve):
     assert "broke the connection" in policy.failures[trials[2]]
 
 
+def test_a_lerobot_environment_that_lacks_lerobot_is_told():
+    policy = open_policy(f"lerobot:{sys.executable}?checkpoint=nowhere")
+    with pytest.raises(UserError, match="No module named 'lerobot'"):
+        ask(policy, [Trial(TASK, "official/0", 0)])
+    with pytest.raises(UserError, match="does not start"):
+        ask(open_policy("lerobot:/no/python?checkpoint=x"), [Trial(TASK, "official/0", 0)])
+
+
 # ---- in the simulator ----------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -21,6 +22,7 @@ from diffrl.data.hdf5 import read_attributes, read_episodes
 from diffrl.errors import UserError
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.scale import cores, map_tasks
+from diffrl.vla import model
 from diffrl.vla.frames import Frames, make_frames
 from diffrl.vla.train import split, train
 
@@ -141,6 +143,27 @@ def losses_of(preset: Preset) -> pd.DataFrame:
             curve = pd.read_csv(model_folder(preset.name, data, seed) / "losses.csv")
             parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
     return pd.concat(parts, ignore_index=True)
+
+
+def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -> pd.DataFrame:
+    """Sample chunks at a few moments of a held-out episode, beside what the episode did.
+
+    Returns rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
+    """
+    source, _, mode = data.partition("-")
+    vla = model.load(model_folder(preset.name, data, preset.vla.seeds[0]))
+    kept = load(files_of(data, preset)[:1], preset.vla.demonstrations)
+    frames = make_frames(kept[-1:], preset.vla, workers=1)
+    rows = np.linspace(0, len(frames) - 1, moments + 2).astype(int)[1:-1]
+    inputs, actions, _ = frames.batch(rows, vla)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(samples, *actions.shape, generator=generator)
+    chunks = torch.stack([actions, *(vla.sample(inputs, one) for one in noise)])
+    index = np.indices(chunks.shape).reshape(4, -1)
+    seconds = rows[index[1]] * preset.vla.frame_stride / CONTROL_HZ
+    table = {"source": source, "mode": mode, "moment": [f"{s:.1f} s" for s in seconds]}
+    table |= {"sample": index[0] - 1, "step": index[2], "dimension": index[3]}
+    return pd.DataFrame({**table, "value": chunks.flatten().numpy()})
 
 
 def main(

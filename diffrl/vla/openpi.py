@@ -16,11 +16,11 @@ from PIL import Image
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from diffrl.data.layout import axis_angle
 from diffrl.errors import UserError
 from diffrl.vla.adapters import Base, Trial
 from diffrl.vla.model import ACTION, CAMERAS
 
-SIZE = 224  # pixels that openpi's models see, from renderings of 256
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
 LARGEST = 64 * 2**20  # bytes of an answer
 
@@ -59,17 +59,10 @@ def _unpack_array(value: dict) -> Any:
     return value
 
 
-def axis_angle(quat: np.ndarray) -> np.ndarray:
-    """Rotation vector (3,) rad of a quaternion (4,) xyzw, angle in [0, 2π] as robosuite has it."""
-    w = np.clip(quat[3], -1.0, 1.0)
-    sine = np.sqrt(1.0 - w * w)
-    return np.zeros(3) if np.isclose(sine, 0.0) else quat[:3] * 2.0 * np.arccos(w) / sine
-
-
-def resize(image: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """A square image (H, H, 3) uint8 upright and at (size, size), bilinear as openpi's."""
-    upright = Image.fromarray(np.ascontiguousarray(image[::-1, ::-1]))
-    return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """A square image (H, H, 3) uint8 turned by 180° and bilinear at (size, size), as openpi's."""
+    turned = Image.fromarray(np.ascontiguousarray(image[::-1, ::-1]))
+    return np.asarray(turned.resize((size, size), Image.Resampling.BILINEAR))
 
 
 class OpenPI(Base):
@@ -82,6 +75,7 @@ class OpenPI(Base):
     """
 
     cameras, image_size, detail = CAMERAS, 256, "exact"
+    sent_size = 224  # pixels that openpi's LIBERO example sends
 
     def __init__(self, address: str = "ws://127.0.0.1:8000", replan="5", timeout="60"):
         super().__init__()
@@ -113,12 +107,12 @@ class OpenPI(Base):
         return actions
 
     def _message(self, observation, images: np.ndarray, row: int, trial: Trial) -> dict:
-        position, quat = observation.eef_pos[row], observation.eef_quat[row]
-        state = np.concatenate([position, axis_angle(quat), observation.gripper_qpos[row]])
+        rotation = axis_angle(observation.eef_quat[row : row + 1])[0]
+        state = [observation.eef_pos[row], rotation, observation.gripper_qpos[row]]
         return {
-            "observation/image": resize(images[0]),
-            "observation/wrist_image": resize(images[1]),
-            "observation/state": state,
+            "observation/image": resize(images[0], self.sent_size),
+            "observation/wrist_image": resize(images[1], self.sent_size),
+            "observation/state": np.concatenate(state),
             "prompt": self.memory[trial],
         }
 

@@ -1,0 +1,76 @@
+"""A lerobot checkpoint, driven in lerobot's own environment.
+
+lerobot needs another torch than this package, so it never shares our process: `lerobot_server.py`
+runs under its Python, serves the checkpoint by openpi's protocol on the loopback, and is asked like
+any policy server. That environment needs `lerobot`, `websockets` and `msgpack`.
+"""
+
+import atexit
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from diffrl.errors import UserError
+from diffrl.vla.openpi import OpenPI
+
+SERVER = Path(__file__).with_name("lerobot_server.py")
+
+
+class LeRobot(OpenPI):
+    """A lerobot policy behind a server process that this one starts and ends.
+
+    Args:
+        python: the interpreter of lerobot's environment.
+        checkpoint: folder (`pretrained_model`) or name on the hub.
+        replan, timeout: as of `OpenPI`.
+        start: seconds that loading may take.
+    """
+
+    sent_size = 256
+
+    def __init__(self, python: str, checkpoint: str, replan="8", timeout="60", start="600"):
+        super().__init__("ws://127.0.0.1:0", replan, timeout)
+        self.fingerprint = f"lerobot {checkpoint} {replan}"
+        self.command = [python, str(SERVER), checkpoint]
+        self.start = float(start)
+        self.server: subprocess.Popen | None = None
+
+    def _connect(self):
+        if self.server is None:  # only now, so that naming a policy starts nothing
+            self.address = f"ws://127.0.0.1:{self._launch()}"
+        return super()._connect()
+
+    def _launch(self) -> int:
+        """Start the server and return its port.
+
+        Raises:
+            UserError: it does not start; the message ends with what it said.
+        """
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the server
+        try:
+            self.server = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
+            )
+        except OSError as error:
+            raise UserError(
+                f"lerobot's Python {self.command[0]} does not start ({error.strerror}): give the "
+                "interpreter of the environment that lerobot is installed in."
+            ) from error
+        atexit.register(self.server.kill)
+        deadline = time.monotonic() + self.start
+        while time.monotonic() < deadline:
+            ended = self.server.poll() is not None
+            output.seek(0)
+            lines = output.read().splitlines()
+            for line in lines:
+                if line.startswith("listening "):
+                    return int(line.split()[1])
+            if ended:
+                raise UserError(
+                    f"lerobot's server for {self.command[2]} did not start: "
+                    f"{lines[-1] if lines else 'it said nothing'}"
+                )
+            time.sleep(0.2)
+        self.server.kill()
+        raise UserError(f"lerobot's server was not ready after {self.start:g} s: raise `start`.")
