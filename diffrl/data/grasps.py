@@ -14,7 +14,7 @@ from diffrl.data.motion import turned
 WIDEST = 0.070  # m; the fingers open 0.080
 TIP = 0.010  # m, finger tips below the point between them that poses refer to
 PALM = 0.030  # m, palm above that point
-YAWS = np.deg2rad(np.arange(-90, 91, 15))
+YAWS = np.deg2rad(np.arange(-90, 91, 7.5))
 BAND = 0.012  # m, half height of the slice that the fingers touch
 
 
@@ -45,7 +45,7 @@ def find_grasps(
         away = abs(_yaw_between(hand, grasp.hand))
         hits = _collisions(obstacles, grasp.offset, grasp.hand)
         edge = 0.6 * grasp.width  # fingers that stand square to a box close best
-        cost = grasp.cost + 0.03 * away + 0.02 * min(hits, 50) + edge
+        cost = grasp.cost + 0.03 * away + 0.02 * hits + edge
         rated.append(Grasp(grasp.kind, grasp.offset - origin, grasp.hand, grasp.width, cost))
     return sorted(rated, key=lambda grasp: grasp.cost)
 
@@ -69,17 +69,18 @@ def _across(points: np.ndarray):
 
 
 def _at_rim(points: np.ndarray):
-    """One finger inside a hollow thing, the other outside."""
-    z = _height(points, 0.031)
-    band = points[np.abs(points[:, 2] - z) <= BAND]
+    """One finger inside a hollow thing, the other outside; deep holds best, shallow fits more."""
     centre = (points.max(axis=0) + points.min(axis=0)) / 2 * [1, 1, 0]
-    for yaw in np.concatenate([YAWS[1:], YAWS[1:] + np.pi]):
-        along, across = _axes(yaw)
-        u, v = (band - centre) @ across, (band - centre) @ along
-        wall = u[(np.abs(v) < 0.012) & (u > 0)]
-        if len(wall) and wall.min() > 0.02 and np.ptp(wall) < 0.03:
-            place = _at(centre + across * (wall.max() + wall.min()) / 2, z)
-            yield Grasp("rim", place, turned(half_turn(yaw)), np.ptp(wall), 0.005)
+    for deep, cost in ((0.031, 0.005), (0.019, 0.025)):
+        z = _height(points, deep)
+        band = points[np.abs(points[:, 2] - z) <= BAND]
+        for yaw in np.concatenate([YAWS[1:], YAWS[1:] + np.pi]):
+            along, across = _axes(yaw)
+            u, v = (band - centre) @ across, (band - centre) @ along
+            wall = u[(np.abs(v) < 0.012) & (u > 0)]
+            if len(wall) and wall.min() > 0.02 and np.ptp(wall) < 0.03:
+                place = _at(centre + across * (wall.max() + wall.min()) / 2, z)
+                yield Grasp("rim", place, turned(half_turn(yaw)), np.ptp(wall), cost)
 
 
 def _at_slender_end(points: np.ndarray):
@@ -125,5 +126,5 @@ def _collisions(obstacles: np.ndarray, place: np.ndarray, hand: np.ndarray) -> i
         ((obstacles - place) @ hand).T
     )
     fingers = (x < 0.016) & (y > 0.03) & (y < 0.07) & (z < TIP) & (z > -PALM)
-    palm = (x < 0.035) & (y < 0.105) & (z <= -PALM) & (z > -0.12)
+    palm = (x < 0.035) & (y < 0.105) & (z <= -PALM) & (z > -0.30)  # on its way down, too
     return int(np.count_nonzero(fingers | palm))

@@ -73,26 +73,32 @@ def perform(op: Operator, scene: Scene) -> Actions:
 def _skill(op: Operator, scene: Scene, term: tuple) -> Actions:
     predicate, name = term[:2]
     if predicate in ("in", "on"):
-        yield from _carry(op, name, term[2])
+        yield from _carry(op, name, term[2], _shift(scene, term))
         return
     threshold = scene.meta["goal"][scene.goal.index(term)]["threshold"]
     skill = {"open": pull, "close": push_shut}.get(predicate, turn_knob)
     yield from skill(op, name, threshold)
 
 
-def _carry(op: Operator, name: str, target: str) -> Actions:
+def _shift(scene: Scene, term: tuple) -> float:
+    """Room for each of several things that are put on one surface, metres from its middle."""
+    sharing = [other for other in scene.goal if other[0] == "on" and other[2:] == term[2:]]
+    return 0.11 * (sharing.index(term) - (len(sharing) - 1) / 2) if term in sharing else 0.0
+
+
+def _carry(op: Operator, name: str, target: str, shift: float) -> Actions:
     see = op.see
     if see.is_region(target) and see.has_joint(target):
         joint = see.joint_of(target)
         limits = see.model.jnt_range[joint]
         wide = limits[np.argmax(np.abs(limits))]
         if abs(see.joint(joint)) < 0.8 * abs(wide):
-            yield from pull(op, target, 0.92 * wide)
+            yield from pull(op, target, 0.84 * wide)
     if is_flat(see, name):
         yield from push_along(op, name, target)
     else:
         yield from take(op, name)
-        yield from put(op, name, target)
+        yield from put(op, name, target, shift)
 
 
 # ---- many episodes ---------------------------------------------------------------------------

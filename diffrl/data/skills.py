@@ -36,7 +36,7 @@ def take(op: Operator, name: str, tries: int = 4) -> Actions:
         before = op.see.position(name)
         yield from op.grip(CLOSED, CLOSING_STEPS)
         yield from op.go(op.see.eef_pos + 0.06 * UP, grasp.hand, tolerance=0.02, steps=20)
-        if op.see.position(name)[2] - before[2] > 0.02:
+        if op.see.position(name)[2] - before[2] > 0.015:
             return
         yield from op.grip(OPEN, 4)
     raise Lost(f"{name} stays behind")
@@ -104,14 +104,17 @@ def _highest(see: Workspace, start: np.ndarray, end: np.ndarray, held: str | Non
     return points[near, 2].max(initial=min(start[2], end[2]) - 0.1)
 
 
-def put(op: Operator, name: str, target: str) -> Actions:
-    """Carry what the hand holds over `target`, lower and release it."""
+def put(op: Operator, name: str, target: str, shift: float = 0.0) -> Actions:
+    """Carry what the hand holds over `target`, lower and release it.
+
+    `shift` [m] moves the place along the thing's thin side, to leave room for another.
+    """
     see = op.see
     hand = see.hand
     grasp_offset = see.position(name) - see.eef_pos
     depth = see.eef_pos[2] - see.points(name)[:, 2].min()
     place, height = _destination(see, name, target)
-    aim = op.misjudge()
+    aim = op.misjudge() + shift * turned(_thin_direction(see.points(name)))[:, 1]
 
     def above(z: float):
         return lambda: _level(place() - grasp_offset + aim, z + depth)
@@ -200,9 +203,14 @@ def pull(op: Operator, name: str, threshold: float) -> Actions:
     yield from _travel(op, start, hand)
     yield from op.go(lambda: handle() + aim, hand, careful=True, tolerance=0.008, steps=60)
     yield from op.grip(CLOSED, CLOSING_STEPS)
+
+    def onwards() -> np.ndarray:
+        left = sign * (threshold - see.joint(joint)) + 0.02
+        return handle() + out * np.clip(left, 0, 0.08)
+
     for _ in range(6):
-        yield from op.go(lambda: handle() + 0.08 * out, hand, tolerance=0.005, steps=25)
-        if sign * (see.joint(joint) - threshold) > 0.004:
+        yield from op.go(onwards, hand, tolerance=0.005, steps=25)
+        if sign * (see.joint(joint) - threshold) > 0.002:
             break
     yield from op.grip(OPEN, 5)
     yield from op.go(see.eef_pos - 0.08 * reach + 0.02 * UP, hand, tolerance=0.02, steps=30)
