@@ -40,10 +40,10 @@ class CloneConfig:
     learning_rate: float = 1e-3  # of Adam, cosine to zero [C]; DPPO: 1e-4 for large nets [D]
     weight_decay: float = 1e-6  # [D]
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
-    target_success: float = 0.3  # cloning stops here, so that RL has something to show [C]
-    first_measure: int = 1000  # optimiser steps before success is first measured [C]
-    measure_every: int = 500  # optimiser steps between measurements and checkpoints [C]
-    measure_starts: int = 24  # held-out fresh start states of a measurement [C]
+    target_success: float = 0.4  # cloning stops here, so that RL has something to show [C]
+    first_measure: int = 80  # optimiser steps before success is first measured [C]
+    measure_every: int = 20  # optimiser steps between measurements and checkpoints [C]
+    measure_starts: int = 16  # held-out fresh start states of a measurement [C]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RLConfig:
     staggered: bool = True  # episodes begin at different times: the "diverse buffer" [S], [C]
     decisions: int = 24  # decisions per copy and iteration [C]; DPPO: 300-400
     iterations: int = 12  # of rollout and update [C]
-    max_steps: int | None = 200  # control steps of a training episode; None: the protocol's [C]
+    max_steps: int | None = None  # control steps of a training episode; None: the protocol's [C]
     gamma: float = 0.99  # discount per decision [D]
     gae_lambda: float = 0.95  # [D]
     gamma_denoising: float = 0.9  # discount per denoising step [C]; DPPO: 0.99
@@ -194,7 +194,9 @@ _ALL = (
 _SMOKE = Preset(
     name="smoke",  # 2 cores, minutes: small, but every stage is real and RL visibly learns
     tasks=("libero_object/0",),
-    clone=CloneConfig(steps=3000),
+    demonstrations=OperatorConfig(count=5),
+    clone=CloneConfig(steps=2000),
+    rl=RLConfig(iterations=9, measure_every=3, measure_starts=24, evaluation_starts=20),
     generation=GenerationConfig(episodes=20, max_attempts=120),
     quality=QualityConfig(episodes=20, resamples=1000),
     vla=VLAConfig(
@@ -222,8 +224,21 @@ _LAPTOP = Preset(
 _GPU = Preset(
     name="gpu",  # one accelerator and many cores: images, the paper's networks, two suites
     tasks=(*_suite("libero_spatial", 10), *_OBJECT),
-    clone=CloneConfig(encoder="image", network="unet", learning_rate=1e-4, steps=20_000),
-    rl=RLConfig(copies=50, iterations=200, actor_learning_rate=5e-5, annealing="cosine"),
+    clone=CloneConfig(
+        encoder="image",
+        network="unet",
+        learning_rate=1e-4,
+        steps=20_000,
+        first_measure=2000,
+        measure_every=1000,
+    ),
+    rl=RLConfig(
+        copies=50,
+        iterations=200,
+        actor_learning_rate=5e-5,
+        annealing="cosine",
+        checkpoint_every=5,
+    ),
     vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),
 )
 
@@ -231,7 +246,14 @@ _PAPER = Preset(
     name="paper",  # a cluster: the paper's 130 tasks and, where known, its settings
     tasks=_ALL,
     demonstrations=OperatorConfig(source="human", count=10),
-    clone=CloneConfig(encoder="image", network="unet", learning_rate=1e-4, steps=50_000),
+    clone=CloneConfig(
+        encoder="image",
+        network="unet",
+        learning_rate=1e-4,
+        steps=50_000,
+        first_measure=2000,
+        measure_every=1000,
+    ),
     rl=RLConfig(
         prediction="epsilon",
         spacing="leading",
@@ -239,7 +261,6 @@ _PAPER = Preset(
         copies=50,
         decisions=300,
         iterations=100,
-        max_steps=None,
         gamma_denoising=0.99,
         clip=0.01,
         clip_first=0.001,
