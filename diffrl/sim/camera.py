@@ -233,7 +233,9 @@ def render_states(
             f"{task_id}: give {each} or {each[1:]}."
         )
     fixtures = np.broadcast_to(fixtures, each)
-    find_opengl()  # say so here, once, rather than in every worker
+    find_opengl()  # fail here, once, rather than in every worker
+    if detail == "reduced" and workers > 1:
+        picture_model(scene, detail)  # make it once, if it is not cached
     parts = [part for part in np.array_split(np.arange(len(states)), workers) if len(part)]
     jobs = [(task_id, states[p], fixtures[p], tuple(cameras), size, detail) for p in parts]
     names = [f"{task_id}, states {p[0]}-{p[-1]}" for p in parts]

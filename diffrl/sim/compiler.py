@@ -34,7 +34,7 @@ def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
     start states (50, 1+nq+nv), and LAYOUTS fresh layouts as qpos (LAYOUTS, nq) and fixture poses
     (LAYOUTS, k, 7). Raises UserError when LIBERO or one of its files is missing.
     """
-    env = _make_env(task)
+    env = make_env(task)
     xml = env.model.get_xml()
     full = mujoco.MjModel.from_xml_string(xml)
     home = env.sim.data.qpos.copy()
@@ -51,7 +51,7 @@ def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
     return meta, arrays
 
 
-def _make_env(task: Task):
+def make_env(task: Task):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         logging.disable(logging.WARNING)  # robosuite warns of an optional macro file
         try:

@@ -1,0 +1,60 @@
+"""``python -m diffrl benchmark``: how fast the simulator and the camera are on this machine."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from diffrl import artifacts
+from diffrl.benchmark.camera import measure_camera
+from diffrl.benchmark.report import report, save_figures
+from diffrl.benchmark.simulator import measure_simulators
+from diffrl.doctor import describe_machine
+from diffrl.errors import UserError
+from diffrl.sim.tasks import SUITES
+
+
+def main(
+    what: tyro.conf.Positional[Literal["simulator", "camera", "all"]] = "all",
+    suites: tuple[str, ...] = SUITES,
+    seconds: float = 3.0,
+    rounds: int = 5,
+    states: int = 20,
+    json: bool = False,
+) -> None:
+    """Measure the simulator's and the camera's speed; write results/throughput.json and a figure.
+
+    Args:
+        what: the simulator (6 minutes), the camera (3 minutes on a CPU), or both.
+        suites: which of the official suites.
+        seconds: each arm runs at least so long in each round (simulator).
+        rounds: of all arms (simulator); the median is reported.
+        states: drawn of each task (camera).
+        json: print the record instead of a table.
+    """
+    unknown = [suite for suite in suites if suite not in SUITES]
+    if unknown:
+        raise UserError(f"There is no suite {unknown[0]!r} to measure: use {', '.join(SUITES)}.")
+    if seconds <= 0 or rounds < 1 or states < 1:
+        raise UserError("--seconds, --rounds and --states must be positive.")
+    path = artifacts.root() / "results" / "throughput.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = _other_half(path)
+    if what != "camera":
+        record |= measure_simulators(suites, seconds, rounds)
+    if what != "simulator":
+        record["camera_fps"] = measure_camera(suites, states)
+    settings = {"suites": suites, "seconds": seconds, "rounds": rounds, "states": states}
+    record["machine"] = describe_machine()
+    record["provenance"] = artifacts.provenance(settings | {"what": what})
+    artifacts.write_json(path, record)
+    save_figures(record)
+    print(path.read_text() if json else report(record), end="")
+
+
+def _other_half(path: Path) -> dict:
+    """Return what was measured before on this machine, or nothing."""
+    record = artifacts.read_json(path) if path.exists() else {}
+    here = describe_machine()
+    same = all(record.get("machine", {}).get(k) == here[k] for k in ("processor", "cores"))
+    return record if same else {}

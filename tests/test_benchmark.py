@@ -1,0 +1,99 @@
+"""The benchmark command: its record, its table, its figures."""
+
+import math
+
+import numpy as np
+import pytest
+
+from diffrl import artifacts
+from diffrl.benchmark import main
+from diffrl.benchmark.camera import psnr
+from diffrl.benchmark.common import smooth_actions
+from diffrl.benchmark.report import report, save_figures
+from diffrl.errors import UserError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    return tmp_path
+
+
+def sample():
+    """A record as `main` writes it, with easy numbers."""
+    rates = {"libero": 100.0, "physics": 500.0, "ours_1": 600.0, "ours_2": 1100.0}
+    spread = {f"{arm}_range": [0.9 * rate, 1.1 * rate] for arm, rate in rates.items()}
+    row = rates | spread | {"ours_n": 1100.0, "threads": 2, "rounds": 3, "task": "libero_goal/0"}
+    fps = {"exact": 10.0, "reduced": 40.0, "psnr_db": 34.5, "size": 128, "states": 20}
+    task = {"exact": 10.0, "reduced": 40.0, "psnr_db": 34.5}
+    fps |= {"renderer": "software", "tasks": {"libero_goal/0": task}}
+    return {
+        "suites": {"libero_goal": row},
+        "reset_ms": {"libero": 2000.0, "ours": 1.0},
+        "start_s": {"libero": 5.0, "first": 6.0, "cached": 0.1},
+        "camera_fps": fps,
+        "machine": {"processor": "a processor", "cores": 2},
+    }
+
+
+def test_the_table_tells_the_ratios():
+    text = report(sample())
+    assert "6.0 × LIBERO" in text
+    assert "120 % of bare physics" in text
+    assert "34.5 dB" in text
+
+
+def test_half_a_record_has_a_table_and_figures_too(home):
+    record = sample()
+    del record["camera_fps"]
+    assert "camera" not in report(record)
+    save_figures(record)
+    assert not (home / "figures" / "benchmark" / "camera.pdf").exists()
+
+
+def test_each_figure_comes_with_its_table_and_caption(home):
+    save_figures(sample())
+    for name in ("simulator", "camera"):
+        files = {path.suffix for path in (home / "figures" / "benchmark").glob(f"{name}.*")}
+        assert files == {".pdf", ".png", ".csv", ".txt"}
+    caption = (home / "figures" / "benchmark" / "simulator.txt").read_text()
+    assert "3 interleaved rounds" in caption
+    assert "2 cores" in caption
+
+
+def test_psnr_is_that_of_the_textbook():
+    image = np.full((4, 4, 3), 100.0)
+    assert psnr(image, image) == 100.0
+    assert psnr(image, image + 1) == pytest.approx(20 * math.log10(255))
+
+
+def test_the_motion_is_seeded_smooth_and_within_bounds():
+    actions = smooth_actions(100, seed=1)
+    assert np.array_equal(actions, smooth_actions(100, seed=1))
+    assert not np.array_equal(actions, smooth_actions(100, seed=2))
+    assert np.abs(actions).max() <= 1
+    assert np.abs(np.diff(actions[:, :6], axis=0)).mean() < 0.5 * np.abs(actions[:, :6]).mean()
+
+
+def test_what_cannot_be_measured_is_refused(home):
+    with pytest.raises(UserError, match="libero_10"):
+        main("simulator", suites=("libero_11",))
+    with pytest.raises(UserError, match="positive"):
+        main("simulator", seconds=0)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_short_run_fills_the_record_and_keeps_the_other_half(home, capsys):
+    main("camera", suites=("libero_goal",), states=1)
+    main("simulator", suites=("libero_goal",), seconds=0.1, rounds=1)
+    record = artifacts.read_json(home / "results" / "throughput.json")
+    row = record["suites"]["libero_goal"]
+    assert row["ours_1"] > row["libero"] > 0
+    assert row["ours_n"] == row[f"ours_{row['threads']}"]
+    assert record["reset_ms"]["ours"] < record["reset_ms"]["libero"]
+    assert record["start_s"]["cached"] < record["start_s"]["first"]
+    assert record["camera_fps"]["reduced"] > record["camera_fps"]["exact"] > 0
+    assert record["camera_fps"]["psnr_db"] >= 30
+    assert record["camera_fps"]["states"] == 2
+    assert "× LIBERO" in capsys.readouterr().out
