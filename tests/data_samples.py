@@ -67,12 +67,12 @@ MODEL_XML = """<mujoco model="base">
 </mujoco>"""
 
 
-def write_official(path, episodes, model_file=MODEL_XML):
+def write_official(path, episodes, model_file=MODEL_XML, bddl=ATTRS["bddl_file_name"]):
     """Write `episodes` as LIBERO's create_dataset.py does: no final state, every attribute."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         for index, episode in enumerate(episodes):
-            group, obs, length = data.create_group(f"demo_{index}"), episode.observations, 0
+            group, obs = data.create_group(f"demo_{index}"), episode.observations
             length = episode.length
             orientation = axis_angle(obs["eef_quat"])
             stored = {
@@ -95,6 +95,7 @@ def write_official(path, episodes, model_file=MODEL_XML):
             group.attrs["init_state"] = episode.states[0]
         official = {
             **ATTRS,
+            "bddl_file_name": bddl,
             "env_name": "Libero_Floor_Manipulation",
             "bddl_file_content": "(define (problem LIBERO_Floor_Manipulation))",
             "macros_image_convention": "opengl",

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.episode import IMAGES, Episode
 from diffrl.data.hdf5 import iterate_episodes, read_attributes, write_episodes
@@ -51,7 +53,7 @@ def _with_images(pairs) -> Iterator[Episode]:
 
 
 def main(
-    paths: tuple[Path, ...],
+    paths: tyro.conf.Positional[tuple[Path, ...]],
     to: Path,
     format: Literal["lerobot", "hdf5"] = "lerobot",
     size: Literal[128, 256] = 256,

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import tyro
+
 from diffrl.data.hdf5 import validate_file
 from diffrl.errors import UserError
 
@@ -21,7 +23,7 @@ def data_files(paths: tuple[Path, ...]) -> list[Path]:
     return files
 
 
-def main(paths: tuple[Path, ...]) -> int:
+def main(paths: tyro.conf.Positional[tuple[Path, ...]]) -> int:
     """Check data sets – ours, LIBERO's official ones, its collector's – and print what is wrong.
 
     Args:

@@ -1,0 +1,162 @@
+"""Exports: a LeRobotDataset v3 and LIBERO's HDF5 with images, from sound data sets alone."""
+
+import json
+from dataclasses import replace
+
+import data_samples as samples
+import imageio.v3 as iio
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from diffrl.data import export as exports
+from diffrl.data import lerobot
+from diffrl.data.hdf5 import read_episodes, validate_file, write_episodes
+from diffrl.data.layout import axis_angle
+from diffrl.data.validate import main as validate
+from diffrl.errors import UserError
+
+SIZE = 32
+KEYS = ("observation.images.image", "observation.images.image2")
+
+
+def painted(episodes, size, detail, workers):
+    """Stand in for the renderer: smooth pictures that tell episode, step and camera apart."""
+    ramp = np.linspace(0, 120, size).astype(np.uint8)
+    for number, episode in enumerate(episodes):
+        steps = np.arange(len(episode.states), dtype=np.uint8)[:, None, None, None]
+        frames = np.broadcast_to(ramp[:, None, None], (len(episode.states), size, size, 3))
+        yield (
+            episode,
+            {
+                "agentview": frames + steps + np.uint8(40 * number),
+                "robot0_eye_in_hand": frames.transpose(0, 2, 1, 3) + steps,
+            },
+        )
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """Two data sets of 3 and 2 episodes, exported; (folder, episodes)."""
+    monkeypatch.setattr(lerobot, "with_frames", painted)
+    groups = [
+        [samples.sample_episode(seed, 20 + seed) for seed in seeds]
+        for seeds in (range(3), range(3, 5))
+    ]
+    groups[1] = [replace(e, instruction="do something else") for e in groups[1]]
+    files = [tmp_path / "a_demo.hdf5", tmp_path / "b_demo.hdf5"]
+    for file, group in zip(files, groups):
+        write_episodes(file, group, samples.ATTRS)
+    lerobot.export_lerobot(files, tmp_path / "out", SIZE)
+    return tmp_path / "out", groups[0] + groups[1]
+
+
+def table(folder):
+    return pd.concat(
+        pq.read_table(path).to_pandas() for path in sorted((folder / "data").rglob("*.parquet"))
+    )
+
+
+def test_rows_are_the_episodes_without_gaps(exported):
+    folder, episodes = exported
+    rows, lengths = table(folder), [episode.length for episode in episodes]
+    assert rows["index"].tolist() == list(range(sum(lengths)))
+    assert rows["episode_index"].tolist() == np.repeat(range(5), lengths).tolist()
+    assert rows["task_index"].tolist() == np.repeat([0, 0, 0, 1, 1], lengths).tolist()
+    frame = np.concatenate([np.arange(length) for length in lengths])
+    np.testing.assert_array_equal(rows["frame_index"], frame)
+    np.testing.assert_allclose(rows["timestamp"], frame / 20, rtol=1e-6)
+    actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float32)
+    np.testing.assert_array_equal(np.stack(rows["action"]), actions)
+    obs = episodes[4].observations
+    state = np.hstack((obs["eef_pos"], axis_angle(obs["eef_quat"]), obs["gripper_qpos"]))
+    stored = np.stack(rows[rows["episode_index"] == 4]["observation.state"])
+    np.testing.assert_array_equal(stored, state[:-1].astype(np.float32))
+    assert rows["next.done"].to_numpy().nonzero()[0].tolist() == (np.cumsum(lengths) - 1).tolist()
+
+
+def test_films_hold_each_frame_turned_by_half_a_circle(exported):
+    folder, episodes = exported
+    for key, camera in zip(KEYS, ("agentview", "robot0_eye_in_hand")):
+        for number, group in enumerate((episodes[:3], episodes[3:])):
+            film = iio.imread(folder / f"videos/{key}/chunk-000/file-{number:03d}.mp4")
+            truth = np.concatenate(
+                [f[camera][:-1, ::-1, ::-1] for _, f in painted(group, SIZE, "exact", 1)]
+            )
+            assert film.shape == truth.shape
+            assert np.abs(film.astype(int) - truth).mean() < 2
+
+
+def test_meta_tells_lengths_places_tasks_and_counts(exported):
+    folder, episodes = exported
+    info = json.loads((folder / "meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"]) == ("v3.0", 20)
+    assert info["total_episodes"] == 5
+    assert info["total_frames"] == sum(episode.length for episode in episodes)
+    tasks = pd.read_parquet(folder / "meta/tasks.parquet")
+    assert tasks.index.tolist() == [episodes[0].instruction, "do something else"]
+    rows = pd.read_parquet(folder / "meta/episodes/chunk-000/file-000.parquet")
+    assert rows["dataset_to_index"].tolist() == np.cumsum([e.length for e in episodes]).tolist()
+    assert rows["data/file_index"].tolist() == [0, 0, 0, 1, 1]
+    starts = rows[f"videos/{KEYS[0]}/from_timestamp"]
+    np.testing.assert_allclose(starts, np.array([0, 20, 41, 0, 23]) / 20)
+    assert rows["start_state"].tolist() == [episode.start_state for episode in episodes]
+
+
+def test_statistics_are_those_of_all_steps_and_pixels(exported):
+    folder, episodes = exported
+    stats = json.loads((folder / "meta/stats.json").read_text())
+    actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float32)
+    np.testing.assert_allclose(stats["action"]["mean"], actions.mean(0), atol=1e-6)
+    np.testing.assert_allclose(stats["action"]["q99"], np.quantile(actions, 0.99, 0), atol=1e-6)
+    groups = (episodes[:3], episodes[3:])
+    pixels = [f["agentview"][:-1] for g in groups for _, f in painted(g, SIZE, "exact", 1)]
+    pixels = np.concatenate(pixels) / 255
+    image = stats[KEYS[0]]
+    assert np.shape(image["mean"]) == (3, 1, 1)
+    np.testing.assert_allclose(np.ravel(image["mean"]), pixels.mean((0, 1, 2)))
+    np.testing.assert_allclose(np.ravel(image["std"]), pixels.std((0, 1, 2)))
+    np.testing.assert_allclose(np.ravel(image["min"]), pixels.min((0, 1, 2)))
+    assert image["count"] == [len(pixels)]
+
+
+def test_the_card_says_what_it_is_and_what_it_is_not(exported):
+    card = (exported[0] / "README.md").read_text()
+    assert card.startswith("---\nlicense:")
+    assert "| libero_object/0 | diffusion | deterministic | 3 | 21.0 |" in card
+    assert "only successes are kept" in card
+
+
+def test_an_export_does_not_overwrite_and_does_not_leave_halves(exported, tmp_path):
+    with pytest.raises(UserError, match="out exists"):
+        lerobot.export_lerobot([tmp_path / "a_demo.hdf5"], tmp_path / "out", SIZE)
+    (tmp_path / "b_demo.hdf5").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"b_demo\.hdf5"):
+        lerobot.export_lerobot([tmp_path / "b_demo.hdf5"], tmp_path / "new", SIZE)
+    assert not (tmp_path / "new").exists()
+
+
+def test_hdf5_gets_liberos_images_and_nothing_else_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, "with_frames", painted)
+    episodes = [samples.sample_episode(seed) for seed in range(3)]
+    write_episodes(tmp_path / "a_demo.hdf5", episodes, samples.ATTRS)
+    (target,) = exports.export_hdf5([tmp_path / "a_demo.hdf5"], tmp_path / "new", SIZE)
+    assert validate_file(target) == []
+    for old, new in zip(episodes, read_episodes(target, images=True), strict=True):
+        frames = dict(painted([old], SIZE, "exact", 1).__next__()[1])
+        np.testing.assert_array_equal(new.states, old.states)
+        assert new.observations["agentview_rgb"].shape == frames["agentview"].shape
+    with pytest.raises(UserError, match="would be overwritten"):
+        exports.export_hdf5([tmp_path / "a_demo.hdf5"], tmp_path / "new", SIZE)
+
+
+def test_validate_prints_remedies_and_tells_by_its_exit_code(tmp_path, capsys):
+    write_episodes(tmp_path / "good.hdf5", [samples.sample_episode()], samples.ATTRS)
+    assert validate((tmp_path,)) == 0
+    (tmp_path / "bad.hdf5").write_bytes(b"nothing")
+    assert validate((tmp_path,)) == 1
+    printed = capsys.readouterr().out
+    assert "good.hdf5: sound" in printed
+    assert "bad.hdf5: file:" in printed
+    assert "Remedy" in printed
