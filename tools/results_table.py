@@ -26,7 +26,9 @@ def percent(success: float, low: float, high: float) -> str:
 def markdown(rows: list[list], header: list[str]) -> str:
     """Return a table, each cell as it is written."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def experts(table: pd.DataFrame) -> str:
