@@ -17,6 +17,7 @@ from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
 
 TASK = "libero_object/0"
+BASE = np.array([-0.6, 0.0, 0.0])  # the robot's foot
 
 
 def scene_with(*goal):
@@ -71,7 +72,7 @@ def test_skills_are_named_in_the_order_of_the_plan():
 
 def test_a_box_is_taken_across_its_narrow_side():
     points = box((0.09, 0.04, 0.05), centre=(0.2, 0.1, 0.5))
-    best = find_grasps(points, np.array([0.2, 0.1, 0.5]), np.zeros((0, 3)), DOWN)[0]
+    best = find_grasps(points, np.array([0.2, 0.1, 0.5]), np.zeros((0, 3)), DOWN, BASE)[0]
     assert best.kind == "across"
     assert best.width == pytest.approx(0.04)
     assert np.abs(best.hand[:, 1]) == pytest.approx([0, 1, 0])
@@ -79,12 +80,12 @@ def test_a_box_is_taken_across_its_narrow_side():
 
 def test_a_grasp_turns_with_the_thing():
     points = box((0.09, 0.04, 0.05)) @ turned(np.deg2rad(30)).T
-    best = find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN)[0]
+    best = find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN, BASE)[0]
     assert np.abs(best.hand[:, 1]) == pytest.approx([0.5, np.sqrt(0.75), 0], abs=1e-9)
 
 
 def test_a_bowl_is_taken_at_its_rim_with_one_finger_inside():
-    best = find_grasps(ring(0.054, 0.006, 0.05), np.zeros(3), np.zeros((0, 3)), DOWN)[0]
+    best = find_grasps(ring(0.054, 0.006, 0.05), np.zeros(3), np.zeros((0, 3)), DOWN, BASE)[0]
     radial = best.offset[:2] / np.linalg.norm(best.offset[:2])
     assert best.kind == "rim"
     assert np.linalg.norm(best.offset[:2]) == pytest.approx(0.051, abs=0.002)
@@ -93,14 +94,14 @@ def test_a_bowl_is_taken_at_its_rim_with_one_finger_inside():
 
 def test_a_neighbour_moves_the_grasp_to_the_other_side():
     bowl = ring(0.054, 0.006, 0.05)
-    free = find_grasps(bowl, np.zeros(3), np.zeros((0, 3)), DOWN)[0]
+    free = find_grasps(bowl, np.zeros(3), np.zeros((0, 3)), DOWN, BASE)[0]
     wall = box((0.2, 0.02, 0.2), centre=(0, np.sign(free.offset[1]) * 0.09, 0.1))
-    assert find_grasps(bowl, np.zeros(3), wall, DOWN)[0].offset[1] * free.offset[1] <= 0
+    assert find_grasps(bowl, np.zeros(3), wall, DOWN, BASE)[0].offset[1] * free.offset[1] <= 0
 
 
 def test_something_too_wide_and_solid_has_no_grasp():
     points = box((0.2, 0.2, 0.1))
-    assert find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN) == []
+    assert find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN, BASE) == []
 
 
 # ---- noise -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from diffrl.data.motion import turned
 WIDEST = 0.070  # m; the fingers open 0.080
 TIP = 0.010  # m, finger tips below the point between them that poses refer to
 PALM = 0.030  # m, palm above that point
+REACH = 0.74  # m from the robot's foot; the elbow is straight at about 0.80
 YAWS = np.deg2rad(np.arange(-90, 91, 7.5))
 BAND = 0.012  # m, half height of the slice that the fingers touch
 
@@ -30,7 +31,11 @@ class Grasp:
 
 
 def find_grasps(
-    points: np.ndarray, origin: np.ndarray, obstacles: np.ndarray, hand: np.ndarray
+    points: np.ndarray,
+    origin: np.ndarray,
+    obstacles: np.ndarray,
+    hand: np.ndarray,
+    base: np.ndarray,
 ) -> list[Grasp]:
     """Return the grasps of a thing, best first.
 
@@ -38,6 +43,7 @@ def find_grasps(
         points: (p, 3) its surface, world. origin: (3,) of its body.
         obstacles: (q, 3) the surface of everything near it.
         hand: (3, 3) the hand as it is now; turning it costs.
+        base: (3,) the robot's foot; beyond `REACH` from it the arm is straight and stiff.
     """
     found = [*_across(points), *_at_rim(points)] or list(_at_slender_end(points))
     rated = []
@@ -45,7 +51,8 @@ def find_grasps(
         away = abs(_yaw_between(hand, grasp.hand))
         hits = _collisions(obstacles, grasp.offset, grasp.hand)
         edge = 0.6 * grasp.width  # fingers that stand square to a box close best
-        cost = grasp.cost + 0.03 * away + 0.02 * hits + edge
+        stretch = max(0.0, float(np.linalg.norm((grasp.offset - base)[:2])) - REACH)
+        cost = grasp.cost + stretch + 0.03 * away + 0.02 * hits + edge
         rated.append(Grasp(grasp.kind, grasp.offset - origin, grasp.hand, grasp.width, cost))
     return sorted(rated, key=lambda grasp: grasp.cost)
 

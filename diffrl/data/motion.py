@@ -60,8 +60,12 @@ class Operator:
         tolerance: float = 0.01,
         steps: int = 80,
         detour: bool = False,
+        until: Callable[[], bool] | None = None,
     ) -> Actions:
-        """Move the finger tips to `where` and turn the hand to `hand`; give up after `steps`."""
+        """Move the finger tips to `where` and turn the hand to `hand`, or until `until()`.
+
+        Gives up after `steps`, or when nothing moves any more.
+        """
         m = self.manner
         target = where if callable(where) else lambda: where
         if self.random.random() < m.pause:
@@ -69,12 +73,14 @@ class Operator:
         cap = m.careful * np.ones(3) if careful else np.array(m.speed)
         cap = np.minimum(cap * np.exp(m.spread * self.random.normal()), LIMIT)
         middle = self._middle(target()) if detour and m.detour > 0 else None
-        before = []
+        before, effort = [], 1.0
         for k in range(steps):
             goal = target()
             offset = goal - self.see.eef_pos
             turn = self._turn(hand)
-            if np.linalg.norm(offset) < tolerance and np.linalg.norm(turn) < 0.06:
+            if np.linalg.norm(offset) < tolerance and np.linalg.norm(turn) < 0.1:
+                return
+            if until is not None and until():
                 return
             if middle is not None:
                 towards = middle - self.see.eef_pos
@@ -83,9 +89,11 @@ class Operator:
                 else:
                     offset = towards
             before.append(np.concatenate([self.see.eef_pos, 0.1 * turn]))
-            if k >= STALL and np.linalg.norm(before[k] - before[k - STALL]) < 0.002:
-                return  # something is in the way, or the arm reaches no farther
-            yield self._command(offset, turn, cap * min(1.0, (k + 1) / 4))
+            if len(before) > STALL and np.linalg.norm(before[-1] - before.pop(0)) < 0.004:
+                if careful or effort > 4:
+                    return  # something is in the way, or the arm reaches no farther
+                effort, before = 2 * effort, []  # a straight elbow needs more to bend
+            yield self._command(effort * offset, turn, cap * min(1.0, (k + 1) / 4))
 
     def _middle(self, goal: np.ndarray) -> np.ndarray | None:
         """A point half-way, off the straight line; None for short ways."""

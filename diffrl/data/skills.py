@@ -5,11 +5,13 @@ then starts over from where things are now.
 """
 
 import numpy as np
+from numpy.linalg import norm
 
 from diffrl.data.grasps import Grasp, find_grasps, half_turn
 from diffrl.data.motion import CLOSED, DOWN, OPEN, Actions, Operator, turned
 from diffrl.data.workspace import Workspace
 
+PRESS = 0.012  # m above the table's level: finger tips press on a plate's floor
 CLOSING_STEPS = 13  # fewer leave a bowl's rim loose in the fingers
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -47,8 +49,8 @@ def _choose(op: Operator, name: str, attempt: int) -> Grasp:
     points, origin = see.points(name), see.position(name)
     near = [see.points(other) for other in see.things if other != name]
     obstacles = np.concatenate(near) if near else np.zeros((0, 3))
-    close = np.linalg.norm((obstacles - origin)[:, :2], axis=1) < 0.25
-    grasps = find_grasps(points, origin, obstacles[close], see.hand)
+    close = norm((obstacles - origin)[:, :2], axis=1) < 0.25
+    grasps = find_grasps(points, origin, obstacles[close], see.hand, see.base)
     if not grasps:
         raise Lost(f"{name} has no side that the fingers can take")
     return grasps[min(attempt // 2, len(grasps) - 1)]
@@ -83,11 +85,11 @@ def _get_out(op: Operator, held: str) -> Actions:
         middle = own.mean(axis=0)
         radius = np.ptp(own, axis=0)[:2].max() / 2 + 0.02
         offset = (above - middle)[:, :2]
-        over = (np.linalg.norm(offset, axis=1) < radius) & (above[:, 2] > own[:, 2].max())
+        over = (norm(offset, axis=1) < radius) & (above[:, 2] > own[:, 2].max())
         if not over.any():
             return
         away = -offset[over].mean(axis=0)
-        step = 0.04 * away / max(float(np.linalg.norm(away)), 1e-6)
+        step = 0.04 * away / max(float(norm(away)), 1e-6)
         yield from op.go(see.eef_pos + np.array([*step, 0]), None, tolerance=0.015, steps=12)
 
 
@@ -100,7 +102,7 @@ def _highest(see: Workspace, start: np.ndarray, end: np.ndarray, held: str | Non
     points = np.concatenate([see.points(name) for name in see.things if name != held])
     way = (end - start)[:2]
     along = np.clip((points - start)[:, :2] @ way / max(way @ way, 1e-9), 0, 1)
-    near = np.linalg.norm((points - start)[:, :2] - along[:, None] * way, axis=1) < 0.09
+    near = norm((points - start)[:, :2] - along[:, None] * way, axis=1) < 0.09
     return points[near, 2].max(initial=min(start[2], end[2]) - 0.1)
 
 
@@ -127,7 +129,7 @@ def put(op: Operator, name: str, target: str, shift: float = 0.0) -> Actions:
 
 
 def _check_held(op: Operator, name: str, offset: np.ndarray) -> None:
-    if np.linalg.norm(op.see.position(name) - op.see.eef_pos - offset) > 0.04:
+    if norm(op.see.position(name) - op.see.eef_pos - offset) > 0.04:
         raise Lost(f"{name} slipped out of the hand")
 
 
@@ -158,30 +160,26 @@ def is_flat(see: Workspace, name: str) -> bool:
 
 
 def push_along(op: Operator, name: str, target: str) -> Actions:
-    """Push a flat thing over the table to `target`, the open fingers as a fork behind it."""
+    """Push a flat thing over the table to `target` with closed fingers inside its rim."""
     see = op.see
     goal, _ = _destination(see, name, target)
-    points = see.points(name)
-    height = points[:, 2].min() + 0.015
-    radius = np.ptp(points, axis=0)[:2].max() / 2
-    behind = -np.sqrt(max(radius**2 - 0.04**2, 0)) - 0.016  # clear of a round edge
+    height = see.points(name)[:, 2].min() + PRESS
+    aim = op.misjudge(0.5)
+
+    def way() -> np.ndarray:
+        return _level(goal() - see.position(name), 0)
 
     def ahead(lead: float) -> np.ndarray:
         """`lead` metres beyond the thing's middle, on the line to the goal."""
-        way = (goal() - see.position(name)) * [1, 1, 0]
-        return _level(see.position(name) + way / np.linalg.norm(way) * lead, height)
+        return _level(see.position(name) + way() / norm(way()) * lead, height)
 
-    way = goal() - see.position(name)
-    hand = turned(half_turn(np.arctan2(way[1], way[0])))
-    aim = op.misjudge(0.5)
-    yield from op.grip(OPEN, 0)
-    yield from _travel(op, lambda: ahead(behind) + aim + 0.06 * UP, hand)
-    yield from op.go(lambda: ahead(behind) + aim, hand, careful=True, steps=50)
-    for _ in range(60):
-        way = (goal() - see.position(name))[:2]
-        if np.linalg.norm(way) < 0.015:
-            break
-        yield from op.go(lambda: ahead(0.02), hand, steps=2)
+    hand = turned(half_turn(np.arctan2(way()[1], way()[0])))
+    yield from op.grip(CLOSED, 0)
+    yield from _travel(op, lambda: ahead(0.02) + aim + 0.06 * UP, hand)
+    yield from op.go(lambda: ahead(0.02) + aim, hand, careful=True, steps=50)
+    yield from op.go(
+        lambda: ahead(0.08), hand, careful=True, steps=120, until=lambda: norm(way()) < 0.012
+    )
     yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
 
 
@@ -194,24 +192,23 @@ def pull(op: Operator, name: str, threshold: float) -> Actions:
     axis, _ = see.joint_frame(joint)
     sign = np.sign(threshold - see.joint(joint))
     out = axis * sign
-    hand = _facing(-out, 65)
+    hand = _facing(-out, 80)
     reach = hand[:, 2]
     handle = lambda: _outermost(see, joint, out)  # noqa: E731
-    aim = op.misjudge(0.5)
+    aim = op.misjudge(0.3)
     yield from op.grip(OPEN, 0)
     start = lambda: handle() - 0.10 * reach + aim  # noqa: E731
     yield from _travel(op, start, hand)
-    yield from op.go(lambda: handle() + aim, hand, careful=True, tolerance=0.008, steps=60)
+    deep = 0.008 * reach + aim
+    yield from op.go(lambda: handle() + deep, hand, careful=True, tolerance=0.006, steps=60)
     yield from op.grip(CLOSED, CLOSING_STEPS)
 
-    def onwards() -> np.ndarray:
-        left = sign * (threshold - see.joint(joint)) + 0.02
-        return handle() + out * np.clip(left, 0, 0.08)
-
-    for _ in range(6):
-        yield from op.go(onwards, hand, tolerance=0.005, steps=25)
-        if sign * (see.joint(joint) - threshold) > 0.002:
-            break
+    yield from op.go(
+        lambda: handle() + 0.05 * out,
+        hand,
+        steps=100,
+        until=lambda: sign * (see.joint(joint) - threshold) > 0,
+    )
     yield from op.grip(OPEN, 5)
     yield from op.go(see.eef_pos - 0.08 * reach + 0.02 * UP, hand, tolerance=0.02, steps=30)
 
@@ -226,10 +223,12 @@ def push_shut(op: Operator, name: str, threshold: float) -> Actions:
     front = lambda: _outermost(see, joint, -inward)  # noqa: E731
     yield from op.grip(CLOSED, 0)
     yield from _travel(op, lambda: front() - 0.08 * inward, hand)
-    for _ in range(8):
-        yield from op.go(lambda: front() + 0.05 * inward, hand, tolerance=0.005, steps=20)
-        if sign * (see.joint(joint) - threshold) > 0:
-            break
+    yield from op.go(
+        lambda: front() + 0.05 * inward,
+        hand,
+        steps=120,
+        until=lambda: sign * (see.joint(joint) - threshold) > 0,
+    )
     yield from op.go(see.eef_pos - 0.08 * inward, hand, tolerance=0.02, steps=30)
 
 
@@ -272,7 +271,7 @@ def _facing(direction: np.ndarray, tilt: float, sideways: bool = False) -> np.nd
     angle = np.deg2rad(tilt)
     pointing = np.sin(angle) * direction - np.cos(angle) * UP
     across = np.cross(pointing, direction)
-    across = across / np.linalg.norm(across)
+    across = across / norm(across)
     opening = across if sideways else np.cross(pointing, across)
     x = np.cross(opening, pointing)
     hand = np.stack([x, opening, pointing], axis=1)

@@ -53,6 +53,11 @@ class Workspace:
         return self.data.site_xpos[self._grip].copy()
 
     @property
+    def base(self) -> np.ndarray:
+        """The robot's foot, (3,)."""
+        return self.data.xpos[self.model.body("robot0_base").id].copy()
+
+    @property
     def hand(self) -> np.ndarray:
         """Rotation of the hand, (3, 3)."""
         return self.data.xmat[self._hand].reshape(3, 3).copy()
