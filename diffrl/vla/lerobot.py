@@ -32,7 +32,7 @@ class LeRobot(OpenPI):
     def __init__(self, python: str, checkpoint: str, replan="8", timeout="60", start="600"):
         super().__init__("ws://127.0.0.1:0", replan, timeout)
         self.fingerprint = f"lerobot {checkpoint} {replan}"
-        self.command = [python, str(SERVER), checkpoint]
+        self.command = [python, "-I", str(SERVER), checkpoint]  # -I: our folder is not importable
         self.start = float(start)
         self.server: subprocess.Popen | None = None
 
@@ -68,7 +68,7 @@ class LeRobot(OpenPI):
                     return int(line.split()[1])
             if ended:
                 raise UserError(
-                    f"lerobot's server for {self.command[2]} did not start: "
+                    f"lerobot's server for {self.command[-1]} did not start: "
                     f"{lines[-1] if lines else 'it said nothing'}"
                 )
             time.sleep(0.2)

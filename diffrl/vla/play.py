@@ -136,7 +136,8 @@ class _Stage:
                 self.end(copy, "error", message)
         active = sorted(self.playing)
         actions = np.zeros((self.simulator.n, self.policy.chunk, 7))
-        actions[active] = [decided[copy] for copy in active]
+        for copy in active:
+            actions[copy] = decided[copy]
         record = any(outcome.states is not None for outcome in self.playing.values())
         step = self.simulator.step(actions, record=record)
         for copy in active:
