@@ -2,15 +2,15 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import data_samples as samples
 import numpy as np
 import pytest
 
-from diffrl.artifacts import root
 from diffrl.data.hdf5 import write_episodes
 
-READERS = root() / "build" / "readers"
+READERS = Path(__file__).resolve().parent.parent / "build" / "readers"
 if READERS.is_dir():
     sys.path.append(str(READERS))  # last: nothing of it may replace what is installed
 KEYS = ("ee_pos", "ee_ori", "gripper_states", "joint_states", "object")

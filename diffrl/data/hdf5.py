@@ -7,7 +7,6 @@ reader opens official files and those of LIBERO's raw collector.
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import shutil
@@ -96,8 +95,13 @@ class EpisodeWriter:
             raise UserError(
                 f"{self.path} is being written by another process: wait for it, or stop it."
             ) from error
-        self._assembled = list(iterate_episodes(self.path)) if self.path.exists() else []
-        self._count = self._recover()
+        try:
+            assembled = iterate_episodes(self.path) if self.path.exists() else ()
+            self._known = dict(enumerate(assembled))  # index -> episode, as far as it was seen here
+            self._count = self._recover(len(self._known))
+        except UserError:
+            os.close(self._lock)
+            raise
 
     def __len__(self) -> int:
         return self._count
@@ -113,9 +117,7 @@ class EpisodeWriter:
     @property
     def last(self) -> Episode | None:
         """The last episode that was committed, if any: where an interrupted run goes on."""
-        if parts := self._parts():
-            return read_episodes(parts[-1])[0]
-        return self._assembled[-1] if self._assembled else None
+        return self._episode(self._count - 1) if self._count else None
 
     def append(self, episode: Episode) -> None:
         """Commit one episode.
@@ -129,14 +131,19 @@ class EpisodeWriter:
                 f"{self.task}: write one file per task."
             )
         write_episodes(self._part(self._count), [episode], self.attrs)
+        self._known[self._count] = episode
         self._count += 1
 
     def close(self) -> None:
         """Assemble the file from what was committed; without new episodes it stays as it is."""
-        if parts := self._parts():
-            new = (read_episodes(part, images=True)[0] for part in parts)
-            write_episodes(self.path, itertools.chain(self._assembled, new), self.attrs)
+        if self._parts():
+            write_episodes(self.path, map(self._episode, range(self._count)), self.attrs)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _episode(self, index: int) -> Episode:
+        if index not in self._known:
+            self._known[index] = read_episodes(self._part(index), images=True)[0]
+        return self._known[index]
 
     def _part(self, index: int) -> Path:
         return self._folder / f"{index:06d}.hdf5"
@@ -144,22 +151,22 @@ class EpisodeWriter:
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("[0-9]*.hdf5"))
 
-    def _recover(self) -> int:
+    def _recover(self, assembled: int) -> int:
         """Remove what a kill left half done; return the number of committed episodes."""
         for stray in (*self._folder.glob(".*.tmp.hdf5"), *self._strays()):
             stray.unlink()
         for part in self._parts():
-            if int(part.stem) < len(self._assembled):  # killed after assembly, before the removal
+            if int(part.stem) < assembled:  # killed after assembly, before the removal
                 part.unlink()
         parts = self._parts()
-        if parts != [self._part(len(self._assembled) + i) for i in range(len(parts))]:
+        if parts != [self._part(assembled + i) for i in range(len(parts))]:
             raise UserError(
                 f"{self._folder}: an episode is missing between {parts[0].name} and "
                 f"{parts[-1].name}. Delete the folder and generate again."
             )
-        for begun in [self.path][: len(self._assembled)] + parts[:1]:
+        for begun in [self.path][:assembled] + parts[:1]:
             self._compare(begun)
-        return len(self._assembled) + len(parts)
+        return assembled + len(parts)
 
     def _strays(self) -> Iterator[Path]:
         return self.path.parent.glob(f".{self.path.stem}-*.tmp{self.path.suffix}")
