@@ -71,9 +71,9 @@ def _travel(op: Operator, where, hand: np.ndarray, held: str | None = None) -> A
     if see.eef_pos[2] < top() - 0.03:
         here = see.eef_pos
         yield from op.go(lambda: _level(here, top()), None, tolerance=0.015 if held else 0.03)
-    yield from op.go(lambda: _level(where(), top()), hand, tolerance=0.015, steps=120, detour=True)
+    yield from op.go(lambda: _level(where(), top()), hand, tolerance=0.03, steps=120, detour=True)
     if top() > end[2] + 0.03:
-        yield from op.go(where, hand, tolerance=0.015)
+        yield from op.go(where, hand, tolerance=0.02)
 
 
 def _get_out(op: Operator, held: str) -> Actions:
@@ -148,7 +148,8 @@ def _destination(see: Workspace, name: str, target: str):
     if target.endswith("contain_region"):
         return lambda: see.region(target)[0], points[:, 2].max() - 0.02
     if see.has_joint(target):
-        return lambda: see.region(target)[0], centre[2] + 0.02
+        inside = _exposed(see, target)
+        return lambda: inside, centre[2] + 0.02
     below = points[inside & (points[:, 2] < centre[2] + 0.05), 2]
     return lambda: see.region(target)[0], below.max(initial=centre[2]) + 0.01
 
@@ -181,6 +182,19 @@ def push_along(op: Operator, name: str, target: str) -> Actions:
         lambda: ahead(0.08), hand, careful=True, steps=120, until=lambda: norm(way()) < 0.012
     )
     yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
+
+
+def _exposed(see: Workspace, drawer: str) -> np.ndarray:
+    """Middle of the part of an open drawer that lies before its cabinet's front."""
+    joint = see.joint_of(drawer)
+    axis, _ = see.joint_frame(joint)
+    out = axis * np.sign(see.joint(joint))
+    centre, half = see.region(drawer)
+    own = see.model.jnt_bodyid[joint]
+    rest = [b for b in see.subtree(see.scene.body_id(see.owner(drawer))) if b != own]
+    front = max((see.body_points(b) @ out).max(initial=-np.inf) for b in rest)
+    wall = centre @ out + half @ np.abs(out)
+    return centre + out * max(0.0, (front + wall) / 2 - centre @ out)
 
 
 # ---- drawers, doors, knobs -------------------------------------------------------------------
