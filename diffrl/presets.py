@@ -40,8 +40,8 @@ class CloneConfig:
     learning_rate: float = 1e-3  # of Adam, cosine to zero [C]; DPPO: 1e-4 for large nets [D]
     weight_decay: float = 1e-6  # [D]
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
-    target_success: float = 0.4  # cloning stops here, so that RL has something to show [C]
-    first_measure: int = 80  # optimiser steps before success is first measured [C]
+    target_success: float = 0.5  # cloning stops here, so that RL has something to show [C]
+    first_measure: int = 100  # optimiser steps before success is first measured [C]
     measure_every: int = 20  # optimiser steps between measurements and checkpoints [C]
     measure_starts: int = 16  # held-out fresh start states of a measurement [C]
 
@@ -55,7 +55,7 @@ class RLConfig:
     finetuned_steps: int | None = None  # the last of them that PPO trains; None: all [D]
     prediction: Literal["epsilon", "x0"] = "x0"  # what the network predicts [C]; DPPO: epsilon
     spacing: Literal["leading", "trailing"] = "trailing"  # of the DDIM steps [C]; DPPO: leading
-    sigma_floor: float = 0.1  # least noise of a denoising step in training, action units [D]
+    sigma_floor: float = 0.05  # least noise of a denoising step, plan units [C]; DPPO: 0.1
     noise_correlation: float = 0.8  # AR(1) of the exploration noise over the chunk; 0 white [C]
     cross_fade: int = 0  # control steps blended with the last plan; 0 none [C]
     copies: int = 48  # simulated robots [D]: 50
@@ -66,19 +66,19 @@ class RLConfig:
     gamma: float = 0.99  # discount per decision [D]
     gae_lambda: float = 0.95  # [D]
     gamma_denoising: float = 0.9  # discount per denoising step [C]; DPPO: 0.99
-    clip: float = 0.04  # PPO's clip at the last denoising step [C]; DPPO: 0.01
-    clip_first: float = 0.004  # and at the noisiest one [C]; DPPO: 0.001
+    clip: float = 0.08  # PPO's clip at the last denoising step [C]; DPPO: 0.01
+    clip_first: float = 0.008  # and at the noisiest one [C]; DPPO: 0.001
     clip_rate: float = 3.0  # exponential rate between the two [D]
     actor_learning_rate: float = 3e-4  # [C]; DPPO: 1e-5 to 5e-5
     critic_learning_rate: float = 1e-3  # [D]
     annealing: Literal["constant", "cosine"] = "constant"  # the paper anneals [S]; here [C]
     epochs: int = 10  # passes over an iteration's pairs [D]
     minibatch: int = 1500  # (decision, denoising step) pairs [C]; DPPO: about 10 000
-    critic_warmup: int = 2  # iterations in which only the critic learns [D]
+    critic_warmup: int = 1  # iterations in which only the critic learns [C]; DPPO: 2
     target_kl: float = 1.0  # an update stops beyond this [D]
-    gaussian_std: float = 0.1  # initial std of the Gaussian policy, action units [D]
-    gaussian_clip: float = 0.02  # its PPO clip [C]; DPPO: 0.01
-    gaussian_learning_rate: float = 2e-4  # [C]
+    gaussian_std: float = 0.05  # initial std of the Gaussian policy, plan units [C]; DPPO: 0.1
+    gaussian_clip: float = 0.08  # its PPO clip [C]; DPPO: 0.01
+    gaussian_learning_rate: float = 3e-4  # [C]
     measure_every: int = 5  # iterations between measurements; the best policy is kept [C]
     measure_starts: int = 48  # held-out fresh start states of a measurement [C]
     target_success: float | None = None  # training stops at this measured success [C]; None: never
@@ -195,7 +195,6 @@ _SMOKE = Preset(
     name="smoke",  # 2 cores, minutes: small, but every stage is real and RL visibly learns
     tasks=("libero_object/0",),
     demonstrations=OperatorConfig(count=5),
-    clone=CloneConfig(steps=2000),
     rl=RLConfig(iterations=9, measure_every=3, measure_starts=24, evaluation_starts=20),
     generation=GenerationConfig(episodes=20, max_attempts=120),
     quality=QualityConfig(episodes=20, resamples=1000),
@@ -256,6 +255,7 @@ _PAPER = Preset(
     ),
     rl=RLConfig(
         prediction="epsilon",
+        sigma_floor=0.1,
         spacing="leading",
         noise_correlation=0.0,
         copies=50,
@@ -264,9 +264,11 @@ _PAPER = Preset(
         gamma_denoising=0.99,
         clip=0.01,
         clip_first=0.001,
+        critic_warmup=2,
         actor_learning_rate=5e-5,
         annealing="cosine",
         minibatch=10_000,
+        gaussian_std=0.1,
         gaussian_clip=0.01,
         seeds=(0, 1, 2),
     ),
