@@ -57,7 +57,7 @@ def action_statistics(actions: pd.DataFrame) -> Figure:
     for axes, suite in zip(panels.flat, suites):
         for index, source in enumerate(sources):
             rows = actions[(actions["suite"] == suite) & (actions["source"] == source)]
-            at = rows["dimension"] + 0.26 * (index - (len(sources) - 1) / 2)
+            at = rows["dimension"] + 0.8 / len(sources) * (index - (len(sources) - 1) / 2)
             axes.vlines(at, rows["q01"], rows["q99"], color=colour(source), lw=0.9)
             low = np.maximum(rows["mean"] - rows["std"], -1)
             high = np.minimum(rows["mean"] + rows["std"], 1)
