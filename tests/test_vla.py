@@ -1,6 +1,7 @@
 """The compact VLA: what it learns, what it sees, and that its files and resumes are exact."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -12,11 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from diffrl.data.attributes import libero_attributes
+from diffrl.data.episode import Episode
+from diffrl.data.hdf5 import write_episodes
 from diffrl.errors import UserError
 from diffrl.presets import PRESETS, VLAConfig
+from diffrl.sim.tasks import get_task
+from diffrl.vla import fit
 from diffrl.vla import model as vla
-from diffrl.vla.frames import Frames, chunks
-from diffrl.vla.train import draw, train
+from diffrl.vla.frames import Frames, chunks, make_frames
+from diffrl.vla.train import draw, split, train
 from diffrl.vla.vision import FrozenEfficientNet, encode
 
 TINY = VLAConfig(
@@ -236,3 +242,91 @@ def test_a_loss_that_is_not_a_number_stops_training_with_advice(tmp_path):
     frames.proprio[:] = np.nan
     with pytest.raises(UserError, match="learning_rate"):
         train(frames, frames, TINY, 0, tmp_path)
+
+
+# ---- data sets -------------------------------------------------------------------------------
+
+
+def standing_episode(steps=9, actions=7, state_size=110, task="libero_object/0") -> Episode:
+    """An episode in which nothing happens."""
+    states = np.zeros((steps + 1, state_size))
+    states[:, 0] = np.arange(steps + 1) / 20
+    rewards = np.zeros(steps)
+    rewards[-1] = 1
+    return Episode(
+        task=task,
+        instruction="stand still",
+        start_state="fresh/0/0",
+        seed=0,
+        source="operator",
+        mode="recorded",
+        success=True,
+        states=states,
+        actions=np.zeros((steps, actions)),
+        rewards=rewards,
+        fixtures=np.zeros((0, 7)),
+    )
+
+
+def data_file(path: Path, episodes: int, rate: int = 20) -> Path:
+    attrs = libero_attributes(get_task("libero_object/0"))
+    env_args = json.loads(attrs["env_args"])
+    env_args["env_kwargs"]["control_freq"] = rate
+    episodes = [standing_episode()] * episodes
+    write_episodes(path, episodes, attrs | {"env_args": json.dumps(env_args)})
+    return path
+
+
+def test_data_sets_that_cannot_teach_are_refused_with_their_names(tmp_path):
+    with pytest.raises(UserError, match=r"one_demo\.hdf5 holds 1 episodes"):
+        fit.load([data_file(tmp_path / "one_demo.hdf5", 1)], 10)
+    with pytest.raises(UserError, match=r"slow_demo\.hdf5 was recorded at 10 Hz"):
+        fit.load([data_file(tmp_path / "slow_demo.hdf5", 3, rate=10)], 10)
+    with pytest.raises(UserError, match="no episodes"):
+        make_frames([], TINY)
+    with pytest.raises(UserError, match=r"actions of shape \(9, 6\)"):
+        make_frames([standing_episode(actions=6)], TINY)
+
+
+def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
+    file = data_file(tmp_path / "some_demo.hdf5", 5)
+    assert len(fit.load([file], 3)) == 3
+    episodes = list("abcde")
+    assert split(episodes, 2) == (["a", "b", "c"], ["d", "e"])
+    assert split(episodes[:2], 4) == (["a"], ["b"])
+
+
+@pytest.mark.sim
+def test_a_model_sees_in_training_what_it_sees_in_evaluation(tmp_path, monkeypatch):
+    from diffrl.sim.camera import Renderer
+    from diffrl.sim.observation import observe
+    from diffrl.sim.scene import load_scene
+    from diffrl.sim.starts import fresh_start_states
+
+    monkeypatch.setattr("diffrl.vla.frames.cache_dir", lambda: tmp_path)
+    scene = load_scene("libero_object/0")
+    starts = fresh_start_states(scene, 4, 7)
+    episode = standing_episode(steps=3, state_size=scene.state_size)
+    episode.states[:, 1:] = starts.states[:, 1:]
+    episode.fixtures = starts.fixtures[0]
+    config = dataclasses.replace(TINY, frame_stride=2)
+    frames = make_frames([episode], config, workers=1)
+    assert len(frames) == 2  # states 0 and 2
+    with Renderer(scene, size=config.image_size, detail=config.detail) as renderer:
+        images = [
+            [renderer.render(episode.states[t], episode.fixtures, camera=c) for c in vla.CAMERAS]
+            for t in (0, 2)
+        ]
+    model = make_model(config)
+    inputs, _, _ = frames.batch(np.arange(2), model)
+    assert torch.equal(inputs.vision, model.look(np.array(images)))
+    felt = observe(scene, episode.states[[0, 2]], episode.fixtures)
+    expected = vla.proprioception(felt.eef_pos, felt.eef_quat, felt.gripper_qpos)
+    assert np.array_equal(frames.proprio, expected)
+    for cached in (tmp_path / "frames").iterdir():  # a second look renders nothing
+        before = cached.stat().st_mtime_ns
+        make_frames([episode], config, workers=1)
+        assert cached.stat().st_mtime_ns == before
+        cached.write_bytes(b"broken")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        make_frames([episode], config, workers=1)

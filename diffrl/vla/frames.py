@@ -24,6 +24,7 @@ from diffrl.scale import map_tasks
 from diffrl.vla.model import ACTION, CAMERAS, VLA, Inputs, proprioception
 from diffrl.vla.vision import encode, make_encoder, pixels
 
+FORMAT = 2  # of a cached file; a new number leaves the old files unread
 GROUP = 10  # episodes that one worker renders with one open renderer
 
 
@@ -113,7 +114,7 @@ def _check(episode) -> None:
 def _key(episode, config: VLAConfig) -> str:
     """Name of an episode's cached pictures: a hash of all that decides them."""
     digest = hashlib.sha256()
-    settings = (episode.task, config.image_size, config.detail, config.vision, CAMERAS)
+    settings = (FORMAT, episode.task, config.image_size, config.detail, config.vision, CAMERAS)
     digest.update(repr(settings).encode())
     digest.update(np.ascontiguousarray(episode.states[_moments(episode, config)]).tobytes())
     digest.update(np.ascontiguousarray(episode.fixtures).tobytes())

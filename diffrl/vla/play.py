@@ -4,6 +4,7 @@ Images are rendered only when the policy decides, and only for robots that still
 """
 
 import functools
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -46,17 +47,16 @@ def start_states(scene: Scene, names: Sequence[str]) -> StartStates:
 
 
 def _start_state(scene: Scene, name: str) -> StartStates:
-    kind, *numbers = name.replace("fixtures-", "").split("/")
-    try:
-        first, *second = (int(number) for number in numbers)
-        if kind == "official":
-            return _official(scene.task.id, *(second or [0]))[first]
-        if kind == "fresh":
-            return fresh_start_states(scene, 1, first, *second)
-    except (ValueError, TypeError, IndexError):
-        pass
+    if found := re.fullmatch(r"official/(\d+)(?:/fixtures-(\d+))?", name):
+        index, seed = int(found[1]), int(found[2] or 0)
+        official = _official(scene.task.id, seed)
+        if index < len(official):
+            return official[index]
+    if found := re.fullmatch(r"fresh/(\d+)/(\d+)", name):
+        return fresh_start_states(scene, 1, int(found[1]), int(found[2]))
     raise UserError(
-        f"{scene.task.id} has no start state {name!r}: it is official/<0-49> or fresh/<seed>/<k>."
+        f"{scene.task.id} has no start state {name!r}: it is official/<0-49>, possibly with "
+        "/fixtures-<seed>, or fresh/<seed>/<k>."
     )
 
 

@@ -110,4 +110,5 @@ def encode(encoder: FrozenEfficientNet, images: np.ndarray, block: int = 1) -> n
     flat = images.reshape(-1, *images.shape[2:])
     parts = [encoder(pixels(flat[i : i + block])) for i in range(0, len(flat), block)]
     maps = torch.cat(parts).half().numpy()
-    return maps.reshape(*images.shape[:2], *maps.shape[1:])
+    # files store the bytes as they lie, and convolutions may leave channels last
+    return np.ascontiguousarray(maps.reshape(*images.shape[:2], *maps.shape[1:]))
