@@ -42,7 +42,7 @@ class CloneConfig:
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
     target_success: float = 0.5  # cloning stops here, so that RL has something to show [C]
     first_measure: int = 100  # optimiser steps before success is first measured [C]
-    measure_every: int = 20  # optimiser steps between measurements and checkpoints [C]
+    measure_growth: float = 1.3  # steps of a measurement relative to the one before [C]
     measure_starts: int = 16  # held-out fresh start states of a measurement [C]
 
 
@@ -229,7 +229,6 @@ _GPU = Preset(
         learning_rate=1e-4,
         steps=20_000,
         first_measure=2000,
-        measure_every=1000,
     ),
     rl=RLConfig(
         copies=50,
@@ -251,7 +250,6 @@ _PAPER = Preset(
         learning_rate=1e-4,
         steps=50_000,
         first_measure=2000,
-        measure_every=1000,
     ),
     rl=RLConfig(
         prediction="epsilon",

@@ -225,7 +225,7 @@ def make_clone(algorithm="diffusion", **settings):
     generator = torch.Generator().manual_seed(5)
     features = {"state": torch.randn(80, LAYOUT.size, generator=generator)}
     plans = torch.tanh(features["state"][:, :7]).unsqueeze(1).expand(80, 4, 7)
-    settings = {"steps": 60, "measure_every": 20, "first_measure": 40, "batch": 16, **settings}
+    settings = {"steps": 60, "measure_growth": 1.5, "first_measure": 20, "batch": 16, **settings}
     return Clone(policy, features, plans, CloneConfig(**settings))
 
 
@@ -275,7 +275,7 @@ def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
         return 0.3 * len(measured)
 
     assert fit_clone(clone, measure, torch.Generator().manual_seed(0)) == pytest.approx(0.6)
-    assert clone.steps == 60  # first measured at 40, then at 60
+    assert clone.steps == 30  # first measured at 20, then at 30
     assert equal(weights(clone.policy), measured[-1])
 
 

@@ -208,7 +208,7 @@ def small_preset(**clone):
         name="test",
         tasks=(TASK,),
         demonstrations=OperatorConfig(count=3),
-        clone=CloneConfig(**{"steps": 300, "measure_every": 100, "measure_starts": 4, **clone}),
+        clone=CloneConfig(**{"steps": 300, "measure_starts": 4, **clone}),
         rl=RLConfig(
             copies=6,
             decisions=4,

@@ -171,14 +171,13 @@ def fit_clone(
     config = clone.config
     while clone.steps < config.steps and _success(clone) < config.target_success:
         began = time.perf_counter()
-        steps = min(config.measure_every, config.steps - clone.steps)
-        loss = clone.train(steps, generator)
-        success = math.nan
-        if clone.steps >= config.first_measure or clone.steps == config.steps:
-            with clone.averaged() as policy:
-                success = measure(policy)
-        measured = 0 if math.isnan(success) else config.measure_starts
-        row = {"steps": clone.steps, "loss": loss, "success": success, "measured": measured}
+        steps = math.ceil(config.measure_growth * clone.steps)
+        steps = max(config.first_measure, clone.steps + 1, steps)
+        loss = clone.train(min(steps, config.steps) - clone.steps, generator)
+        with clone.averaged() as policy:
+            success = measure(policy)
+        row = {"steps": clone.steps, "loss": loss, "success": success}
+        row |= {"measured": config.measure_starts}
         clone.curve.append(row)
         clone.seconds += time.perf_counter() - began
         report(clone.curve[-1])
@@ -195,5 +194,4 @@ def fit_clone(
 
 def _success(clone: Clone) -> float:
     """The last measured success; -1 before the first measurement."""
-    success = clone.curve[-1]["success"] if clone.curve else math.nan
-    return -1.0 if math.isnan(success) else success
+    return clone.curve[-1]["success"] if clone.curve else -1.0

@@ -106,7 +106,9 @@ class Training:
             checkpoint.save(path, state, self.key)
 
         def report(row: dict) -> None:
-            self.journal.row({**row, "iteration": row["steps"]}, config.measure_every, SHOWN_CLONE)
+            before = clone.curve[-2]["steps"] if len(clone.curve) > 1 else 0
+            values = {**row, "iteration": row["steps"]}
+            self.journal.row(values, row["steps"] - before, SHOWN_CLONE)
 
         self.journal.phase("clone", config.steps, clone.steps)
         fit_clone(
