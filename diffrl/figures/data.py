@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, colour, style
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, colour, style
 
 _GREYS = ("#BBBBBB", "#777777", "#56B4E9", "#0072B2", "#003A63")  # reference first, ours last
 AXES = ("Δx", "Δy", "Δz", "Δroll", "Δpitch", "Δyaw", "gripper")
@@ -46,7 +46,8 @@ def action_statistics(actions: pd.DataFrame) -> Figure:
 
     actions: rows (suite, source, dimension 0-6, mean, std, q01, q99); actions in [-1, 1].
     """
-    suites, sources = (list(dict.fromkeys(actions[name])) for name in ("suite", "source"))
+    suites = list(dict.fromkeys(actions["suite"]))
+    sources = [source for source, _ in arm_order(actions.assign(mode="recorded"))]
     figure, panels = plt.subplots(
         1,
         len(suites),

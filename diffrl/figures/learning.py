@@ -31,7 +31,8 @@ def learning_curves(
         for source, mode in arm_order(rows):
             arm = rows[(rows["source"] == source) & (rows["mode"] == mode)].sort_values("steps")
             steps, line = arm["steps"] / 1000, arm_style(source, mode)
-            axes.plot(steps, scale * arm["value"], **line, label=arm_label(source, mode))
+            label = arm_label(source, mode)
+            axes.plot(steps, scale * arm["value"], **line, label=label, clip_on=False, zorder=3)
             axes.fill_between(
                 steps,
                 scale * arm["low"],

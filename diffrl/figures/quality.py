@@ -173,12 +173,13 @@ def end_effector_paths(paths: pd.DataFrame, start_state: str) -> Figure:
                 points = 100 * path[[across, up]].to_numpy()
                 if state == start_state:
                     axes.plot(*points.T, color=colour(source), lw=1.6, zorder=3)
-                    axes.plot(*points[0], "o", color="black", ms=3.5, zorder=4)
-                    axes.plot(*points[-1], "s", color="black", ms=3.5, zorder=4)
+                    for point, marker in ((points[0], "o"), (points[-1], "s")):
+                        axes.plot(*point, marker, color="black", ms=3.5, zorder=4, clip_on=False)
                 else:
                     axes.plot(*points.T, color=colour(source), lw=0.5, alpha=0.35)
             axes.set_aspect("equal")
-            axes.locator_params(nbins=4)
+            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="y", nbins=3)
             axes.set_xlabel(f"{across} (cm)" if up == "z" else "")
         panels[0, column].set_title(arm_label(source, mode, newline=True), fontsize=7)
     panels[0, 0].set_ylabel("above\nx (cm)")
