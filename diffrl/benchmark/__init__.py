@@ -25,7 +25,7 @@ def main(
     """Measure the simulator's and the camera's speed; write results/throughput.json and a figure.
 
     Args:
-        what: the simulator (6 minutes), the camera (3 minutes on a CPU), or both.
+        what: the simulator (8 minutes), the camera (4 minutes on a CPU), or both.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.

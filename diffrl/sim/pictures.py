@@ -24,9 +24,9 @@ Detail = Literal["exact", "reduced"]
 
 # Tolerance (m) and triangle budget of a mesh, our choice. What the wrist camera comes near to:
 NEAR = (0.001, 16_000)  # a third of a pixel of agentview at 256²; weave is held by the budget
-FAR = (0.003, 3_000)  # the robot's pedestal and the room, always a metre or more away
+FAR = (0.003, 5_000)  # the robot's pedestal and the room, always a metre or more away
 TEXTURE_SIZE = 512  # pixels a side: twice the largest usual image (our choice)
-MAGIC = b"diffrl picture 1\n"  # raise the number when a reduced model changes
+MAGIC = b"diffrl picture 2\n"  # raise the number when a reduced model changes
 _VISIBLE = (1, 2)  # geom groups that LIBERO's renderer shows; 0 is what collides
 _MESH = mujoco.mjtGeom.mjGEOM_MESH
 

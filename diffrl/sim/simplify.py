@@ -13,7 +13,7 @@ import heapq
 import numpy as np
 from numba import njit
 
-NORMAL = 0.005  # metres of error that a normal off by 1 (57°) is worth; our choice
+NORMAL = 5.0  # a normal that is off by 1 (57°) is worth so many tolerances; our choice
 TEXTURE = 0.5  # metres of error for a metre by which the texture slides; our choice
 FLIP = 0.2  # cosine of the largest turn of a triangle in one collapse; our choice
 BORDER = 4.0  # weight of an open border's edge against its length squared; our choice
@@ -31,7 +31,9 @@ def simplify(
     corners = positions.reshape(-1, 3).astype(float)
     _, vertex = np.unique(corners, axis=0, return_inverse=True)
     slide = TEXTURE * _metres_per_texture_unit(positions, texture)
-    space = np.hstack([corners, NORMAL * normals.reshape(-1, 3), slide * texture.reshape(-1, 2)])
+    space = np.hstack(
+        [corners, NORMAL * tolerance * normals.reshape(-1, 3), slide * texture.reshape(-1, 2)]
+    )
     points, first, wedge = np.unique(space, axis=0, return_index=True, return_inverse=True)
     vertex_of = vertex.reshape(-1)[first]
     faces = wedge.reshape(-1, 3)
