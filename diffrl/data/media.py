@@ -16,7 +16,7 @@ from diffrl.sim.scene import load_scene
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 _BATCH_BYTES = 800e6  # of frames in memory at once
 _ENCODING = (
-    *("-crf", "18", "-preset", "fast"),  # visually lossless
+    *("-crf", "18", "-preset", "veryfast"),  # visually lossless
     *("-g", "2"),  # a key frame every second frame: training reads frames at random (lerobot's)
     *("-threads", "1", "-bitexact", "-fflags", "+bitexact"),  # the same frames: the same bytes
     *("-movflags", "+faststart", "-video_track_timescale", "10240"),
