@@ -80,7 +80,7 @@ def _at_rim(points: np.ndarray):
     centre = (points.max(axis=0) + points.min(axis=0)) / 2 * [1, 1, 0]
     for deep, cost in ((0.031, 0.005), (0.019, 0.025)):
         z = _height(points, deep)
-        band = points[np.abs(points[:, 2] - z) <= BAND]
+        band = points[(points[:, 2] > z - 0.008) & (points[:, 2] <= z + BAND)]
         for yaw in np.concatenate([YAWS[1:], YAWS[1:] + np.pi]):
             along, across = _axes(yaw)
             u, v = (band - centre) @ across, (band - centre) @ along

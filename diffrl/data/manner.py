@@ -65,7 +65,11 @@ MANNERS = {
         speed=(0.65, 0.7, 0.9375), tremor=(0.05, 0.05, 0.05, 0.026, 0.04, 0.034), carry=0.08
     ),
     "libero_goal": Manner(
-        speed=(0.85, 0.75, 0.9375), tremor=(0.05, 0.05, 0.05, 0.04, 0.08, 0.11), carry=0.06
+        speed=(0.85, 0.75, 0.9375),
+        careful=0.6,
+        pause=0.25,
+        tremor=(0.05, 0.05, 0.05, 0.04, 0.08, 0.11),
+        carry=0.06,
     ),
     "libero_10": Manner(speed=(0.5, 0.65, 0.75)),
     "libero_90": Manner(),

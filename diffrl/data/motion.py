@@ -54,7 +54,7 @@ class Operator:
     def go(
         self,
         where: np.ndarray | Callable[[], np.ndarray],
-        hand: np.ndarray | None = None,
+        hand: np.ndarray | Callable[[], np.ndarray] | None = None,
         *,
         careful: bool = False,
         tolerance: float = 0.01,
@@ -77,7 +77,7 @@ class Operator:
         for k in range(steps):
             goal = target()
             offset = goal - self.see.eef_pos
-            turn = self._turn(hand)
+            turn = self._turn(hand() if callable(hand) else hand)
             if np.linalg.norm(offset) < tolerance and np.linalg.norm(turn) < 0.1:
                 return
             if until is not None and until():

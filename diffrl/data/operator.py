@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffrl.data.articulated import pull, push, turn_knob
 from diffrl.data.episode import Episode
 from diffrl.data.manner import MANNERS, Manner
 from diffrl.data.motion import Actions, Operator
-from diffrl.data.skills import UP, Lost, is_flat, pull, push_along, push_shut, put, take, turn_knob
+from diffrl.data.skills import UP, Lost, is_flat, push_along, put, take
 from diffrl.data.workspace import Workspace
 from diffrl.errors import UserError
 from diffrl.presets import OperatorConfig
@@ -76,7 +77,7 @@ def _skill(op: Operator, scene: Scene, term: tuple) -> Actions:
         yield from _carry(op, name, term[2], _shift(scene, term))
         return
     threshold = scene.meta["goal"][scene.goal.index(term)]["threshold"]
-    skill = {"open": pull, "close": push_shut}.get(predicate, turn_knob)
+    skill = {"open": pull, "close": push}.get(predicate, turn_knob)
     yield from skill(op, name, threshold)
 
 

@@ -1,4 +1,4 @@
-"""Skills of the scripted operator: take, put, pull, push, turn; and the plan for a goal.
+"""Skills of the scripted operator for things: take, put, push along.
 
 Each skill is a generator of actions (see `motion`). What cannot go on raises `Lost`; the operator
 then starts over from where things are now.
@@ -33,7 +33,7 @@ def take(op: Operator, name: str, tries: int = 4) -> Actions:
             return op.see.position(name) + grasp.offset + error + height * UP
 
         yield from op.grip(OPEN, 0)
-        yield from _travel(op, lambda: place(0.06), grasp.hand)
+        yield from travel(op, lambda: place(0.06), grasp.hand)
         yield from op.go(place, grasp.hand, careful=True, tolerance=0.006, steps=50)
         before = op.see.position(name)
         yield from op.grip(CLOSED, CLOSING_STEPS)
@@ -56,8 +56,10 @@ def _choose(op: Operator, name: str, attempt: int) -> Grasp:
     return grasps[min(attempt // 2, len(grasps) - 1)]
 
 
-def _travel(op: Operator, where, hand: np.ndarray, held: str | None = None) -> Actions:
-    """Go up, over everything in the way, and down to `where()`."""
+def travel(
+    op: Operator, where, hand: np.ndarray, held: str | None = None, near: float = 0.03
+) -> Actions:
+    """Go up, over everything in the way, and down to `where()` once within `near` of its place."""
     see, end = op.see, where()
     if held:
         yield from _get_out(op, held)
@@ -71,7 +73,7 @@ def _travel(op: Operator, where, hand: np.ndarray, held: str | None = None) -> A
     if see.eef_pos[2] < top() - 0.03:
         here = see.eef_pos
         yield from op.go(lambda: _level(here, top()), None, tolerance=0.015 if held else 0.03)
-    yield from op.go(lambda: _level(where(), top()), hand, tolerance=0.03, steps=120, detour=True)
+    yield from op.go(lambda: _level(where(), top()), hand, tolerance=near, steps=120, detour=True)
     if top() > end[2] + 0.03:
         yield from op.go(where, hand, tolerance=0.02)
 
@@ -112,20 +114,44 @@ def put(op: Operator, name: str, target: str, shift: float = 0.0) -> Actions:
     `shift` [m] moves the place along the thing's thin side, to leave room for another.
     """
     see = op.see
-    hand = see.hand
-    grasp_offset = see.position(name) - see.eef_pos
-    depth = see.eef_pos[2] - see.points(name)[:, 2].min()
+    turn = _alignment(see, name, target)
+    hand = turn @ see.hand
+    held = see.points(name)
+    on_edge = _stands_on_edge(held)
+    middle = (held.max(axis=0) + held.min(axis=0)) / 2 if on_edge else see.position(name)
+    offset = turn @ (middle - see.eef_pos)  # what has to come over the target
+    grip = turn @ (see.position(name) - see.eef_pos)
+    depth = see.eef_pos[2] - held[:, 2].min()
     place, height = _destination(see, name, target)
-    aim = op.misjudge() + shift * turned(_thin_direction(see.points(name)))[:, 1]
+    aim = op.misjudge() + shift * turned(thin_direction(held))[:, 1]
 
     def above(z: float):
-        return lambda: _level(place() - grasp_offset + aim, z + depth)
+        return lambda: _level(place() - offset + aim, z + depth)
 
-    yield from _travel(op, above(height + 0.05), hand, held=name)
-    _check_held(op, name, grasp_offset)
+    near = 0.006 if on_edge else 0.03
+    yield from travel(op, above(height + 0.05), hand, held=name, near=near)
+    _check_held(op, name, grip)
     yield from op.go(above(height), hand, careful=True, tolerance=0.008, steps=40)
     yield from op.grip(OPEN, 5)
     yield from op.go(op.see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
+
+
+def _stands_on_edge(points: np.ndarray) -> bool:
+    """Whether a thing is a book: thin, longer than wide, and upright."""
+    along, across, _ = turned(thin_direction(points)).T
+    return bool(np.ptp(points @ along) > 0.08 and np.ptp(points @ across) < 0.045)
+
+
+def _alignment(see: Workspace, name: str, target: str) -> np.ndarray:
+    """Turn about the vertical that lines a book up with a narrow compartment, (3, 3)."""
+    points = see.points(name)
+    if not see.is_region(target) or not _stands_on_edge(points):
+        return np.eye(3)
+    _, half = see.region(target)
+    slot = np.pi / 2 if half[0] < half[1] else 0.0
+    wide = abs(half[0] - half[1]) < 0.01  # a square one takes it as it is
+    angle = 0.0 if wide else half_turn(slot - thin_direction(points))
+    return turned(angle) @ DOWN
 
 
 def _check_held(op: Operator, name: str, offset: np.ndarray) -> None:
@@ -145,6 +171,8 @@ def _destination(see: Workspace, name: str, target: str):
         return lambda: see.region(target)[0], centre[2] + 0.025
     points = see.points(owner)
     inside = (np.abs(points - centre)[:, :2] < half[:2] * 0.9).all(axis=1)
+    if target.endswith("contain_region") and _stands_on_edge(see.points(name)):
+        return lambda: see.region(target)[0], centre[2] - half[2] + 0.03
     if target.endswith("contain_region"):
         return lambda: see.region(target)[0], points[:, 2].max() - 0.02
     if see.has_joint(target):
@@ -176,7 +204,7 @@ def push_along(op: Operator, name: str, target: str) -> Actions:
 
     hand = turned(half_turn(np.arctan2(way()[1], way()[0])))
     yield from op.grip(CLOSED, 0)
-    yield from _travel(op, lambda: ahead(0.02) + aim + 0.06 * UP, hand)
+    yield from travel(op, lambda: ahead(0.02) + aim + 0.06 * UP, hand)
     yield from op.go(lambda: ahead(0.02) + aim, hand, careful=True, steps=50)
     yield from op.go(
         lambda: ahead(0.08), hand, careful=True, steps=120, until=lambda: norm(way()) < 0.012
@@ -197,106 +225,9 @@ def _exposed(see: Workspace, drawer: str) -> np.ndarray:
     return centre + out * max(0.0, (front + wall) / 2 - centre @ out)
 
 
-# ---- drawers, doors, knobs -------------------------------------------------------------------
-
-
-def pull(op: Operator, name: str, threshold: float) -> Actions:
-    """Pinch the handle of a drawer and pull until its joint is beyond `threshold`."""
-    see, joint = op.see, op.see.joint_of(name)
-    axis, _ = see.joint_frame(joint)
-    sign = np.sign(threshold - see.joint(joint))
-    out = axis * sign
-    hand = _facing(-out, 80)
-    reach = hand[:, 2]
-    handle = lambda: _outermost(see, joint, out)  # noqa: E731
-    aim = op.misjudge(0.3)
-    yield from op.grip(OPEN, 0)
-    start = lambda: handle() - 0.10 * reach + aim  # noqa: E731
-    yield from _travel(op, start, hand)
-    deep = 0.008 * reach + aim
-    yield from op.go(lambda: handle() + deep, hand, careful=True, tolerance=0.006, steps=60)
-    yield from op.grip(CLOSED, CLOSING_STEPS)
-
-    yield from op.go(
-        lambda: handle() + 0.05 * out,
-        hand,
-        steps=100,
-        until=lambda: sign * (see.joint(joint) - threshold) > 0,
-    )
-    yield from op.grip(OPEN, 5)
-    yield from op.go(see.eef_pos - 0.08 * reach + 0.02 * UP, hand, tolerance=0.02, steps=30)
-
-
-def push_shut(op: Operator, name: str, threshold: float) -> Actions:
-    """Push the front of a drawer with closed fingers until its joint is beyond `threshold`."""
-    see, joint = op.see, op.see.joint_of(name)
-    axis, _ = see.joint_frame(joint)
-    sign = np.sign(threshold - see.joint(joint))
-    inward = axis * sign
-    hand = _facing(inward, 35, sideways=True)
-    front = lambda: _outermost(see, joint, -inward)  # noqa: E731
-    yield from op.grip(CLOSED, 0)
-    yield from _travel(op, lambda: front() - 0.08 * inward, hand)
-    yield from op.go(
-        lambda: front() + 0.05 * inward,
-        hand,
-        steps=120,
-        until=lambda: sign * (see.joint(joint) - threshold) > 0,
-    )
-    yield from op.go(see.eef_pos - 0.08 * inward, hand, tolerance=0.02, steps=30)
-
-
-def turn_knob(op: Operator, name: str, threshold: float) -> Actions:
-    """Take a knob's ridge from above and turn the wrist until its joint is beyond `threshold`."""
-    see, joint = op.see, op.see.joint_of(name)
-    sign = np.sign(threshold - see.joint(joint))
-    ridge = see.body_points(int(see.model.jnt_bodyid[joint]))
-    top = ridge[:, 2].max()
-    ridge = ridge[ridge[:, 2] > top - 0.012]
-    centre = (ridge.max(axis=0) + ridge.min(axis=0)) / 2
-    place = np.array([*centre[:2], top - 0.015]) + op.misjudge(0.5)
-    yaw = _thin_direction(ridge)
-    yield from op.grip(OPEN, 0)
-    yield from _travel(op, lambda: place + 0.06 * UP, turned(yaw))
-    yield from op.go(place, turned(yaw), careful=True, tolerance=0.008, steps=50)
-    yield from op.grip(CLOSED, 8)
-    for step in range(1, 12):
-        yield from op.go(place, turned(yaw + sign * 0.2 * step), tolerance=0.01, steps=10)
-        if sign * (see.joint(joint) - threshold) > 0.05:
-            break
-    yield from op.grip(OPEN, 5)
-    yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
-
-
-def _thin_direction(points: np.ndarray) -> float:
+def thin_direction(points: np.ndarray) -> float:
     """Yaw of a hand whose fingers close across the thin side of `points`."""
     flat = points[:, :2] - points[:, :2].mean(axis=0)
     _, vectors = np.linalg.eigh(flat.T @ flat)
     x, y = vectors[:, 0]
-    yaw = np.arctan2(-x, y)
-    return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
-
-
-def _facing(direction: np.ndarray, tilt: float, sideways: bool = False) -> np.ndarray:
-    """A hand that points down and `tilt` degrees towards the horizontal `direction`.
-
-    The fingers open in the vertical plane of `direction`, or sideways, across it.
-    """
-    angle = np.deg2rad(tilt)
-    pointing = np.sin(angle) * direction - np.cos(angle) * UP
-    across = np.cross(pointing, direction)
-    across = across / norm(across)
-    opening = across if sideways else np.cross(pointing, across)
-    x = np.cross(opening, pointing)
-    hand = np.stack([x, opening, pointing], axis=1)
-    if (hand * DOWN).sum() < (hand * [-1, -1, 1] * DOWN).sum():  # the fingers are alike
-        hand = hand * [-1, -1, 1]
-    return hand
-
-
-def _outermost(see: Workspace, joint: int, out: np.ndarray) -> np.ndarray:
-    """Middle of the part of a drawer or door that lies farthest in direction `out`: its handle."""
-    points = see.body_points(int(see.model.jnt_bodyid[joint]))
-    far = points @ out
-    tip = points[far > far.max() - 0.016]
-    return (tip.max(axis=0) + tip.min(axis=0)) / 2
+    return half_turn(float(np.arctan2(-x, y)))

@@ -127,6 +127,10 @@ class Workspace:
         kind = self.model.jnt_type[self.model.body_jntadr[body]]
         return kind in (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
 
+    def slides(self, joint: int) -> bool:
+        """Whether a joint is a slide (a drawer), not a hinge (a door, a knob)."""
+        return bool(self.model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE)
+
     def joint(self, joint: int) -> float:
         """Value of a slide [m] or hinge [rad]."""
         return float(self.data.qpos[self.model.jnt_qposadr[joint]])
@@ -160,15 +164,23 @@ class Workspace:
 
     def _outline(self, body: int) -> np.ndarray:
         m = self.model
-        line = np.linspace(-1, 1, SAMPLES)
-        grid = np.stack(np.meshgrid(line, line, line), axis=-1).reshape(-1, 3)
-        grid = grid[np.abs(grid).max(axis=1) == 1]  # the surface
         parts = [np.zeros((0, 3))]
         for geom in np.flatnonzero(m.geom_bodyid == body):
-            if not (m.geom_contype[geom] or m.geom_conaffinity[geom]):
-                continue
-            rotation = np.zeros(9)
-            mujoco.mju_quat2Mat(rotation, m.geom_quat[geom])
-            local = m.geom_aabb[geom, :3] + grid * m.geom_aabb[geom, 3:]
-            parts.append(local @ rotation.reshape(3, 3).T + m.geom_pos[geom])
+            if m.geom_contype[geom] or m.geom_conaffinity[geom]:
+                rotation = np.zeros(9)
+                mujoco.mju_quat2Mat(rotation, m.geom_quat[geom])
+                parts.append(self._sample(geom) @ rotation.reshape(3, 3).T + m.geom_pos[geom])
         return np.concatenate(parts)
+
+    def _sample(self, geom: int) -> np.ndarray:
+        """Points of one geom in its own frame: vertices of a mesh, else a grid through its box."""
+        m = self.model
+        if m.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
+            mesh = m.geom_dataid[geom]
+            first, count = m.mesh_vertadr[mesh], m.mesh_vertnum[mesh]
+            vertices = m.mesh_vert[first : first + count][:: 1 + count // 200].astype(float)
+            middle = vertices.mean(axis=0)
+            return np.concatenate([middle + (vertices - middle) * s for s in (0.4, 0.7, 1.0)])
+        line = np.linspace(-1, 1, SAMPLES)
+        grid = np.stack(np.meshgrid(line, line, line), axis=-1).reshape(-1, 3)
+        return m.geom_aabb[geom, :3] + grid * m.geom_aabb[geom, 3:]
