@@ -40,9 +40,10 @@ class CloneConfig:
     learning_rate: float = 1e-3  # of Adam, cosine to zero [C]; DPPO: 1e-4 for large nets [D]
     weight_decay: float = 1e-6  # [D]
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
-    target_success: float = 0.5  # cloning stops here, so that RL has something to show [C]
+    target_success: float = 0.3  # cloning stops here, so that RL has something to show [C]
+    most_success: float = 0.7  # a block of training that jumps beyond is taken back and halved [C]
     first_measure: int = 100  # optimiser steps before success is first measured [C]
-    measure_growth: float = 1.3  # steps of a measurement relative to the one before [C]
+    measure_growth: float = 1.5  # steps of a measurement relative to the one before [C]
     measure_starts: int = 16  # held-out fresh start states of a measurement [C]
 
 
@@ -77,7 +78,7 @@ class RLConfig:
     critic_warmup: int = 1  # iterations in which only the critic learns [C]; DPPO: 2
     target_kl: float = 1.0  # an update stops beyond this [D]
     gaussian_std: float = 0.05  # initial std of the Gaussian policy, plan units [C]; DPPO: 0.1
-    gaussian_clip: float = 0.08  # its PPO clip [C]; DPPO: 0.01
+    gaussian_clip: float = 0.04  # its PPO clip [C]; DPPO: 0.01
     gaussian_learning_rate: float = 3e-4  # [C]
     measure_every: int = 5  # iterations between measurements; the best policy is kept [C]
     measure_starts: int = 48  # held-out fresh start states of a measurement [C]

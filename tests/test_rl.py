@@ -240,54 +240,66 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, tmp_path):
-    whole, generator = make_clone(algorithm), torch.Generator().manual_seed(2)
-    fit_clone(whole, lambda policy: 0.2, generator)
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, killed_at, tmp_path):
+    def measure(policy):  # it jumps over the range
+        return 0.9 if measured.steps > 40 else 0.1
+
+    measured = whole = make_clone(algorithm)
+    fit_clone(whole, measure)
+    assert [row["kept"] for row in whole.curve].count(False) > 0
 
     class Killed(Exception):
         pass
 
-    part, generator = make_clone(algorithm), torch.Generator().manual_seed(2)
+    measured = part = make_clone(algorithm)
     path = tmp_path / "clone.safetensors"
 
     def save():
-        tree = {"clone": part.state(), "generator": generator.get_state()}
-        checkpoint.save(path, tree, "key")
-        if part.steps == 20:
+        checkpoint.save(path, part.state(), "key")
+        if len(part.curve) == killed_at:
             raise Killed
 
     with pytest.raises(Killed):
-        fit_clone(part, lambda policy: 0.2, generator, save)
-    again, generator = make_clone(algorithm), torch.Generator()
-    state = checkpoint.load(path, "key")
-    again.restore(state["clone"])
-    generator.set_state(state["generator"])
-    fit_clone(again, lambda policy: 0.2, generator)
+        fit_clone(part, measure, save)
+    measured = again = make_clone(algorithm)
+    again.restore(checkpoint.load(path, "key"))
+    fit_clone(again, measure)
+    assert [row["steps"] for row in again.curve] == [row["steps"] for row in whole.curve]
     assert equal(weights(again.policy), weights(whole.policy))
 
 
-def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
-    clone = make_clone(target_success=0.5, steps=1000)
+def test_cloning_stops_within_the_range_and_keeps_the_averaged_weights():
+    clone = make_clone(steps=1000)
     measured = []
 
     def measure(policy):
         measured.append(weights(policy))
-        return 0.3 * len(measured)
+        return 0.2 * len(measured)
 
-    assert fit_clone(clone, measure, torch.Generator().manual_seed(0)) == pytest.approx(0.6)
+    assert fit_clone(clone, measure) == pytest.approx(0.4)
     assert clone.steps == 30  # first measured at 20, then at 30
     assert equal(weights(clone.policy), measured[-1])
 
 
+def test_a_block_that_jumps_over_the_range_is_taken_back_and_halved():
+    clone = make_clone(steps=1000, first_measure=80)
+    assert fit_clone(clone, lambda policy: 1.0 if clone.steps > 50 else 0.5) == 0.5
+    assert [(row["steps"], row["kept"]) for row in clone.curve] == [(80, False), (40, True)]
+    steep = make_clone(steps=1000, first_measure=80)
+    assert fit_clone(steep, lambda policy: 1.0 if steep.steps > 33 else 0.0) == 1.0
+    assert [row["steps"] for row in steep.curve] == [80, 40, 20, 40, 30, 40]
+    assert [row["kept"] for row in steep.curve] == [False, False, True, False, True, True]
+
+
 def test_a_clone_that_never_succeeds_is_told_with_what_to_change():
     with pytest.raises(UserError, match=r"libero_object/0 never succeeded .* demonstrations.count"):
-        fit_clone(make_clone(), lambda policy: 0.0, torch.Generator().manual_seed(0))
+        fit_clone(make_clone(), lambda policy: 0.0)
 
 
 def test_a_cloning_loss_that_is_not_finite_is_told():
-    clone = make_clone(learning_rate=1e30)
     with pytest.raises(UserError, match=r"clone\.learning_rate"):
-        fit_clone(clone, lambda policy: 0.5, torch.Generator().manual_seed(0))
+        fit_clone(make_clone(learning_rate=1e30), lambda policy: 0.5)
 
 
 # -- checkpoints
@@ -390,7 +402,7 @@ def test_errors_enter_no_rate():
 def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_path):
     journal = Journal(tmp_path, "run", bar=False)
     journal.phase("RL", 10, 3)
-    journal.row({"success": 0.5, "sps": math.nan, "iteration": 4}, 1, ("success", "sps"))
+    journal.row({"success": 0.5, "sps": math.nan}, 4, ("success", "sps"))
     journal.close()
     text = (tmp_path / "train.log").read_text()
     assert "RL: 3 of 10 done" in text

@@ -1,10 +1,12 @@
 """Behaviour cloning: a policy from few demonstrations, stopped when it is good enough for RL.
 
 A clone that already succeeds always leaves RL nothing to show, one that never does leaves it
-nothing to learn from: training stops at a set success, measured on fresh start states that nothing
-else uses.
+nothing to learn from: training stops within a range of success, measured on fresh start states that
+nothing else uses. Success rises steeply, so a block of training that jumps over the range is taken
+back and made shorter.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +24,8 @@ from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene
 
 Measure = Callable[[ChainPolicy], float]  # success rate of a clone
+SHORTEST_BLOCK = 10  # optimiser steps
+PROGRESS = ("block", "taken_back", "seconds", "curve")  # of a clone, beside what it has learnt
 
 
 def demonstration_rows(
@@ -69,7 +73,14 @@ def _images(policy: ChainPolicy, scene: Scene, states: np.ndarray, episode: Epis
 class Clone:
     """Cloning under way: Adam, cosine learning rate, an average of the weights (EMA)."""
 
-    def __init__(self, policy: ChainPolicy, features: Features, plans: Tensor, config: CloneConfig):
+    def __init__(
+        self,
+        policy: ChainPolicy,
+        features: Features,
+        plans: Tensor,
+        config: CloneConfig,
+        seed: int = 0,
+    ):
         from diffusers.training_utils import EMAModel  # diffusers takes seconds to import
 
         policy.fit(features, plans[:, 0])
@@ -80,11 +91,14 @@ class Clone:
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.ema = EMAModel(self.parameters, decay=config.ema)
+        self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
+        self.block = config.first_measure  # steps until the next measurement
+        self.taken_back = False  # whether a block was
         self.seconds = 0.0  # of training and measuring, kills not counted
-        self.curve: list[dict] = []  # optimiser steps, loss, success
+        self.curve: list[dict] = []  # of each block: steps, loss, success, and whether it was kept
 
-    def train(self, steps: int, generator: torch.Generator) -> float:
+    def train(self, steps: int) -> float:
         """Take `steps` optimiser steps; return their mean loss.
 
         Raises:
@@ -92,9 +106,10 @@ class Clone:
         """
         total = 0.0
         for _ in range(steps):
-            rows = torch.randint(0, len(self.plans), (self.config.batch,), generator=generator)
-            features = self.policy.augment(select(self.features, rows), generator)
-            loss = self.policy.loss(features, self.plans[rows], generator)
+            size = (self.config.batch,)
+            rows = torch.randint(0, len(self.plans), size, generator=self.generator)
+            features = self.policy.augment(select(self.features, rows), self.generator)
+            loss = self.policy.loss(features, self.plans[rows], self.generator)
             if not torch.isfinite(loss):
                 raise UserError(
                     f"The cloning loss is {loss.item()} at step {self.steps}: lower "
@@ -114,24 +129,40 @@ class Clone:
         """Return a context in which the policy has the averaged weights."""
         return _Averaged(self)
 
-    def state(self) -> dict:
-        """Return everything that `restore` needs."""
+    def learnt(self) -> dict:
+        """Return (references to) what training changes."""
         return {
             "policy": self.policy.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
+            "generator": self.generator.get_state(),
             "steps": self.steps,
-            "curve": self.curve,
-            "seconds": self.seconds,
         }
+
+    def relearn(self, learnt: dict) -> None:
+        """Go back to what `learnt` returned."""
+        for name in ("policy", "optimiser", "ema"):
+            getattr(self, name).load_state_dict(learnt[name])
+        self.generator.set_state(learnt["generator"])
+        self.steps = learnt["steps"]
+
+    def state(self) -> dict:
+        """Return everything that `restore` needs."""
+        return {"learnt": self.learnt(), **{name: getattr(self, name) for name in PROGRESS}}
 
     def restore(self, state: dict) -> None:
         """Continue from what `state` returned."""
-        self.policy.load_state_dict(state["policy"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.ema.load_state_dict(state["ema"])
-        for name in ("steps", "curve", "seconds"):
+        self.relearn(state["learnt"])
+        for name in PROGRESS:
             setattr(self, name, state[name])
+
+    def finished(self) -> bool:
+        """Whether success is in its range, or training can come no closer to it."""
+        if not self.curve:
+            return False
+        config, last = self.config, self.curve[-1]
+        enough = last["kept"] and last["success"] >= config.target_success
+        return enough or self.steps >= config.steps
 
 
 class _Averaged:
@@ -150,48 +181,52 @@ class _Averaged:
 def fit_clone(
     clone: Clone,
     measure: Measure,
-    generator: torch.Generator,
     save: Callable[[], None] = lambda: None,
     report: Callable[[dict], None] = lambda row: None,
 ) -> float:
-    """Train until the clone's success reaches `target_success`, or the steps are used up.
+    """Train until success lies in [target_success, most_success], or the steps are used up.
 
     The policy ends with the averaged weights. Returns the last measured success.
 
     Args:
         clone: fresh, or restored from a checkpoint.
         measure: success of a policy on held-out start states.
-        generator: of batches and noise.
         save: called after each measurement.
         report: called with each row of the curve.
 
     Raises:
         UserError: the loss is not finite, or the finished clone never succeeds.
     """
-    config = clone.config
-    while clone.steps < config.steps and _success(clone) < config.target_success:
+    while not clone.finished():
         began = time.perf_counter()
-        steps = math.ceil(config.measure_growth * clone.steps)
-        steps = max(config.first_measure, clone.steps + 1, steps)
-        loss = clone.train(min(steps, config.steps) - clone.steps, generator)
-        with clone.averaged() as policy:
-            success = measure(policy)
-        row = {"steps": clone.steps, "loss": loss, "success": success}
-        row |= {"measured": config.measure_starts}
-        clone.curve.append(row)
+        row = _train_block(clone, measure)
         clone.seconds += time.perf_counter() - began
-        report(clone.curve[-1])
+        report(row)
         save()
-    if not _success(clone) > 0:
+    success = clone.curve[-1]["success"]
+    if success == 0:
         raise UserError(
             f"The clone of {clone.policy.layout.task} never succeeded on its "
-            f"{config.measure_starts} held-out start states after {clone.steps} steps: RL from a "
-            "sparse reward cannot start there. Raise demonstrations.count or clone.steps."
+            f"{clone.config.measure_starts} held-out start states after {clone.steps} steps: RL "
+            "from a sparse reward cannot start there. Raise demonstrations.count or clone.steps."
         )
     clone.ema.copy_to(clone.parameters)
-    return _success(clone)
+    return success
 
 
-def _success(clone: Clone) -> float:
-    """The last measured success; -1 before the first measurement."""
-    return clone.curve[-1]["success"] if clone.curve else -1.0
+def _train_block(clone: Clone, measure: Measure) -> dict:
+    """Train a block and measure; keep it, unless it jumped over the range and can be halved."""
+    config, before = clone.config, copy.deepcopy(clone.learnt())
+    loss = clone.train(min(clone.block, config.steps - clone.steps))
+    with clone.averaged() as policy:
+        success = measure(policy)
+    kept = success <= config.most_success or clone.block <= SHORTEST_BLOCK
+    row = {"steps": clone.steps, "loss": loss, "success": success}
+    clone.curve.append(row | {"measured": config.measure_starts, "kept": kept})
+    if not kept:
+        clone.relearn(before)
+        clone.taken_back = True
+        clone.block = max(clone.block // 2, SHORTEST_BLOCK)
+    elif not clone.taken_back:
+        clone.block = max(math.ceil((config.measure_growth - 1) * clone.steps), SHORTEST_BLOCK)
+    return clone.curve[-1]

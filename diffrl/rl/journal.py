@@ -16,7 +16,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.name = folder / "train.log", name
         self.hidden = None if bar else True  # None: tqdm looks whether it is a terminal
-        self.bar: tqdm | None = None
+        self.title, self.bar = "", None
         self.board = _board(folder) if tensorboard else None
 
     def say(self, text: str) -> None:
@@ -27,6 +27,7 @@ class Journal:
     def phase(self, title: str, total: int, done: int = 0) -> None:
         """Begin a part of `total` units, of which `done` are there already."""
         self.close()
+        self.title = title
         self.bar = tqdm(
             total=total,
             initial=done,
@@ -36,17 +37,17 @@ class Journal:
         )
         self.say(f"{title}: {done} of {total} done")
 
-    def row(self, values: dict, units: int, shown: tuple[str, ...]) -> None:
-        """Advance by `units`; show and log some of `values`, all of them go to TensorBoard."""
+    def row(self, values: dict, done: int, shown: tuple[str, ...]) -> None:
+        """Advance to `done` units; show and log some of `values`, all go to TensorBoard."""
         text = {name: f"{values[name]:.3g}" for name in shown if _is_number(values.get(name))}
         if self.bar is not None:
             self.bar.set_postfix(text)
-            self.bar.update(units)
+            self.bar.update(done - self.bar.n)
         self.say(" ".join(f"{name}={value}" for name, value in text.items()))
         if self.board is not None:
             for name, value in values.items():
                 if _is_number(value):
-                    self.board.add_scalar(name, value, values["iteration"])
+                    self.board.add_scalar(f"{self.title}/{name}", value, done)
 
     def close(self) -> None:
         """End the bar."""

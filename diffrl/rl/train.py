@@ -94,29 +94,16 @@ class Training:
         path, config = self.folder / "checkpoint" / "clone.safetensors", self.preset.clone
         policy = self.new_policy()
         episodes, attempts = self._demonstrations()
-        clone = Clone(policy, *demonstration_rows(policy, self.scene, episodes), config)
-        generator = torch.Generator().manual_seed(self.seed)
+        rows = demonstration_rows(policy, self.scene, episodes)
+        clone = Clone(policy, *rows, config, self.seed)
         if path.exists():
-            state = checkpoint.load(path, self.key)
-            clone.restore(state["clone"])
-            generator.set_state(state["generator"])
-
-        def save() -> None:
-            state = {"clone": clone.state(), "generator": generator.get_state()}
-            checkpoint.save(path, state, self.key)
-
-        def report(row: dict) -> None:
-            before = clone.curve[-2]["steps"] if len(clone.curve) > 1 else 0
-            values = {**row, "iteration": row["steps"]}
-            self.journal.row(values, row["steps"] - before, SHOWN_CLONE)
-
+            clone.restore(checkpoint.load(path, self.key))
         self.journal.phase("clone", config.steps, clone.steps)
         fit_clone(
             clone,
             lambda p: success_rate(self.measure(config.measure_starts, p)),
-            generator,
-            save,
-            report,
+            lambda: checkpoint.save(path, clone.state(), self.key),
+            lambda row: self.journal.row(row, clone.steps, SHOWN_CLONE),
         )
         if hasattr(policy, "freeze_prefix"):
             policy.freeze_prefix()
@@ -144,7 +131,7 @@ class Training:
 
         def report(row: dict) -> None:
             write_csv(self.folder / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
-            self.journal.row(row, 1, SHOWN_RL)
+            self.journal.row(row, learner.iteration, SHOWN_RL)
 
         self.journal.phase("RL", config.iterations, learner.iteration)
         improve(
@@ -177,7 +164,7 @@ class Training:
         return pd.DataFrame(rows)
 
 
-SHOWN_CLONE = ("loss", "success")
+SHOWN_CLONE = ("steps", "loss", "success")
 SHOWN_RL = ("success", "measured_success", "sps", "approx_kl", "explained_variance")
 
 
