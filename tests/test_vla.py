@@ -36,8 +36,8 @@ LEFT, RIGHT = "push the plate left", "push the plate right"
 def toy_frames(n=64, seed=0, config=TINY) -> Frames:
     """Frames whose action is decided by the words (sign) and by the proprioception (size)."""
     rng = np.random.default_rng(seed)
-    side = config.image_size // 16
-    vision = rng.standard_normal((n, 2, 272, side, side)).astype(np.float16)
+    cells = (config.image_size // 16) ** 2
+    vision = rng.standard_normal((n, 2, cells, 272)).astype(np.float16)
     proprio = rng.uniform(0, 1, (n, 8)).astype(np.float32)
     left = rng.random(n) < 0.5
     size = np.where(left, -1, 1) * (0.2 + 0.8 * proprio[:, 0])
@@ -89,7 +89,7 @@ def test_the_frozen_encoder_sees_an_image_alone_the_same_as_in_company():
     encoder = FrozenEfficientNet()
     together = encode(encoder, images)
     alone = np.concatenate([encode(encoder, images[i : i + 1]) for i in (2, 0, 1)])
-    assert together.shape == (3, 2, 272, 8, 8)
+    assert together.shape == (3, 2, 64, 272)
     assert np.array_equal(together[[2, 0, 1]], alone)
 
 

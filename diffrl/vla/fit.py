@@ -127,7 +127,8 @@ def fit_all(
     items = [(data, seed) for data in preset.vla.data for seed in preset.vla.seeds]
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
-    workers = workers or (cores() if device == "cpu" else 1)
+    few = len(items) if len(items) < 2 * cores() else cores()  # three on two cores: no idle one
+    workers = workers or (few if device == "cpu" else 1)
     rows = map_tasks(function, items, names=names, workers=workers, description="VLAs")
     table = pd.DataFrame(rows)
     write_csv(results_dir(preset.name) / "vla.csv", table)

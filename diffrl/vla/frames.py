@@ -1,7 +1,7 @@
 """Training frames from episodes: images rendered once from the states, and cached.
 
 An episode stores states, not pictures. Here every `frame_stride`-th state of it is rendered for
-both cameras; with a frozen encoder only the encoder's maps are kept (70 kB a frame). The cache
+both cameras; with a frozen encoder only the encoder's cells are kept (70 kB a frame). The cache
 goes by the content of an episode, so data sets, their subsets and mixtures share it.
 """
 
@@ -24,7 +24,7 @@ from diffrl.scale import map_tasks
 from diffrl.vla.model import ACTION, CAMERAS, VLA, Inputs, proprioception
 from diffrl.vla.vision import encode, make_encoder, pixels
 
-FORMAT = 2  # of a cached file; a new number leaves the old files unread
+FORMAT = 3  # of a cached file; a new number leaves the old files unread
 GROUP = 10  # episodes that one worker renders with one open renderer
 
 
@@ -32,7 +32,7 @@ GROUP = 10  # episodes that one worker renders with one open renderer
 class Frames:
     """F decision points with what the policy saw and what was done next."""
 
-    vision: np.ndarray  # (F, cameras, C, h, w) float16 maps, or (F, cameras, H, W, 3) uint8
+    vision: np.ndarray  # (F, cameras, cells, C) float16, or (F, cameras, H, W, 3) uint8
     proprio: np.ndarray  # (F, 8) float32
     instructions: np.ndarray  # (F,) str
     actions: np.ndarray  # (F, horizon, 7) float32, simulator units
@@ -122,7 +122,7 @@ def _key(episode, config: VLAConfig) -> str:
 
 
 def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[tuple]:
-    """Return each episode's maps (or images) and proprioception, making what the cache lacks."""
+    """Return each episode's cells (or images) and proprioception, making what the cache lacks."""
     folder = cache_dir() / "frames"
     paths = [folder / f"{_key(episode, config)}.safetensors" for episode in episodes]
     missing: dict[str, list] = defaultdict(list)

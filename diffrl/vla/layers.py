@@ -11,12 +11,12 @@ class Glimpses(nn.Module):
     """Queries, asked by the instruction, look at each camera's map and say what they saw and where.
 
     A spatial softmax (Levine et al. 2016) whose attention depends on the words.
-    (n, cameras, C, side, side), (n, width) -> (n, cameras * queries, width)
+    (n, cameras, side * side, C), (n, width) -> (n, cameras * queries, width)
     """
 
     def __init__(self, channels: int, cameras: int, side: int, queries: int, width: int):
         super().__init__()
-        self.cells = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU())
+        self.cells = nn.Sequential(nn.Linear(channels, width), nn.GELU())
         self.position = nn.Parameter(torch.randn(cameras, side * side, width) * 0.02)
         self.queries = nn.Parameter(torch.randn(cameras, queries, width))
         self.ask = nn.Linear(width, queries * width)
@@ -26,8 +26,8 @@ class Glimpses(nn.Module):
         grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
         self.register_buffer("grid", grid.reshape(-1, 2), persistent=False)
 
-    def forward(self, maps: Tensor, text: Tensor) -> Tensor:
-        cells = self.cells(maps.flatten(3).transpose(2, 3)) + self.position
+    def forward(self, cells: Tensor, text: Tensor) -> Tensor:
+        cells = self.cells(cells) + self.position
         asked = self.ask(text).reshape(len(text), 1, *self.queries.shape[1:])
         scores = (self.queries + asked) @ cells.transpose(2, 3)  # (n, cameras, queries, cells)
         look = (scores * cells.shape[-1] ** -0.5).softmax(-1)

