@@ -129,9 +129,9 @@ def _yaw_between(a: np.ndarray, b: np.ndarray) -> float:
 
 def _collisions(obstacles: np.ndarray, place: np.ndarray, hand: np.ndarray) -> int:
     """Number of obstacle points inside the open fingers or the palm of a hand at `place`."""
-    x, y, z = np.abs(((obstacles - place) @ hand).T * [[1], [1], [0]]) + [[0], [0], [1]] * (
-        ((obstacles - place) @ hand).T
-    )
+    local = (obstacles - place) @ hand
+    x, y = np.abs(local[:, :2]).T
+    z = local[:, 2]
     fingers = (x < 0.016) & (y > 0.03) & (y < 0.07) & (z < TIP) & (z > -PALM)
     palm = (x < 0.035) & (y < 0.105) & (z <= -PALM) & (z > -0.30)  # on its way down, too
     return int(np.count_nonzero(fingers | palm))

@@ -15,7 +15,7 @@ from diffrl.data.articulated import pull, push, turn_knob
 from diffrl.data.episode import Episode
 from diffrl.data.manner import MANNERS, Manner
 from diffrl.data.motion import Actions, Operator
-from diffrl.data.skills import UP, Lost, is_flat, push_along, put, take
+from diffrl.data.skills import UP, Lost, is_covered, is_flat, push_along, put, take
 from diffrl.data.workspace import Workspace
 from diffrl.errors import UserError
 from diffrl.presets import OperatorConfig
@@ -67,7 +67,8 @@ def perform(op: Operator, scene: Scene) -> Actions:
         except Lost as lost:
             op.trouble = str(lost)
             yield from op.grip(-1.0, 3)
-            yield from op.go(op.see.eef_pos + 0.1 * UP, None, tolerance=0.02, steps=20)
+            if op.see.eef_pos[2] < op.see.base[2] + 0.45:  # a better view, and out of the way
+                yield from op.go(op.see.eef_pos + 0.1 * UP, None, tolerance=0.02, steps=20)
         yield from op.rest(2)
 
 
@@ -95,6 +96,8 @@ def _carry(op: Operator, name: str, target: str, shift: float) -> Actions:
         wide = limits[np.argmax(np.abs(limits))]
         if abs(see.joint(joint)) < 0.8 * abs(wide):
             yield from pull(op, target, 0.84 * wide)
+    elif is_covered(see, target):
+        raise Lost(f"{target} is covered, and the hand only comes from above")
     if is_flat(see, name):
         yield from push_along(op, name, target)
     else:

@@ -160,26 +160,40 @@ def _check_held(op: Operator, name: str, offset: np.ndarray) -> None:
 
 
 def _destination(see: Workspace, name: str, target: str):
-    """Where the thing's origin is to go (a function) and the height of its lowest point there."""
+    """Where the thing is to go (a function) and the height of its lowest point there."""
     if not see.is_region(target):
         heights = see.points(target)[:, 2]
         into = 0.012 if np.ptp(heights) > 0.03 else 0.0  # bowls take things in, plates do not
         return lambda: see.position(target), heights.max() + 0.008 - into
     centre, half = see.region(target)
     owner = see.owner(target)
-    if owner is None:
-        return lambda: see.region(target)[0], centre[2] + 0.025
-    points = see.points(owner)
-    inside = (np.abs(points - centre)[:, :2] < half[:2] * 0.9).all(axis=1)
-    if target.endswith("contain_region") and _stands_on_edge(see.points(name)):
-        return lambda: see.region(target)[0], centre[2] - half[2] + 0.03
-    if target.endswith("contain_region"):
-        return lambda: see.region(target)[0], points[:, 2].max() - 0.02
+
+    def place() -> np.ndarray:
+        return see.region(target)[0]
+
+    if owner is None:  # a piece of the table
+        return place, centre[2] + 0.025
     if see.has_joint(target):
-        inside = _exposed(see, target)
-        return lambda: inside, centre[2] + 0.02
+        free = _exposed(see, target)
+        return lambda: free, centre[2] + 0.02
+    points = see.points(owner)
+    if target.endswith("contain_region"):
+        on_edge = _stands_on_edge(see.points(name))
+        return place, centre[2] - half[2] + 0.03 if on_edge else points[:, 2].max() - 0.02
+    inside = (np.abs(points - centre)[:, :2] < half[:2] * 0.9).all(axis=1)
     below = points[inside & (points[:, 2] < centre[2] + 0.05), 2]
-    return lambda: see.region(target)[0], below.max(initial=centre[2]) + 0.01
+    return place, below.max(initial=centre[2]) + 0.01
+
+
+def is_covered(see: Workspace, target: str) -> bool:
+    """Whether a region lies under a roof: in a microwave, between the boards of a shelf."""
+    owner = see.owner(target) if see.is_region(target) else None
+    if owner is None:
+        return False
+    centre, half = see.region(target)
+    offset = see.points(owner) - centre
+    middle = (np.abs(offset[:, :2]) < 0.6 * half[:2]).all(axis=1)
+    return bool((middle & (offset[:, 2] > 0.03)).any())
 
 
 def is_flat(see: Workspace, name: str) -> bool:
