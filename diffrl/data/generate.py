@@ -196,6 +196,8 @@ def generate_all(
     """Make every data set of a preset in parallel processes; return ``generation.csv``."""
     pairs = sources or sources_of(preset)
     items = [(task, *pair) for task in tasks or preset.tasks for pair in pairs]
+    for task, source, _ in items:
+        expert_folders(task, source, preset)  # a missing expert is said before hours of work
     workers = min(workers or cores(), len(items))
     threads = max(cores() // workers, 1)
     options = {"preset": preset, "threads": threads, "force": force, "show": workers == 1}
