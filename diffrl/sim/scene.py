@@ -4,7 +4,6 @@
 few MB a task. From the cache neither LIBERO nor robosuite is imported.
 """
 
-import gc
 import hashlib
 import io
 import json
