@@ -289,6 +289,28 @@ def test_records_do_not_depend_on_batch_processes_order_or_interruption(tmp_path
 
 
 @pytest.mark.sim
+@pytest.mark.parametrize("mode", ["deterministic", "stochastic"])
+def test_an_expert_acts_as_in_the_rollouts_that_made_its_data(tmp_path, mode):
+    from diffrl import policy as policies
+    from diffrl.presets import get_preset
+    from diffrl.rl.rollout import rollout
+    from diffrl.sim.scene import load_scene
+    from diffrl.sim.starts import official_start_states
+
+    preset, scene = get_preset("smoke"), load_scene(TASK)
+    config = policies.make_config("gaussian", preset.clone, preset.rl)
+    layout = policies.Layout(TASK, len(scene.object_names), len(scene.goal_names), 0)
+    policies.save(tmp_path, policies.make_policy(config, layout))
+    starts = official_start_states(scene)[:2]
+    played = rollout(policies.load(tmp_path), scene, starts, mode, threads=1, record=True)
+    expert = open_policy(f"expert:{tmp_path}?mode={mode}")
+    outcomes = play(expert, plan([TASK], 2), copies=2, keep=lambda trial: True)
+    for trial, outcome in zip(played, outcomes):
+        assert outcome.steps == trial.steps
+        assert np.array_equal(np.array(outcome.states), trial.episode.states)
+
+
+@pytest.mark.sim
 def test_the_openpi_adapter_drives_whole_episodes_and_errors_are_kept_apart(
     demonstrations, serve, tmp_path
 ):

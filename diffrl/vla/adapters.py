@@ -18,6 +18,7 @@ from diffrl.artifacts import file_hash
 from diffrl.data.hdf5 import read_episodes
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
+from diffrl.rl import rollout
 from diffrl.vla import model as vla
 from diffrl.vla.model import ACTION, CAMERAS, Inputs, proprioception
 
@@ -139,6 +140,7 @@ class Expert(Base):
             ],
             noise,
             *features.values(),
+            block=rollout.BLOCK,  # as in the rollouts that made its data
         )
         actions = []
         for plan, trial in zip(plans, trials):
@@ -179,17 +181,17 @@ class Compact(Base):
         return actions[:, : self.chunk].double().numpy()
 
 
-def in_blocks(function, *tensors: torch.Tensor) -> torch.Tensor:
-    """Apply `function` to the rows of `tensors` in blocks of exactly `BLOCK`, padded with zeros.
+def in_blocks(function, *tensors: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
+    """Apply `function` to the rows of `tensors` in blocks of exactly `block`, padded with zeros.
 
     A matrix product of another size may round differently, and after a contact so may success.
     """
     parts = []
-    for first in range(0, len(tensors[0]), BLOCK):
-        rows = [t[first : first + BLOCK] for t in tensors]
-        missing = BLOCK - len(rows[0])
+    for first in range(0, len(tensors[0]), block):
+        rows = [t[first : first + block] for t in tensors]
+        missing = block - len(rows[0])
         padded = [torch.cat([r, r.new_zeros(missing, *r.shape[1:])]) for r in rows]
-        parts.append(function(*padded)[: BLOCK - missing])
+        parts.append(function(*padded)[: block - missing])
     return torch.cat(parts)
 
 
