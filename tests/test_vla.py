@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from diffrl.data.hdf5 import write_episodes
 from diffrl.errors import UserError
 from diffrl.presets import PRESETS, VLAConfig
 from diffrl.sim.tasks import get_task
-from diffrl.vla import fit
+from diffrl.vla import fit, recipes
 from diffrl.vla import model as vla
 from diffrl.vla.frames import Frames, chunks, make_frames
 from diffrl.vla.train import draw, split, train
@@ -294,6 +295,37 @@ def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
     episodes = list("abcde")
     assert split(episodes, 2) == (["a", "b", "c"], ["d", "e"])
     assert split(episodes[:2], 4) == (["a"], ["b"])
+
+
+PARSE = """
+import sys
+import draccus
+from lerobot.configs import parser
+from lerobot.configs.train import TrainPipelineConfig
+arguments = parser.filter_path_args(["policy"], sys.argv[1:])
+arguments = [a for a in arguments if not a.startswith("--policy.")]
+config = draccus.parse(TrainPipelineConfig, args=arguments)
+print(config.dataset.repo_id, config.steps, config.batch_size, config.rename_map)
+"""
+
+
+def test_the_recipe_s_commands_name_the_preset_s_data():
+    lines = recipes.commands(PRESETS["smoke"], "diffusion-deterministic")
+    assert "--suite libero_object" in lines["π0"][-1]
+    assert "results/smoke/datasets/diffusion-deterministic" in lines["export"][0]
+
+
+@pytest.mark.skipif(
+    "LEROBOT_PYTHON" not in os.environ, reason="LEROBOT_PYTHON names no environment with lerobot"
+)
+def test_lerobot_s_own_parser_takes_the_recipe():
+    command = shlex.split(recipes.commands(PRESETS["smoke"], "gaussian-stochastic")["SmolVLA"][0])
+    run = [os.environ["LEROBOT_PYTHON"], "-c", PARSE, *command[1:]]
+    result = subprocess.run(run, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("diffrl/gaussian-stochastic 20000 64 {")
+    assert command[0] == "lerobot-train"
+    assert Path(run[0]).with_name(command[0]).exists()
 
 
 @pytest.mark.sim

@@ -4,7 +4,11 @@
 (`python -m diffrl export`) and evaluates what comes back (`openpi:` and `lerobot:` policies).
 """
 
+import json
+
 from diffrl.presets import Preset
+
+CAMERAS = {"image": "camera1", "image2": "camera2"}  # our export's names -> SmolVLA's
 
 
 def commands(preset: Preset, data: str) -> dict[str, list[str]]:
@@ -17,6 +21,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     suites = " ".join(dict.fromkeys(task.partition("/")[0] for task in preset.tasks))
     folder, name = f"exports/{data}", f"diffrl/{data}"
     config = f"pi0_{data.replace('-', '_')}"
+    rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}
     checkpoint = f"outputs/smolvla-{data}/checkpoints/last/pretrained_model"
     evaluate = f"python -m diffrl evaluate --suite {suites} --policy"
     return {
@@ -26,7 +31,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
         "SmolVLA": [
             "lerobot-train --policy.path=lerobot/smolvla_base --policy.push_to_hub=false "
             f"--dataset.repo_id={name} --dataset.root={folder} --batch_size=64 --steps=20000 "
-            f"--seed=1000 --output_dir=outputs/smolvla-{data}",
+            f"--seed=1000 --output_dir=outputs/smolvla-{data} --rename_map='{json.dumps(rename)}'",
             f"{evaluate} 'lerobot:LEROBOT/bin/python?checkpoint={checkpoint}'",
         ],
         "π0": [
