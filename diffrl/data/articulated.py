@@ -7,7 +7,7 @@ import numpy as np
 from numpy.linalg import norm
 
 from diffrl.data.motion import CLOSED, DOWN, OPEN, Actions, Operator, turned
-from diffrl.data.skills import CLOSING_STEPS, UP, thin_direction, travel
+from diffrl.data.skills import UP, thin_direction, travel
 from diffrl.data.workspace import Workspace
 
 
@@ -70,10 +70,10 @@ def pull(op: Operator, name: str, threshold: float) -> Actions:
     yield from op.go(
         lambda: handle(deep=0.008) + aim, hand(), careful=True, tolerance=0.006, steps=60
     )
-    yield from op.grip(CLOSED, CLOSING_STEPS)
+    yield from op.grip(CLOSED, 8)
     yield from op.go(lambda: handle(ahead=0.05), hand, steps=150, until=leaf.there)
-    yield from op.grip(OPEN, 5)
-    away = see.eef_pos - 0.08 * hand()[:, 2] + 0.02 * UP
+    yield from op.grip(OPEN, 4)
+    away = see.eef_pos - 0.05 * hand()[:, 2] + 0.02 * UP
     yield from op.go(away, hand(), tolerance=0.02, steps=30)
 
 

@@ -19,6 +19,7 @@ class Manner:
     Attributes:
         speed: cap of the commanded speed per axis on the way, (x, y, z).
         careful: the same close to an object, one number.
+        turn: cap of the commanded rotation; 0.375 is the largest in the human sets.
         spread: log-standard-deviation of the speed from leg to leg.
         waver: relative standard deviation of the speed within a leg.
         tremor: standard deviation of the unwanted part of a moving hand's command, six axes.
@@ -31,6 +32,7 @@ class Manner:
 
     speed: tuple[float, float, float] = (0.6, 0.75, 0.9)
     careful: float = 0.45
+    turn: float = 0.375
     spread: float = 0.2
     waver: float = 0.25
     tremor: tuple[float, ...] = (0.05, 0.05, 0.05, 0.02, 0.04, 0.04)
@@ -57,8 +59,9 @@ MANNERS = {
     "libero_spatial": Manner(
         speed=(0.85, 0.75, 0.9375),
         careful=0.6,
+        turn=0.25,
         spread=0.15,
-        tremor=(0.05, 0.05, 0.05, 0.04, 0.065, 0.045),
+        tremor=(0.05, 0.05, 0.05, 0.04, 0.065, 0.03),
         carry=0.09,
     ),
     "libero_object": Manner(
@@ -67,8 +70,9 @@ MANNERS = {
     "libero_goal": Manner(
         speed=(0.85, 0.75, 0.9375),
         careful=0.6,
+        turn=0.28,
         pause=0.25,
-        tremor=(0.05, 0.05, 0.05, 0.04, 0.08, 0.11),
+        tremor=(0.05, 0.05, 0.05, 0.025, 0.075, 0.09),
         carry=0.06,
     ),
     "libero_10": Manner(speed=(0.5, 0.65, 0.75)),

@@ -14,7 +14,6 @@ from diffrl.data.workspace import Workspace
 
 OPEN, CLOSED = -1.0, 1.0  # gripper commands
 METRE, RADIAN = 1 / 0.05, 1 / 0.5  # action units per metre and per radian of goal offset
-TURN_LIMIT = 0.375  # largest rotation command in LIBERO's human sets
 STALL = 10  # control steps without progress after which a motion ends
 DOWN = np.diag([1.0, -1.0, -1.0])  # the hand pointing down, fingers opening along world y
 
@@ -113,7 +112,7 @@ class Operator:
         noise = self._tremor.step()
         speed = max(0.2, 1 + self.manner.waver * noise[6])
         move = np.clip(offset * METRE, -cap, cap) * speed
-        spin = np.clip(turn * RADIAN, -TURN_LIMIT, TURN_LIMIT)
+        spin = np.clip(turn * RADIAN, -self.manner.turn, self.manner.turn)
         effort = 0.3 + min(1.0, float(np.linalg.norm(move)))  # a hand at work shakes more
         command = np.concatenate([move, spin]) + noise[:6] * self.manner.tremor * effort
         return np.append(np.clip(command, -LIMIT, LIMIT), self.gripper)

@@ -94,8 +94,8 @@ def _carry(op: Operator, name: str, target: str, shift: float) -> Actions:
         joint = see.joint_of(target)
         limits = see.model.jnt_range[joint]
         wide = limits[np.argmax(np.abs(limits))]
-        if abs(see.joint(joint)) < 0.8 * abs(wide):
-            yield from pull(op, target, 0.84 * wide)
+        if abs(see.joint(joint)) < 0.7 * abs(wide):
+            yield from pull(op, target, 0.76 * wide)
     elif is_covered(see, target):
         raise Lost(f"{target} is covered, and the hand only comes from above")
     if is_flat(see, name):

@@ -129,7 +129,7 @@ def put(op: Operator, name: str, target: str, shift: float = 0.0) -> Actions:
         return lambda: _level(place() - offset + aim, z + depth)
 
     near = 0.006 if on_edge else 0.03
-    yield from travel(op, above(height + 0.05), hand, held=name, near=near)
+    yield from travel(op, above(height + 0.03), hand, held=name, near=near)
     _check_held(op, name, grip)
     yield from op.go(above(height), hand, careful=True, tolerance=0.008, steps=40)
     yield from op.grip(OPEN, 5)
