@@ -146,8 +146,9 @@ def test_calibration_pools_tasks_and_flags_what_is_off():
 # ---- in the simulator ------------------------------------------------------------------------
 
 
-def play(scene, starts, noise, seed=0):
-    return [e for e, _ in operator_episodes(scene, starts, seed, OperatorConfig(noise=noise), 1)]
+def play(scene, starts, noise, seed=0, threads=1):
+    config = OperatorConfig(noise=noise)
+    return [episode for episode, _ in operator_episodes(scene, starts, seed, config, threads)]
 
 
 @pytest.mark.sim
@@ -161,7 +162,7 @@ def test_a_steady_operator_puts_the_soup_into_the_basket_every_time():
 def test_episodes_are_valid_varied_and_do_not_depend_on_what_runs_beside_them():
     scene = load_scene(TASK)
     starts = fresh_start_states(scene, 3, seed=4)
-    together = play(scene, starts, noise=1.0)
+    together = play(scene, starts, noise=1.0, threads=2)
     alone = play(scene, starts[2], noise=1.0)[0]
     assert together[2].validate().states.tobytes() == alone.states.tobytes()
     assert together[2].actions.tobytes() == alone.actions.tobytes()

@@ -102,7 +102,7 @@ def turn_knob(op: Operator, name: str, threshold: float) -> Actions:
     top = ridge[:, 2].max()
     ridge = ridge[ridge[:, 2] > top - 0.012]
     centre = (ridge.max(axis=0) + ridge.min(axis=0)) / 2
-    place = np.array([*centre[:2], top - 0.015]) + op.misjudge(0.5)
+    place = np.array([centre[0], centre[1], top - 0.015]) + op.misjudge(0.5)
     yaw = thin_direction(ridge)
     yield from op.grip(OPEN, 0)
     yield from travel(op, lambda: place + 0.06 * UP, turned(yaw))

@@ -1,8 +1,8 @@
 """How a person drives the arm: speed, tremor, pauses, detours, aim.
 
-Numbers per suite are fitted (`python -m diffrl operator --calibrate`) to the action statistics of
-LIBERO's human demonstrations; the model itself is our choice. All noise scales with one number,
-so that 0 is a steady machine and 1 is calibrated.
+The numbers per suite are fitted to the action statistics of LIBERO's human demonstrations
+(`python -m diffrl operator` prints the comparison); the model itself is our choice. All noise
+scales with one number: 0 is a steady machine, 1 is calibrated.
 """
 
 from dataclasses import dataclass, replace

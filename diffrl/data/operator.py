@@ -14,7 +14,7 @@ import numpy as np
 from diffrl.data.articulated import pull, push, turn_knob
 from diffrl.data.episode import Episode
 from diffrl.data.manner import MANNERS, Manner
-from diffrl.data.motion import Actions, Operator
+from diffrl.data.motion import OPEN, Actions, Operator
 from diffrl.data.skills import UP, Lost, is_covered, is_flat, push_along, put, take
 from diffrl.data.workspace import Workspace
 from diffrl.errors import UserError
@@ -25,6 +25,7 @@ from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates, fresh_start_states
 
 COPIES = 16  # simulated side by side; changes no result
+HOPELESS = 40  # attempts without any success after which it gives up; our choice
 RECORDED = ("eef_pos", "eef_quat", "gripper_qpos", "joint_pos", "object_pos", "object_quat")
 
 _ORDER = {"open": 0, "turnon": 1, "turnoff": 1, "in": 2, "on": 2, "close": 3}
@@ -66,7 +67,7 @@ def perform(op: Operator, scene: Scene) -> Actions:
                 op.trouble = " ".join(todo[0]) + " was tried and does not hold"
         except Lost as lost:
             op.trouble = str(lost)
-            yield from op.grip(-1.0, 3)
+            yield from op.grip(OPEN, 3)
             if op.see.eef_pos[2] < op.see.base[2] + 0.45:  # a better view, and out of the way
                 yield from op.go(op.see.eef_pos + 0.1 * UP, None, tolerance=0.02, steps=20)
         yield from op.rest(2)
@@ -217,14 +218,17 @@ def operator_demonstrations(
     """
     starts = fresh_start_states(scene, config.max_attempts, seed, first)
     successes: list[Episode] = []
-    trials = operator_episodes(scene, starts, seed, config, threads)
-    for attempts, (episode, _) in enumerate(trials, 1):
+    attempts, trouble = 0, ""
+    for episode, why in operator_episodes(scene, starts, seed, config, threads):
+        attempts, trouble = attempts + 1, why or trouble
         if episode.success:
             successes.append(episode.validate())
         if len(successes) == n:
             return successes, attempts
+        if attempts == HOPELESS and not successes:
+            break
     raise UserError(
         f"The scripted operator reached {len(successes)} of {n} demonstrations of "
-        f"{scene.task.id} in {config.max_attempts} attempts: choose a task that it can do "
+        f"{scene.task.id} in {attempts} attempts ({trouble}): choose a task that it can do "
         "(results/laptop/operator.csv), fewer demonstrations, or source='human'."
     )
