@@ -21,7 +21,7 @@ from diffrl.errors import UserError
 from diffrl.presets import OperatorConfig
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
-from diffrl.sim.tasks import SUITES, suite_tasks
+from diffrl.sim.tasks import PRO_SUITES, SUITES, suite_tasks
 from diffrl.statistics import wilson
 
 AXES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
@@ -80,7 +80,7 @@ def _replace(table: pd.DataFrame, row: dict) -> pd.DataFrame:
     """`table` with `row` in the place of its task's old one, in LIBERO's order."""
     others = table[table.task != row["task"]] if len(table) else table
     joined = pd.concat([others, pd.DataFrame([row])], ignore_index=True)
-    order = {name: k for k, name in enumerate(SUITES)}
+    order = {name: k for k, name in enumerate((*SUITES, *PRO_SUITES))}
     place = joined.task.str.split("/", expand=True)
     rank = place[0].map(order) * 1000 + place[1].astype(int)
     return joined.loc[rank.sort_values(kind="stable").index].reset_index(drop=True)
