@@ -21,7 +21,7 @@ from diffrl.errors import UserError
 from diffrl.presets import OperatorConfig
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
-from diffrl.sim.tasks import PRO_SUITES, SUITES, suite_tasks
+from diffrl.sim.tasks import PRO_SUITES, SUITES, get_task, suite_tasks
 from diffrl.statistics import wilson
 
 AXES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
@@ -48,6 +48,8 @@ def main(
         threads: simulator threads; they change no result.
         force: try tasks again that the table holds already.
     """
+    if attempts < 1:
+        raise UserError(f"--attempts must be at least 1, it is {attempts}.")
     folder = results_dir(preset)
     paths = folder / "operator.csv", folder / "operator_motion.csv"
     for task in tqdm(_task_ids(tasks), unit="task"):
@@ -69,7 +71,7 @@ def main(
 def _task_ids(tasks: tuple[str, ...]) -> list[str]:
     names = SUITES if tasks == ("all",) else tasks
     whole = {name: [task.id for task in suite_tasks(name)] for name in names if "/" not in name}
-    return [task for name in names for task in whole.get(name, [name])]
+    return [get_task(task).id for name in names for task in whole.get(name, [name])]
 
 
 def _read(path: Path) -> pd.DataFrame:
