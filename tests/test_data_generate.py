@@ -14,7 +14,7 @@ import pytest
 
 from diffrl.data.attempts import Attempt
 from diffrl.data.generate import collect, dataset_path, generate, sources_of
-from diffrl.data.hdf5 import read_episodes, validate_file
+from diffrl.data.hdf5 import EpisodeWriter, read_episodes, validate_file
 from diffrl.errors import UserError
 from diffrl.presets import get_preset
 
@@ -130,6 +130,32 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short):
     other = dataclasses.replace(short.generation, seed=2)
     generate(samples.TASK, "operator", "recorded", dataclasses.replace(short, generation=other))
     assert {e.start_state.split("/")[1] for e in read_episodes(path)} == {"2"}
+
+
+@pytest.mark.sim
+def test_writing_costs_a_twentieth_of_simulating(short, tmp_path):
+    """Must show: in CPU time, as walls move with whatever else runs; the better of three."""
+    from diffrl.data.human import replay
+    from diffrl.sim.scene import load_scene
+
+    generate(samples.TASK, "operator", "recorded", short)
+    episodes = read_episodes(dataset_path(samples.TASK, "operator", "recorded", "smoke"))
+    scene = load_scene(samples.TASK)
+
+    def write(attempt):
+        with EpisodeWriter(tmp_path / f"{attempt}.hdf5", samples.TASK, samples.ATTRS) as writer:
+            for episode in episodes:
+                writer.append(episode)
+
+    simulating = min(cpu_seconds(replay, scene, episodes, threads=1) for _ in range(2))
+    writing = min(cpu_seconds(write, attempt) for attempt in range(3))
+    assert simulating > 20 * writing
+
+
+def cpu_seconds(function, *arguments, **options):
+    began = time.process_time()
+    function(*arguments, **options)
+    return time.process_time() - began
 
 
 @pytest.mark.sim
