@@ -1,5 +1,7 @@
 # make reproduce [PRESET=smoke]   run the notebooks; what is finished is found
-# make test [ARGS="-m 'not slow'"] · make check-kills · make lint · make lab · make doctor · make readme · make clean
+# make test                       every test but the slow ones; the smoke series is one of them
+# make check-slow · check-kills · check-lerobot   what takes longer, or needs its own environment
+# make lint · make lab · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
 
@@ -10,10 +12,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help ready reproduce test check-kills lint lab doctor readme clean
+.PHONY: help ready readers reproduce test check-slow check-kills check-lerobot lint lab doctor \
+  readme clean
 
 help:
-	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 ready: $(INSTALLED)
 	@test -e $(VENV)/.renderer || { $(RUN) -m diffrl.opengl && touch $(VENV)/.renderer; } || true
@@ -21,11 +24,29 @@ ready: $(INSTALLED)
 reproduce: ready
 	@$(RUN) -m diffrl reproduce --preset $(PRESET) $(ARGS)
 
-test: ready
-	@$(RUN) -m pytest $(ARGS) || test $$? -eq 5  # 5: nothing was selected
+test: ready readers
+	@$(RUN) -m pytest -m 'not slow' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
+
+check-slow: ready readers  # all 130 tasks against LIBERO, long trainings, memory
+	@$(RUN) -m pytest -m slow $(ARGS)
 
 check-kills: ready  # the series killed in every notebook, against an unbroken one
 	@DIFFRL_KILLS=1 $(RUN) -m pytest tests/test_series.py
+
+# robomimic's own requirements do not install here; its reader needs only these
+readers: $(INSTALLED)
+	@test -d build/readers || $(RUN) -m pip install -qq --disable-pip-version-check --no-deps \
+	  --target build/readers robomimic==0.3.0 tensorboardX==2.6.5 termcolor==3.3.0 protobuf==7.36.2
+
+check-lerobot: ready  # a separate environment of several GB
+	@test -x build/lerobot/bin/python || $(PYTHON) -m venv build/lerobot
+	@build/lerobot/bin/pip install -qq --disable-pip-version-check lerobot==0.4.4 h5py
+	@rm -rf build/check && mkdir -p build/check
+	@DIFFRL_HOME=build/check $(RUN) -m diffrl generate --preset smoke --source operator
+	@for form in lerobot hdf5; do $(RUN) -m diffrl export build/check/results --to build/check/$$form \
+	  --format $$form --size 128 --detail reduced || exit 1; done
+	@HF_HUB_OFFLINE=1 build/lerobot/bin/python tools/check_lerobot.py build/check/lerobot \
+	  build/check/hdf5/*/*.hdf5
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLOCKS = ["minutes", "seconds", "seconds_collect", "seconds_update", "sps", "time"]  # may differ
 COMMAND = [sys.executable, "-m", "diffrl", "reproduce", "--preset", "smoke"]
 
-pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
+pytestmark = pytest.mark.notebooks
 
 
 def new_home(folder):
