@@ -41,8 +41,8 @@ class CloneConfig:
     weight_decay: float = 1e-6  # [D]
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
     target_success: float = 0.3  # cloning stops here, so that RL has something to show [C]
-    most_success: float = 0.7  # a block of training that jumps beyond is taken back and halved [C]
-    first_measure: int = 100  # optimiser steps before success is first measured [C]
+    most_success: float = 0.8  # a block of training that jumps beyond is taken back and halved [C]
+    first_measure: int = 600  # optimiser steps before success is first measured [C]
     measure_growth: float = 1.5  # steps of a measurement relative to the one before [C]
     measure_starts: int = 16  # held-out fresh start states of a measurement [C]
 
@@ -76,10 +76,10 @@ class RLConfig:
     epochs: int = 10  # passes over an iteration's pairs [D]
     minibatch: int = 1500  # (decision, denoising step) pairs [C]; DPPO: about 10 000
     critic_warmup: int = 1  # iterations in which only the critic learns [C]; DPPO: 2
-    target_kl: float = 1.0  # an update stops beyond this [D]
+    target_kl: float = 0.1  # the policy's update stops beyond this [C]; DPPO: 1
     gaussian_std: float = 0.05  # initial std of the Gaussian policy, plan units [C]; DPPO: 0.1
     gaussian_clip: float = 0.04  # its PPO clip [C]; DPPO: 0.01
-    gaussian_learning_rate: float = 3e-4  # [C]
+    gaussian_learning_rate: float = 2e-4  # [C]
     measure_every: int = 5  # iterations between measurements; the best policy is kept [C]
     measure_starts: int = 48  # held-out fresh start states of a measurement [C]
     target_success: float | None = None  # training stops at this measured success [C]; None: never
@@ -195,7 +195,7 @@ _ALL = (
 _SMOKE = Preset(
     name="smoke",  # 2 cores, minutes: small, but every stage is real and RL visibly learns
     tasks=("libero_object/0",),
-    demonstrations=OperatorConfig(count=10),
+    demonstrations=OperatorConfig(count=3),
     rl=RLConfig(iterations=9, measure_every=3, measure_starts=24, evaluation_starts=20),
     generation=GenerationConfig(episodes=20, max_attempts=120),
     quality=QualityConfig(episodes=20, resamples=1000),

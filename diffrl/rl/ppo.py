@@ -139,8 +139,8 @@ def update(
                 )
                 _step(optimisers["actor"], loss)
                 watch |= {"actor_loss": loss.detach(), **seen}
+                learn_actor = float(seen["approx_kl"]) <= config.target_kl
             watched.append(watch)
-        learn_actor = learn_actor and float(watched[-1]["approx_kl"]) <= config.target_kl
     return _diagnostics(watched, values.flatten(), returns)
 
 
