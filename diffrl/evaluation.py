@@ -31,7 +31,7 @@ from diffrl.scale import cores, map_tasks
 from diffrl.scores import ARM, compare, protocol, summarise
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.adapters import Oracle, Policy, Trial, open_policy
-from diffrl.vla.fit import model_folder
+from diffrl.vla.fit import arm_of, model_folder
 from diffrl.vla.play import SETTLE, Outcome, film, play
 
 OFFICIAL = 50  # start states of every LIBERO task
@@ -205,7 +205,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     trials = tuple(plan(tasks, settings.trials, settings.seed))
     jobs = []
     for data in preset.vla.data:
-        source, _, mode = data.partition("-")
+        source, mode = arm_of(data)
         for seed in preset.vla.seeds:
             model = model_folder(preset.name, data, seed)
             arm = Arm(source, mode, seed)

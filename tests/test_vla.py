@@ -289,6 +289,17 @@ def test_data_sets_that_cannot_teach_are_refused_with_their_names(tmp_path):
         make_frames([standing_episode(actions=6)], TINY)
 
 
+def test_training_data_are_named_by_source_mode_count_and_mixture():
+    assert fit.parts_of("diffusion-deterministic") == [("diffusion", "deterministic", None)]
+    mixed = "operator-recorded+diffusion-deterministic:10"
+    assert fit.parts_of(mixed)[1] == ("diffusion", "deterministic", 10)
+    assert fit.arm_of(mixed) == ("operator+diffusion:10", "recorded+deterministic")
+    assert fit.arm_of("gaussian-stochastic") == ("gaussian", "stochastic")
+    for wrong in ("diffusion", "diffusion-deterministic:0", "a-b+", ""):
+        with pytest.raises(UserError, match="names no training data"):
+            fit.parts_of(wrong)
+
+
 def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
     file = data_file(tmp_path / "some_demo.hdf5", 5)
     assert len(fit.load([file], 3)) == 3

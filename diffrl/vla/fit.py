@@ -6,10 +6,12 @@ python -m diffrl train-vla --data a_demo.hdf5 b_demo.hdf5 --weights 3 1 --out my
 
 import functools
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,25 +31,60 @@ from diffrl.vla.train import split, train
 MODEL = "model.safetensors"
 
 
+class Part(NamedTuple):
+    """A share of a VLA's data: one source's data set, or its first `count` episodes per task."""
+
+    source: str
+    mode: str
+    count: int | None = None
+
+
+def parts_of(data: str) -> list[Part]:
+    """Read a name of training data: ``<source>-<mode>[:<count>]``, several joined by ``+``.
+
+    ``operator-recorded+diffusion-deterministic:10`` is drawn half from each.
+
+    Raises:
+        UserError: the name is not of this form.
+    """
+    found = [re.fullmatch(r"(\w+)-(\w+)(?::([1-9]\d*))?", part) for part in data.split("+")]
+    if not all(found):
+        raise UserError(
+            f"{data!r} names no training data: write <source>-<mode>, such as diffusion-"
+            "deterministic, with :<episodes> for a part of it, and + between several."
+        )
+    return [Part(f[1], f[2], int(f[3]) if f[3] else None) for f in found]
+
+
+def arm_of(data: str) -> tuple[str, str]:
+    """Return source and mode as the records name them; of a mixture, those of its parts."""
+    parts = parts_of(data)
+    names = [part.source + (f":{part.count}" if part.count else "") for part in parts]
+    return "+".join(names), "+".join(dict.fromkeys(part.mode for part in parts))
+
+
 def model_folder(preset: str, data: str, seed: int) -> Path:
-    """Return where the VLA of one source lies, e.g. for ``diffusion-deterministic``, seed 0."""
-    return results_dir(preset) / "vla" / f"{data}-seed{seed}"
+    """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0."""
+    return results_dir(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
 
 
 def files_of(data: str, preset: Preset) -> list[Path]:
-    """Return the files of a source's data set, one per task.
+    """Return the files that a VLA learns from, one per part and task.
 
     Raises:
-        UserError: the name is not <source>-<mode>, or a file is missing.
+        UserError: the name is not understood, or a file is missing.
     """
-    source, _, mode = data.partition("-")
-    paths = [dataset_path(task, source, mode, preset.name) for task in preset.tasks]
+    paths = [path for part in parts_of(data) for path in _files(part, preset)]
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(
-            f"The data set {data!r} of preset {preset.name} lacks {missing[0]}: run notebook 02, "
-            f"or `python -m diffrl generate --preset {preset.name}`."
+            f"The data {data!r} of preset {preset.name} lack {missing[0]}: run notebook 02, or "
+            f"`python -m diffrl generate --preset {preset.name}`."
         )
     return paths
+
+
+def _files(part: Part, preset: Preset) -> list[Path]:
+    return [dataset_path(task, part.source, part.mode, preset.name) for task in preset.tasks]
 
 
 def load(paths: Sequence[Path], count: int) -> list[Episode]:
@@ -99,23 +136,34 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     if stage.done and not force:
         return stage.records
     torch.set_num_threads(1)
-    frames, held_out = prepare(paths, preset.vla, workers=1)
-    source, _, mode = data.partition("-")
+    frames, held_out = mix(data, preset)
+    source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
     began = time.perf_counter()
     losses = train(frames, held_out, preset.vla, seed, folder, about, device)
     minutes = (time.perf_counter() - began) / 60
-    row = {**about, "training_seed": seed, "episodes": len(load(paths, preset.vla.demonstrations))}
+    row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
     stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
     return row
 
 
+def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Frames]:
+    """Return what a VLA learns from and what it is validated on; parts weigh the same."""
+    pairs = []
+    for part in parts_of(data):
+        count = part.count or preset.vla.demonstrations
+        config = replace(preset.vla, demonstrations=count)
+        pairs.append(prepare(_files(part, preset), config, workers))
+    learn, check = (Frames.concatenate(frames, [1.0] * len(pairs)) for frames in zip(*pairs))
+    return learn, check
+
+
 def render_all(preset: Preset, workers: int | None = None) -> int:
     """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
-    paths = [path for data in preset.vla.data for path in files_of(data, preset)]
-    episodes = load(paths, preset.vla.demonstrations)
+    paths = dict.fromkeys(path for data in preset.vla.data for path in files_of(data, preset))
+    episodes = load(list(paths), preset.vla.demonstrations)
     return len(make_frames(episodes, preset.vla, workers))
 
 
@@ -139,7 +187,7 @@ def losses_of(preset: Preset) -> pd.DataFrame:
     """Return the loss curves of a preset's VLAs: source, mode, training_seed, step, loss, …"""
     parts = []
     for data in preset.vla.data:
-        source, _, mode = data.partition("-")
+        source, mode = arm_of(data)
         for seed in preset.vla.seeds:
             curve = pd.read_csv(model_folder(preset.name, data, seed) / "losses.csv")
             parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
@@ -151,7 +199,7 @@ def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -
 
     Returns rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
     """
-    source, _, mode = data.partition("-")
+    source, mode = arm_of(data)
     vla = model.load(model_folder(preset.name, data, preset.vla.seeds[0]))
     kept = load(files_of(data, preset)[:1], preset.vla.demonstrations)
     frames = make_frames(kept[-1:], preset.vla, workers=1)
