@@ -196,7 +196,7 @@ _SMOKE = Preset(
     name="smoke",  # 2 cores, minutes: small, but every stage is real and RL visibly learns
     tasks=("libero_object/0",),
     demonstrations=OperatorConfig(count=3),
-    rl=RLConfig(iterations=9, measure_every=3, measure_starts=24, evaluation_starts=20),
+    rl=RLConfig(iterations=12, measure_every=3, measure_starts=24),
     generation=GenerationConfig(episodes=20, max_attempts=120),
     quality=QualityConfig(episodes=20, resamples=1000),
     vla=VLAConfig(
