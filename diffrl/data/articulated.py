@@ -6,9 +6,13 @@ The joint tells where a handle will go: along a slide's axis, or round a hinge.
 import numpy as np
 from numpy.linalg import norm
 
+from diffrl.data.grasps import collisions
 from diffrl.data.motion import CLOSED, DOWN, OPEN, Actions, Operator, turned
 from diffrl.data.skills import UP, thin_direction, travel
 from diffrl.data.workspace import Workspace
+
+STEEP = 65.0  # degrees from the vertical at which a hand takes a handle; less slips off
+LEVEL = 80.0  # where a steep hand would touch the handle above
 
 
 class _Leaf:
@@ -57,9 +61,10 @@ class _Leaf:
 def pull(op: Operator, name: str, threshold: float) -> Actions:
     """Pinch the handle of a drawer or door and pull until its joint is beyond `threshold`."""
     see, leaf = op.see, _Leaf(op.see, name, threshold)
+    tilt = _tilt(leaf) if leaf.slides else LEVEL
 
     def hand() -> np.ndarray:
-        return facing(-leaf.way(), 80, sideways=not leaf.slides)
+        return facing(-leaf.way(), tilt, sideways=not leaf.slides)
 
     def handle(ahead: float = 0.0, deep: float = 0.0) -> np.ndarray:
         return leaf.outermost(leaf.way()) + ahead * leaf.way() + deep * hand()[:, 2]
@@ -75,6 +80,16 @@ def pull(op: Operator, name: str, threshold: float) -> Actions:
     yield from op.grip(OPEN, 4)
     away = see.eef_pos - 0.05 * hand()[:, 2] + 0.02 * UP
     yield from op.go(away, hand(), tolerance=0.02, steps=30)
+
+
+def _tilt(leaf: _Leaf) -> float:
+    """Tilt of a hand at the handle that touches neither the cabinet nor other handles."""
+    see, out = leaf.see, leaf.way()
+    own = int(see.model.jnt_bodyid[leaf.joint])
+    root = int(see.model.body_rootid[own])
+    rest = np.concatenate([see.body_points(b) for b in see.subtree(root) if b != own])
+    hits = collisions(rest, leaf.outermost(out), facing(-out, STEEP))
+    return LEVEL if hits else STEEP
 
 
 def push(op: Operator, name: str, threshold: float) -> Actions:

@@ -49,7 +49,7 @@ def find_grasps(
     rated = []
     for grasp in found:
         away = abs(_yaw_between(hand, grasp.hand))
-        hits = _collisions(obstacles, grasp.offset, grasp.hand)
+        hits = collisions(obstacles, grasp.offset, grasp.hand)
         edge = 0.6 * grasp.width  # fingers that stand square to a box close best
         stretch = max(0.0, float(np.linalg.norm((grasp.offset - base)[:2])) - REACH)
         cost = grasp.cost + stretch + 0.03 * away + 0.02 * hits + edge
@@ -127,7 +127,7 @@ def _yaw_between(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.arctan2(x[1], x[0]))
 
 
-def _collisions(obstacles: np.ndarray, place: np.ndarray, hand: np.ndarray) -> int:
+def collisions(obstacles: np.ndarray, place: np.ndarray, hand: np.ndarray) -> int:
     """Number of obstacle points inside the open fingers or the palm of a hand at `place`."""
     local = (obstacles - place) @ hand
     x, y = np.abs(local[:, :2]).T

@@ -68,11 +68,13 @@ MANNERS = {
         speed=(0.65, 0.7, 0.9375), tremor=(0.05, 0.05, 0.05, 0.026, 0.04, 0.034), carry=0.08
     ),
     "libero_goal": Manner(
-        speed=(0.85, 0.75, 0.9375),
-        careful=0.6,
-        turn=0.28,
-        pause=0.25,
-        tremor=(0.05, 0.05, 0.05, 0.025, 0.075, 0.09),
+        speed=(0.9375, 0.8, 0.9375),
+        careful=0.7,
+        turn=0.2,
+        spread=0.12,
+        pause=0.18,
+        pause_length=4.0,
+        tremor=(0.05, 0.05, 0.05, 0.015, 0.075, 0.09),
         carry=0.06,
     ),
     "libero_10": Manner(speed=(0.5, 0.65, 0.75)),
