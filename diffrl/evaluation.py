@@ -7,6 +7,7 @@ An error is no failure: it is counted apart and enters no rate.
 """
 
 import functools
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import pandas as pd
 import torch
 
 from diffrl.artifacts import (
+    FORCE,
     config_hash,
-    plain,
     provenance,
     read_json,
     results_dir,
@@ -163,17 +164,20 @@ def _play_shard(item: tuple) -> int:
         if outcome.states:
             film(outcome, job.folder / "videos", policy.detail)
     records = [[*o.trial, o.status, o.steps, round(o.seconds, 3), o.message] for o in outcomes]
-    write_json(job.folder / f"parts-{key}" / f"{config_hash(plain(trials))}.json", records)
+    write_json(job.folder / "checkpoint" / key / f"{config_hash(trials)}.json", records)
     return len(trials)
 
 
 def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
     """Outcomes that the folder holds of this policy; what it holds of others is removed."""
-    for other in folder.glob("parts-*"):
-        if other.name != f"parts-{key}":
+    for other in (folder / "checkpoint").glob("*"):
+        if other.name != key:
             shutil.rmtree(other)
-    found = {}
-    for part in sorted((folder / f"parts-{key}").glob("*.json")):
+    found, forced = {}, float(os.environ.get(FORCE, 0))
+    for part in sorted((folder / "checkpoint" / key).glob("*.json")):
+        if part.stat().st_mtime < forced:
+            part.unlink()
+            continue
         for task, start_state, seed, status, steps, seconds, message in read_json(part):
             trial = Trial(task, start_state, seed)
             found[trial] = Outcome(trial, status, steps, seconds, message)
@@ -181,7 +185,7 @@ def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
 
 
 def _forget_errors(folder: Path, key: str) -> None:
-    for part in (folder / f"parts-{key}").glob("*.json"):
+    for part in (folder / "checkpoint" / key).glob("*.json"):
         records = read_json(part)
         if any(record[3] == "error" for record in records):
             write_json(part, [record for record in records if record[3] != "error"])

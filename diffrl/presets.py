@@ -208,7 +208,7 @@ _SMOKE = Preset(
         encoder_layers=1,
         decoder_layers=2,
         flow_draws=2,
-        steps=600,
+        steps=450,
         learning_rate=1e-3,
     ),
     evaluation=EvaluationConfig(trials=10),
@@ -217,7 +217,8 @@ _SMOKE = Preset(
 _LAPTOP = Preset(
     name="laptop",  # 2 cores, at most 20 minutes a task
     tasks=(*_OBJECT, *_OTHERS),
-    rl=RLConfig(iterations=40, seeds=(0,)),
+    demonstrations=OperatorConfig(count=5),
+    rl=RLConfig(iterations=40, target_success=1.0),
     vla=VLAConfig(seeds=(0, 1)),
 )
 

@@ -180,12 +180,27 @@ def test_broken_model_files_are_refused_with_their_names(tmp_path):
         vla.load(tmp_path / "nowhere")
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
+    frames = toy_frames()
+    with interrupted(after=20):
+        train(frames, frames, TINY, 0, tmp_path / "both")
+    assert len(list((tmp_path / "both").glob("checkpoint/*"))) == 1
+    train(frames, frames, TINY, 1, tmp_path / "both")
+    train(frames, frames, TINY, 1, tmp_path / "alone")
+    names = sorted(path.name for path in (tmp_path / "both").iterdir())
+    assert names == ["losses.csv", "model.json", "model.safetensors"]
+    for name in names:
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_broken_checkpoint_is_refused_with_its_name(tmp_path):
     frames = toy_frames()
     with interrupted(after=20):
         train(frames, frames, TINY, 0, tmp_path)
-    with pytest.raises(UserError, match="other settings"):
-        train(frames, frames, TINY, 1, tmp_path)
+    [checkpoint] = tmp_path.glob("checkpoint/*")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match=checkpoint.name):
+        train(frames, frames, TINY, 0, tmp_path)
 
 
 class interrupted:
@@ -226,16 +241,16 @@ def test_training_killed_at_any_moment_ends_with_the_bytes_of_an_unbroken_run(tm
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(broken)]
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (broken / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+    while not list(broken.glob("checkpoint/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert (broken / "checkpoint.safetensors").exists()
+    assert list(broken.glob("checkpoint/*.safetensors"))
     assert not (broken / "model.safetensors").exists()
     train(toy_frames(), toy_frames(seed=1), config, 0, broken)
     for name in ("model.safetensors", "model.json", "losses.csv"):
         assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert not (broken / "checkpoint.safetensors").exists()
+    assert not list(broken.glob("checkpoint/*"))
 
 
 def test_a_loss_that_is_not_a_number_stops_training_with_advice(tmp_path):

@@ -128,11 +128,19 @@ def prepare(
     return make_frames(learn, config, workers), make_frames(check, config, workers)
 
 
+def _stage(data: str, seed: int, preset: Preset) -> Stage:
+    folder = model_folder(preset.name, data, seed)
+    return Stage(folder, "vla", _settings(data, seed, preset), inputs=files_of(data, preset))
+
+
+def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
+    return replace(preset.vla, data=(data,), seeds=(seed,))  # the other models decide nothing here
+
+
 def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
     """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
     data, seed = item
-    folder, paths = model_folder(preset.name, data, seed), files_of(data, preset)
-    stage = Stage(folder, "vla", {"vla": preset.vla, "data": data, "seed": seed}, inputs=paths)
+    stage, folder = _stage(data, seed, preset), model_folder(preset.name, data, seed)
     if stage.done and not force:
         return stage.records
     torch.set_num_threads(1)
@@ -140,7 +148,8 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
     began = time.perf_counter()
-    losses = train(frames, held_out, preset.vla, seed, folder, about, device)
+    config = _settings(data, seed, preset)
+    losses = train(frames, held_out, config, seed, folder, about, device)
     minutes = (time.perf_counter() - began) / 60
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
@@ -172,12 +181,15 @@ def fit_all(
 ) -> pd.DataFrame:
     """Train every VLA of a preset in parallel processes; return ``results/<preset>/vla.csv``."""
     render_all(preset, workers)
-    items = [(data, seed) for data in preset.vla.data for seed in preset.vla.seeds]
+    arms = [(data, seed) for data in preset.vla.data for seed in preset.vla.seeds]
+    items = [arm for arm in arms if force or not _stage(*arm, preset).done]
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
     few = len(items) if len(items) < 2 * cores() else cores()  # three on two cores: no idle one
     workers = workers or (few if device == "cpu" else 1)
-    rows = map_tasks(function, items, names=names, workers=workers, description="VLAs")
+    if items:
+        map_tasks(function, items, names=names, workers=workers, description="VLAs")
+    rows = [_stage(*arm, preset).records for arm in arms]
     table = pd.DataFrame(rows)
     write_csv(results_dir(preset.name) / "vla.csv", table)
     return table

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,15 +56,15 @@ def train(
     Returns the loss curve: step, loss, held_out (flow-matching losses, normalised actions).
 
     Raises:
-        UserError: the loss became infinite, or a checkpoint in `folder` is of another run.
+        UserError: the loss became infinite, or this run's checkpoint in `folder` is broken.
     """
     folder, device = Path(folder), torch.device(device)
     torch.set_num_threads(1)  # the bytes of a sum depend on the number of threads
     key = config_hash([config, seed, data_hash(frames), data_hash(held_out)])
     run = _start(frames, config, seed, device)
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = folder / "checkpoint" / f"{key}.safetensors"
     if checkpoint.exists():
-        _resume(run, checkpoint, key)
+        _resume(run, checkpoint)
     loss_of = torch.compile(run.model.loss) if device.type == "cuda" else run.model.loss
     every = max(1, config.steps // LOGS)
     bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=None)
@@ -73,14 +74,14 @@ def train(
         if run.step % every == 0 or run.step == config.steps:
             _log(run, held_out, every, device)
             bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
-            _checkpoint(run, checkpoint, key)
+            _checkpoint(run, checkpoint)
     bar.close()
     losses = pd.DataFrame(run.history, columns=["step", "loss", "held_out"])
     losses["step"] = losses["step"].astype(int)
     run.model.load_state_dict(run.ema, strict=False)
     save(run.model, folder, {"seed": seed, "steps": config.steps, **(about or {})})
     write_csv(folder / "losses.csv", losses)
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # those of other settings, too
     return losses
 
 
@@ -180,23 +181,23 @@ def _log(run: Run, held_out: Frames, every: int, device: torch.device) -> None:
     run.running = 0.0
 
 
-def _checkpoint(run: Run, path: Path, key: str) -> None:
+def _checkpoint(run: Run, path: Path) -> None:
     """Write weights, average, optimiser, generator and history to one file, atomically."""
     tensors = {f"model/{k}": v for k, v in trained_state(run.model).items()}
     tensors |= {f"ema/{k}": v for k, v in run.ema.items()}
     for i, state in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{k}": v.cpu().contiguous() for k, v in state.items()}
     tensors["generator"] = run.generator.get_state()
-    about = {"key": key, "step": run.step, "history": run.history}
+    about = {"step": run.step, "history": run.history}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"run": json.dumps(about)})
 
 
-def _resume(run: Run, path: Path, key: str) -> None:
-    """Continue from a checkpoint.
+def _resume(run: Run, path: Path) -> None:
+    """Continue from a checkpoint; its name says that it is of this config, seed and data.
 
     Raises:
-        UserError: it is broken, or of another config, seed or data set.
+        UserError: it is broken.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -204,11 +205,6 @@ def _resume(run: Run, path: Path, key: str) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error}): delete it.") from error
-    if about["key"] != key:
-        raise UserError(
-            f"The checkpoint {path} belongs to other settings, another seed or other data: delete "
-            "it to start over, or train into another folder."
-        )
     run.model.load_state_dict(_under("model/", tensors), strict=False)
     run.ema = _under("ema/", tensors)
     state = run.optimizer.state_dict()
