@@ -41,7 +41,6 @@ class CloneConfig:
     weight_decay: float = 1e-6  # [D]
     ema: float = 0.995  # decay of the averaged weights, per optimiser step [D]
     target_success: float = 0.3  # cloning stops here, so that RL has something to show [C]
-    most_success: float = 0.8  # a block of training that jumps beyond is taken back and halved [C]
     first_measure: int = 600  # optimiser steps before success is first measured [C]
     measure_growth: float = 1.5  # steps of a measurement relative to the one before [C]
     measure_starts: int = 16  # held-out fresh start states of a measurement [C]
@@ -217,7 +216,7 @@ _SMOKE = Preset(
 _LAPTOP = Preset(
     name="laptop",  # 2 cores, at most 20 minutes a task
     tasks=(*_OBJECT, *_OTHERS),
-    demonstrations=OperatorConfig(count=5),
+    demonstrations=OperatorConfig(count=3),
     rl=RLConfig(iterations=40, target_success=1.0),
     vla=VLAConfig(seeds=(0, 1)),
 )

@@ -240,19 +240,15 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("killed_at", [1, 2, 3])
+@pytest.mark.parametrize("killed_at", [1, 2])
 def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, killed_at, tmp_path):
-    def measure(policy):  # it jumps over the range
-        return 0.9 if measured.steps > 40 else 0.1
-
-    measured = whole = make_clone(algorithm)
-    fit_clone(whole, measure)
-    assert [row["kept"] for row in whole.curve].count(False) > 0
+    whole = make_clone(algorithm)
+    fit_clone(whole, lambda policy: 0.2)
 
     class Killed(Exception):
         pass
 
-    measured = part = make_clone(algorithm)
+    part = make_clone(algorithm)
     path = tmp_path / "clone.safetensors"
 
     def save():
@@ -261,15 +257,15 @@ def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, k
             raise Killed
 
     with pytest.raises(Killed):
-        fit_clone(part, measure, save)
-    measured = again = make_clone(algorithm)
+        fit_clone(part, lambda policy: 0.2, save)
+    again = make_clone(algorithm)
     again.restore(checkpoint.load(path, "key"))
-    fit_clone(again, measure)
+    fit_clone(again, lambda policy: 0.2)
     assert [row["steps"] for row in again.curve] == [row["steps"] for row in whole.curve]
     assert equal(weights(again.policy), weights(whole.policy))
 
 
-def test_cloning_stops_within_the_range_and_keeps_the_averaged_weights():
+def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
     clone = make_clone(steps=1000)
     measured = []
 
@@ -280,16 +276,6 @@ def test_cloning_stops_within_the_range_and_keeps_the_averaged_weights():
     assert fit_clone(clone, measure) == pytest.approx(0.4)
     assert clone.steps == 30  # first measured at 20, then at 30
     assert equal(weights(clone.policy), measured[-1])
-
-
-def test_a_block_that_jumps_over_the_range_is_taken_back_and_halved():
-    clone = make_clone(steps=1000, first_measure=80)
-    assert fit_clone(clone, lambda policy: 1.0 if clone.steps > 50 else 0.5) == 0.5
-    assert [(row["steps"], row["kept"]) for row in clone.curve] == [(80, False), (40, True)]
-    steep = make_clone(steps=1000, first_measure=80)
-    assert fit_clone(steep, lambda policy: 1.0 if steep.steps > 33 else 0.0) == 1.0
-    assert [row["steps"] for row in steep.curve] == [80, 40, 20, 40, 30, 40]
-    assert [row["kept"] for row in steep.curve] == [False, False, True, False, True, True]
 
 
 def test_a_clone_that_never_succeeds_is_told_with_what_to_change():
