@@ -218,7 +218,7 @@ _LAPTOP = Preset(
     tasks=(*_OBJECT, *_OTHERS),
     demonstrations=OperatorConfig(count=3),
     rl=RLConfig(iterations=40, target_success=1.0),
-    vla=VLAConfig(seeds=(0, 1)),
+    vla=VLAConfig(frame_stride=6, flow_draws=2, seeds=(0, 1)),
 )
 
 _GPU = Preset(
