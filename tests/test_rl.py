@@ -12,8 +12,8 @@ from diffrl.artifacts import Stage
 from diffrl.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.policy.nets import Critic
-from diffrl.presets import CloneConfig, RLConfig
-from diffrl.rl import checkpoint, records
+from diffrl.presets import CloneConfig, RLConfig, get_preset
+from diffrl.rl import checkpoint, records, train
 from diffrl.rl.bc import Clone, fit_clone
 from diffrl.rl.collect import Batch
 from diffrl.rl.journal import Journal
@@ -343,6 +343,15 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path):
         checkpoint.save(path, {"a": {1, 2}}, "key")
     assert checkpoint.load(path, "key") == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_a_run_whose_checkpoint_is_of_other_settings_is_refused_before_it_writes(tmp_path):
+    path = tmp_path / "checkpoint" / "rl.safetensors"
+    checkpoint.save(path, {"a": 1}, "other")
+    (tmp_path / "config.json").write_text("before")
+    with pytest.raises(UserError, match=r"belongs to other settings.*--force"):
+        train.train_expert("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    assert (tmp_path / "config.json").read_text() == "before"
 
 
 # -- records

@@ -37,10 +37,21 @@ def load(path: Path, config_hash: str) -> Any:
     Raises:
         UserError: the file is broken, or belongs to other settings.
     """
+    skeleton = check(path, config_hash)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return _restore(skeleton, tensors)
+
+
+def check(path: Path, config_hash: str) -> Any:
+    """Return a checkpoint's tree without its arrays, if it is whole and of these settings.
+
+    Raises:
+        UserError: as `load`.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found, skeleton = metadata["config"], json.loads(metadata["tree"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(
@@ -49,9 +60,10 @@ def load(path: Path, config_hash: str) -> Any:
     if found != config_hash:
         raise UserError(
             f"The checkpoint {path} belongs to other settings ({found}, not {config_hash}): "
-            "restore those settings to continue it, or delete the folder to start again."
+            "restore those settings to continue it, or start again with --force (from Python "
+            "force=True)."
         )
-    return _restore(skeleton, tensors)
+    return skeleton
 
 
 def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -202,6 +202,8 @@ def train_expert(
             marker.unlink(missing_ok=True)
     if run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
+    for path in (run.folder / "checkpoint").glob("*.safetensors"):
+        checkpoint.check(path, run.key)  # before anything is written
     torch.set_num_threads(preset.rl.torch_threads)
     write_json(run.folder / "config.json", run.config)
     policy, seconds = run.clone()
