@@ -348,6 +348,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path):
 def test_a_run_whose_checkpoint_is_of_other_settings_is_refused_before_it_writes(tmp_path):
     path = tmp_path / "checkpoint" / "rl.safetensors"
     checkpoint.save(path, {"a": 1}, "other")
+    (path.parent / ".rl-1234.tmp.safetensors").touch()  # what a kill while saving leaves
     (tmp_path / "config.json").write_text("before")
     with pytest.raises(UserError, match=r"belongs to other settings.*--force"):
         train.train_expert("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)

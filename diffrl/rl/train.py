@@ -72,6 +72,10 @@ class Training:
         """The compiled task."""
         return load_scene(self.task)
 
+    def checkpoint(self, phase: str) -> Path:
+        """Where a phase, "clone" or "rl", keeps its state while it is at work."""
+        return self.folder / "checkpoint" / f"{phase}.safetensors"
+
     def new_policy(self) -> ChainPolicy:
         """A policy with fresh weights."""
         image_size = IMAGE_SIZE if self.preset.clone.encoder == "image" else 0
@@ -91,7 +95,7 @@ class Training:
         stage = Stage(self.folder / "clone", "clone", self.config)
         if stage.done:
             return policies.load(self.folder / "clone"), stage.records["seconds"]
-        path, config = self.folder / "checkpoint" / "clone.safetensors", self.preset.clone
+        path, config = self.checkpoint("clone"), self.preset.clone
         policy = self.new_policy()
         episodes, attempts = self._demonstrations()
         rows = demonstration_rows(policy, self.scene, episodes)
@@ -124,7 +128,7 @@ class Training:
 
     def learn(self, policy: ChainPolicy) -> Learner:
         """Improve `policy` by RL; continue from the checkpoint if there is one."""
-        path, config = self.folder / "checkpoint" / "rl.safetensors", self.preset.rl
+        path, config = self.checkpoint("rl"), self.preset.rl
         learner = Learner(policy, self.scene, config, self.seed, self.threads)
         if path.exists():
             learner.restore(checkpoint.load(path, self.key))
@@ -202,7 +206,7 @@ def train_expert(
             marker.unlink(missing_ok=True)
     if run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
-    for path in (run.folder / "checkpoint").glob("*.safetensors"):
+    for path in filter(Path.exists, (run.checkpoint("clone"), run.checkpoint("rl"))):
         checkpoint.check(path, run.key)  # before anything is written
     torch.set_num_threads(preset.rl.torch_threads)
     write_json(run.folder / "config.json", run.config)
