@@ -207,9 +207,8 @@ _SMOKE = Preset(
         encoder_layers=1,
         decoder_layers=2,
         flow_draws=2,
-        steps=700,
-        batch=32,
-        learning_rate=2e-3,
+        steps=450,
+        learning_rate=1e-3,
     ),
     evaluation=EvaluationConfig(trials=10),
 )

@@ -29,7 +29,6 @@ from diffrl.vla.frames import Frames, make_frames
 from diffrl.vla.train import split, train
 
 MODEL = "model.safetensors"
-COLUMNS = ["source", "mode", "training_seed", "frames", "steps", "loss", "held_out", "minutes"]
 
 
 class Part(NamedTuple):
@@ -191,7 +190,7 @@ def fit_all(
     if items:
         map_tasks(function, items, names=names, workers=workers, description="VLAs")
     rows = [_stage(*arm, preset).records for arm in arms]
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows)
     write_csv(results_dir(preset.name) / "vla.csv", table)
     return table
 
@@ -257,7 +256,7 @@ def main(
         settings = replace(settings, vla=replace(settings.vla, steps=steps))
     if not data:
         table = fit_all(settings, workers, device, force)
-        print(table.to_string(index=False))
+        print(table.drop(columns=["preset"]).to_string(index=False))
         return
     if out is None:
         raise UserError("A VLA on data of your own needs a folder: give --out.")
