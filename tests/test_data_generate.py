@@ -132,7 +132,7 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short):
     assert {e.start_state.split("/")[1] for e in read_episodes(path)} == {"2"}
 
 
-@pytest.mark.sim
+@pytest.mark.slow  # a ratio of times: not for a machine that does other things
 def test_writing_costs_a_twentieth_of_simulating(short, tmp_path):
     """Must show: in CPU time, as walls move with whatever else runs; the better of three."""
     from diffrl.data.human import replay
