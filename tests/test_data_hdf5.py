@@ -23,7 +23,7 @@ from diffrl.data.hdf5 import (
 from diffrl.data.layout import axis_angle, quaternions
 from diffrl.errors import UserError
 
-RAW = Path("/work/shared/teleop/raw")
+RAW = Path(__file__).resolve().parents[2] / "shared" / "teleop" / "raw"
 
 
 def checksums(episodes):
