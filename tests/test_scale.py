@@ -85,7 +85,11 @@ def test_a_killed_parent_leaves_no_worker_behind(tmp_path, number):
         "if __name__ == '__main__':\n    map_tasks(work, [1, 2], workers=2)\n"
     )
     with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # a shell's background job ignores Ctrl-C, and its children would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as parent:
         assert parent.stdout.readline() == b"up\n"
         assert parent.stdout.readline() == b"up\n"
