@@ -22,8 +22,13 @@ class OperatorConfig:
 
     source: Source = "operator"  # scripted operator, or the official human sets [C]
     count: int = 20  # successful demonstrations per task; the paper says "a small set" [C]
+    counts: tuple[tuple[str, int], ...] = ()  # (task, count) where a task needs another count [C]
     max_attempts: int = 400  # attempts before the operator gives up on a task [C]
     noise: float = 1.0  # scale of the human-like noise: 0 none, 1 calibrated on LIBERO's sets [C]
+
+    def of(self, task: str) -> "OperatorConfig":
+        """Return the settings of one task, with its own count."""
+        return replace(self, count=dict(self.counts).get(task, self.count), counts=())
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Training:
             "task": task,
             "algorithm": algorithm,
             "seed": seed,
-            "demonstrations": preset.demonstrations,
+            "demonstrations": preset.demonstrations.of(task),
             "clone": preset.clone,
             "rl": dataclasses.replace(preset.rl, seeds=()),
         }
@@ -117,7 +117,7 @@ class Training:
         return policy.eval(), clone.seconds
 
     def _demonstrations(self):
-        config = self.preset.demonstrations
+        config = self.preset.demonstrations.of(self.task)
         self.journal.say(f"collecting {config.count} demonstrations")
         if config.source == "human":
             from diffrl.data.human import human_demonstrations

@@ -19,15 +19,14 @@ STIFFNESS = 150.0  # kp, 1/s²; critically damped
 NULL_STIFFNESS = 10.0  # joint kp of the null space, 1/s²
 MAX_TRANSLATION = 0.05  # m, goal offset of an action of 1
 MAX_ROTATION = 0.5  # rad
+MAX_SPEED = 1e3  # m/s or rad/s; LIBERO's fastest bodies stay below 1e2 (our choice)
 GRIPPER_SPEED = 0.01  # change of the gripper's normalised target in a physics step
 
 # numba caches compiled calls into MuJoCo only when they go by name
 llvm.load_library_permanently(str(next(Path(mujoco.__file__).parent.glob("libmujoco*"))))
-_void, _ptr, _int = types.void, types.intp, types.int32
+_void, _ptr = types.void, types.intp
 _step1 = types.ExternalFunction("mj_step1", _void(_ptr, _ptr))
 _step2 = types.ExternalFunction("mj_step2", _void(_ptr, _ptr))
-_jacobian = types.ExternalFunction("mj_jacSite", _void(_ptr, _ptr, _ptr, _ptr, _int))
-_full_mass = types.ExternalFunction("mj_fullM", _void(_ptr, _ptr, _ptr))
 
 
 @njit(nogil=True, cache=True)
@@ -132,35 +131,49 @@ def _arm_torques(wrench, jacobian, mass, joints, velocity, home, bias, torque):
 
 
 @njit(nogil=True, cache=True)
+def _jacobian(jacobian, motion, dofs, offset):
+    """jacobian (6, 7) ← of a point of the hand, from MuJoCo's motion axes (its `mj_jac`).
+
+    motion (nv, 6) cdof: rotation, then translation; offset (3,) from the tree's centre of mass.
+    """
+    for k in range(7):
+        axis = motion[dofs[k]]
+        for i in range(3):
+            a, b = (i + 1) % 3, (i + 2) % 3
+            jacobian[i, k] = axis[3 + i] + (axis[a] * offset[b] - axis[b] * offset[a])
+            jacobian[3 + i, k] = axis[i]
+
+
+@njit(nogil=True, cache=True)
 def control_step(
     model,  # address of MjModel
     data,  # address of MjData
     action,  # (7,) in [-1, 1]
-    site,  # id of the gripper's grip site
-    qpos,  # (nq,) view of MjData, as all that follow to `eef_mat`
+    qpos,  # (nq,) view of MjData, as all that follow to `warnings`
     qvel,  # (nv,)
     ctrl,  # (nu,)
     bias,  # (nv,) qfrc_bias
     inertia,  # (nM,) qM
+    motion,  # (nv, 6) cdof
+    centre,  # (3,) subtree_com of the robot
     eef_pos,  # (3,) site_xpos of the grip site
     eef_mat,  # (9,) site_xmat
+    warnings,  # (3,) numbers of bad positions, velocities and accelerations
     joints,  # (7,) addresses of the arm in qpos
     dofs,  # (7,) addresses of the arm in qvel
+    masses,  # (7, 7) addresses of the arm's inertia in qM
     motors,  # (7,) arm actuators
     fingers,  # (2,) gripper actuators
     limits,  # (9, 2) control ranges of motors and fingers
     home,  # (7,) joints of the last reset, rad
     goal_mat,  # (9,) goal orientation, kept between calls
     grip,  # (2,) normalised finger targets, kept between calls
-    jacobian,  # (6, nv) work space
-    mass,  # (nv, nv) work space
 ):
-    """Advance one MjData by one control step (25 physics steps)."""
-    goal_pos, wrench, error = np.empty(3), np.empty(6), np.empty(3)
-    small_j, small_m, torque = np.empty((6, 7)), np.empty((7, 7)), np.empty(7)
+    """Advance one MjData by one control step (25 physics steps); False if it diverged."""
+    goal_pos, wrench, error, offset = np.empty(3), np.empty(6), np.empty(3), np.empty(3)
+    jacobian, mass, torque = np.empty((6, 7)), np.empty((7, 7)), np.empty(7)
     q, v, b = np.empty(7), np.empty(7), np.empty(7)
     damping = 2.0 * np.sqrt(STIFFNESS)
-    nv = len(qvel)
     for substep in range(SUBSTEPS):
         _step1(model, data)
         if substep == 0:
@@ -168,22 +181,21 @@ def control_step(
             if action[3] != 0.0 or action[4] != 0.0 or action[5] != 0.0:
                 # with a zero rotation robosuite keeps the previous goal orientation
                 _rotate(goal_mat, MAX_ROTATION * action[3:6], eef_mat)
-        _jacobian(model, data, jacobian[:3].ctypes.data, jacobian[3:].ctypes.data, site)
-        _full_mass(model, mass.ctypes.data, inertia.ctypes.data)
+        for i in range(3):
+            offset[i] = eef_pos[i] - centre[i]
+        _jacobian(jacobian, motion, dofs, offset)
         _orientation_error(error, goal_mat, eef_mat)
-        for i in range(6):
-            speed = 0.0
-            for k in range(nv):
-                speed += jacobian[i, k] * qvel[k]
-            offset = goal_pos[i] - eef_pos[i] if i < 3 else error[i - 3]
-            wrench[i] = STIFFNESS * offset - damping * speed
         for i in range(7):
             q[i], v[i], b[i] = qpos[joints[i]], qvel[dofs[i]], bias[dofs[i]]
             for j in range(7):
-                small_m[i, j] = mass[dofs[i], dofs[j]]
-            for r in range(6):
-                small_j[r, i] = jacobian[r, dofs[i]]
-        _arm_torques(wrench, small_j, small_m, q, v, home, b, torque)
+                mass[i, j] = inertia[masses[i, j]]
+        for i in range(6):
+            speed = 0.0
+            for k in range(7):
+                speed += jacobian[i, k] * v[k]
+            distance = goal_pos[i] - eef_pos[i] if i < 3 else error[i - 3]
+            wrench[i] = STIFFNESS * distance - damping * speed
+        _arm_torques(wrench, jacobian, mass, q, v, home, b, torque)
         for i in range(7):
             ctrl[motors[i]] = min(max(torque[i], limits[i, 0]), limits[i, 1])
         for i in range(2):
@@ -192,3 +204,8 @@ def control_step(
             low, high = limits[7 + i, 0], limits[7 + i, 1]
             ctrl[fingers[i]] = 0.5 * (low + high) + 0.5 * (high - low) * grip[i]
         _step2(model, data)
+    # MuJoCo resets a bad state by itself and goes on; its warnings tell
+    sound = warnings[0] == 0 and warnings[1] == 0 and warnings[2] == 0
+    for i in range(len(qvel)):
+        sound = sound and abs(qvel[i]) < MAX_SPEED
+    return sound

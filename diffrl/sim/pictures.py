@@ -40,8 +40,8 @@ def picture_model(scene: Scene, detail: Detail = "exact") -> mujoco.MjModel:
     if detail not in get_args(Detail):
         raise UserError(f"There is no detail {detail!r}: choose one of {get_args(Detail)}.")
     model = _full_model(scene) if detail == "exact" else _cached(scene)
-    same = [getattr(model, n) == getattr(scene.model, n) for n in ("nq", "nv", "nbody", "ncam")]
-    if not all(same):
+    same = [getattr(model, n) == getattr(scene.model, n) for n in ("nq", "nv", "nbody")]
+    if not all(same) or model.ncam != len(scene.meta["cameras"]):
         raise UserError(
             f"The pictures of {scene.task.id} do not fit its cached scene: delete "
             f"{cache_dir() / 'scenes'} and {cache_dir() / 'pictures'}."

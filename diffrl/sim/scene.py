@@ -17,6 +17,7 @@ import numpy as np
 
 from diffrl.artifacts import atomic_path, cache_dir
 from diffrl.errors import UserError
+from diffrl.scale import map_tasks
 from diffrl.sim.tasks import PRO_SUITES, SUITES, Task, get_task, suite_tasks
 
 MAGIC = b"diffrl scene 1\n"
@@ -175,20 +176,24 @@ def tasks_command(suite: str = "all", compile: bool = False) -> None:
     """
     groups = {"all": SUITES, "pro": PRO_SUITES}.get(suite, (suite,))
     tasks = [task for name in groups for task in suite_tasks(name)]
-    failed = 0
-    for task in tasks:
-        if not compile:
+    if not compile:
+        for task in tasks:
             print(f"{task.id:<28} {task.instruction}")
-            continue
-        try:
-            scene = load_scene(task.id)
-            goal = " & ".join(f"{p}({', '.join(a)})" for p, *a in scene.goal)
-            print(f"{task.id:<28} {scene.model.nbody:>3} bodies  ok  {goal}", flush=True)
-        except (UserError, ValueError, NotImplementedError) as error:
-            failed += 1
-            print(f"{task.id:<28} failed: {error}", flush=True)
-        load_scene.cache_clear()
-    if compile:
-        print(f"{len(tasks) - failed} of {len(tasks)} tasks compile")
-        if failed:
-            sys.exit(1)
+        return
+    rows = map_tasks(_compiled_row, [task.id for task in tasks], description="compile")
+    failed = sum(not fine for fine, _ in rows)
+    for _, row in rows:
+        print(row)
+    print(f"{len(tasks) - failed} of {len(tasks)} tasks compile")
+    if failed:
+        sys.exit(1)
+
+
+def _compiled_row(task_id: str) -> tuple[bool, str]:
+    """Compile one task; whether that worked, and its row of the table."""
+    try:
+        scene = load_scene(task_id)
+    except (UserError, ValueError, NotImplementedError) as error:
+        return False, f"{task_id:<28} failed: {error}"
+    goal = " & ".join(f"{p}({', '.join(a)})" for p, *a in scene.goal)
+    return True, f"{task_id:<28} {scene.model.nbody:>3} bodies  ok  {goal}"

@@ -22,12 +22,7 @@ from diffrl.sim.starts import StartStates
 
 ACTION_SIZE = 7  # dx dy dz, axis-angle drx dry drz, gripper (-1 open, +1 close)
 SETTLE_ACTION = np.array([0.0, 0, 0, 0, 0, 0, -1])  # OpenVLA-OFT's and openpi's waiting action
-MAX_SPEED = 1e3  # m/s or rad/s; LIBERO's fastest bodies stay below 1e2 (our choice)
-_DIVERGED = [
-    mujoco.mjtWarning.mjWARN_BADQPOS,
-    mujoco.mjtWarning.mjWARN_BADQVEL,
-    mujoco.mjtWarning.mjWARN_BADQACC,
-]
+_DIVERGED = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQACC + 1)
 _FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
@@ -61,30 +56,31 @@ class _Copy:
         self._arguments = self._bind(scene.meta)
 
     def _bind(self, meta: dict) -> tuple:
-        """The fixed arguments of `control_step`: addresses, views of MjData, work space."""
+        """The fixed arguments of `control_step`: views of MjData and addresses in them."""
         model, data, site = self.model, self.data, self.sensor.site
         motors = [model.actuator(name).id for name in meta["arm_actuators"]]
         fingers = [model.actuator(name).id for name in meta["gripper_actuators"]]
         dofs = [int(model.joint(name).dofadr[0]) for name in meta["arm_joints"]]
         return (
-            site,
             data.qpos,
             data.qvel,
             data.ctrl,
             data.qfrc_bias,
             data.qM,
+            data.cdof,
+            data.subtree_com[model.body_rootid[model.site_bodyid[site]]],
             data.site_xpos[site],
             data.site_xmat[site],
+            data.warning.number[_DIVERGED],
             self.scene.arm_qpos,
             np.array(dofs),
+            _inertia_addresses(model, dofs),
             np.array(motors),
             np.array(fingers),
             model.actuator_ctrlrange[motors + fingers].copy(),
             self.scene.home_qpos,
             self.goal_mat,
             self.grip,
-            np.zeros((6, model.nv)),
-            np.zeros((model.nv, model.nv)),
         )
 
     def reset(self, state: np.ndarray, fixtures: np.ndarray, settle: int) -> bool:
@@ -104,14 +100,24 @@ class _Copy:
 
     def advance(self, action: np.ndarray) -> bool:
         """One control step; False if the state diverged."""
-        control_step(self.model._address, self.data._address, action, *self._arguments)
-        # MuJoCo resets a bad state by itself and goes on; its warnings tell
-        diverged = any(self.data.warning[kind].number for kind in _DIVERGED)
-        return not diverged and bool(np.abs(self.data.qvel).max() < MAX_SPEED)
+        return control_step(self.model._address, self.data._address, action, *self._arguments)
 
     def write_state(self, out: np.ndarray) -> None:
         nq, data = self.model.nq, self.data
         out[0], out[1 : 1 + nq], out[1 + nq :] = data.time, data.qpos, data.qvel
+
+
+def _inertia_addresses(model: mujoco.MjModel, dofs: list[int]) -> np.ndarray:
+    """(7, 7) where `qM`, which holds a tree's inertia by ancestors, has that of a chain of dofs."""
+    where = np.zeros((len(dofs), len(dofs)), int)
+    for i, dof in enumerate(dofs):
+        address, ancestor = model.dof_Madr[dof], dof
+        while ancestor >= 0:
+            if ancestor in dofs:
+                j = dofs.index(ancestor)
+                where[i, j] = where[j, i] = address
+            address, ancestor = address + 1, model.dof_parentid[ancestor]
+    return where
 
 
 class Simulator:
@@ -137,7 +143,8 @@ class Simulator:
         self.threads = threads or os.cpu_count() or 1
         self._copies = [_Copy(scene) for scene in scenes]
         self._limits = np.array([max_steps or scene.task.max_steps for scene in scenes])
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        # the caller is one of the threads
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._width = max(scene.state_size for scene in scenes)
         self.observation = Observation.empty(scenes, n)
         self.done = np.ones(n, bool)  # nothing moves before the first reset
@@ -161,7 +168,17 @@ class Simulator:
         self.close()
 
     def _map(self, function, items) -> None:
-        list(map(function, items) if self._pool is None else self._pool.map(function, items))
+        """Call `function` on each item; whichever thread is free takes the next one."""
+        waiting = iter(items)
+
+        def work() -> None:
+            for item in waiting:
+                function(item)
+
+        others = [self._pool.submit(work) for _ in range(self.threads - 1)] if self._pool else []
+        work()
+        for other in others:
+            other.result()
 
     # ---- episodes ------------------------------------------------------------------------
 
