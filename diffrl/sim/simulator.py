@@ -1,8 +1,9 @@
 """Simulator: n copies of LIBERO scenes, stepped together on threads.
 
-Each copy has its own MjData (and MjModel where fixtures move), so results do not depend on how many
-threads there are. A copy is frozen when its episode ends: by success, by time-out, or by divergence
-(`error`), which never stops the others.
+Each copy has its own MjData, and each thread a MjModel in which it places the copy's fixtures: the
+results do not depend on the threads, and a core's cache holds one model, not many. A copy is frozen
+when its episode ends: by success, by time-out, or by divergence (`error`), which never stops the
+others.
 """
 
 import copy
@@ -47,17 +48,17 @@ class _Copy:
     """One scene in motion."""
 
     def __init__(self, scene: Scene):
-        self.scene, model = scene, scene.model
-        self.model = copy.copy(model) if len(scene.fixture_names) else model
-        self.data = mujoco.MjData(self.model)
+        self.scene = scene
+        self.data = mujoco.MjData(scene.model)
+        self.fixtures = np.zeros((len(scene.fixture_names), 7))
         self.sensor = Sensor(scene)
-        self.goal = Goal(self.model, scene.meta["goal"])
+        self.goal = Goal(scene.model, scene.meta["goal"])
         self.goal_mat, self.grip = np.empty(9), np.empty(2)
         self._arguments = self._bind(scene.meta)
 
     def _bind(self, meta: dict) -> tuple:
         """The fixed arguments of `control_step`: views of MjData and addresses in them."""
-        model, data, site = self.model, self.data, self.sensor.site
+        model, data, site = self.scene.model, self.data, self.sensor.site
         motors = [model.actuator(name).id for name in meta["arm_actuators"]]
         fingers = [model.actuator(name).id for name in meta["gripper_actuators"]]
         dofs = [int(model.joint(name).dofadr[0]) for name in meta["arm_joints"]]
@@ -83,11 +84,9 @@ class _Copy:
             self.grip,
         )
 
-    def reset(self, state: np.ndarray, fixtures: np.ndarray, settle: int) -> bool:
-        model, data = self.model, self.data
+    def reset(self, model: mujoco.MjModel, state: np.ndarray, settle: int) -> bool:
+        data = self.data
         mujoco.mj_resetData(model, data)
-        if len(fixtures):
-            place_fixtures(self.scene, model, fixtures)
         data.time = state[0]
         data.qpos[:] = state[1 : 1 + model.nq]
         data.qvel[:] = state[1 + model.nq :]
@@ -96,14 +95,14 @@ class _Copy:
         self.grip[:] = 0.0
         mujoco.mj_forward(model, data)
         data.qacc_warmstart[:] = 0.0
-        return all(self.advance(SETTLE_ACTION) for _ in range(settle))
+        return all(self.advance(model, SETTLE_ACTION) for _ in range(settle))
 
-    def advance(self, action: np.ndarray) -> bool:
+    def advance(self, model: mujoco.MjModel, action: np.ndarray) -> bool:
         """One control step; False if the state diverged."""
-        return control_step(self.model._address, self.data._address, action, *self._arguments)
+        return control_step(model._address, self.data._address, action, *self._arguments)
 
     def write_state(self, out: np.ndarray) -> None:
-        nq, data = self.model.nq, self.data
+        nq, data = self.scene.model.nq, self.data
         out[0], out[1 : 1 + nq], out[1 + nq :] = data.time, data.qpos, data.qvel
 
 
@@ -142,6 +141,7 @@ class Simulator:
         self.n, self.scenes = n, scenes
         self.threads = threads or os.cpu_count() or 1
         self._copies = [_Copy(scene) for scene in scenes]
+        self._models = [{s: copy.copy(s.model) for s in set(scenes)} for _ in range(self.threads)]
         self._limits = np.array([max_steps or scene.task.max_steps for scene in scenes])
         # the caller is one of the threads
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
@@ -168,17 +168,25 @@ class Simulator:
         self.close()
 
     def _map(self, function, items) -> None:
-        """Call `function` on each item; whichever thread is free takes the next one."""
+        """Call function(item, thread) on each; whichever thread is free takes the next item."""
         waiting = iter(items)
 
-        def work() -> None:
+        def work(thread: int) -> None:
             for item in waiting:
-                function(item)
+                function(item, thread)
 
-        others = [self._pool.submit(work) for _ in range(self.threads - 1)] if self._pool else []
-        work()
+        others = [self._pool.submit(work, t) for t in range(1, self.threads)] if self._pool else []
+        work(0)
         for other in others:
             other.result()
+
+    def _model(self, c: int, thread: int) -> mujoco.MjModel:
+        """The thread's model of copy c, with that copy's fixtures in place."""
+        scene, fixtures = self.scenes[c], self._copies[c].fixtures
+        model = self._models[thread][scene]
+        if len(fixtures):
+            place_fixtures(scene, model, fixtures)
+        return model
 
     # ---- episodes ------------------------------------------------------------------------
 
@@ -195,10 +203,11 @@ class Simulator:
         for c in copies:
             self._check_start(starts, self.scenes[c])
 
-        def begin(job):
+        def begin(job, thread):
             row, c = job
             moving = self._copies[c]
-            fine = moving.reset(starts.states[row], starts.fixtures[row], settle)
+            moving.fixtures[:] = starts.fixtures[row]
+            fine = moving.reset(self._model(c, thread), starts.states[row], settle)
             moving.sensor.read(moving.data, self.observation, c)
             self.error[c] = self.done[c] = not fine
 
@@ -234,16 +243,16 @@ class Simulator:
         if record:
             result.states = np.zeros((self.n, chunk, self._width))
         moving = np.flatnonzero(~self.done)
-        self._map(lambda c: self._run(c, actions[c], result), moving)
+        self._map(lambda c, thread: self._run(c, actions[c], result, thread), moving)
         self.success |= result.success
         self.error |= result.error
         self.done |= result.success | result.timeout | result.error
         return result
 
-    def _run(self, c: int, actions: np.ndarray, result: Step) -> None:
-        moving, scene = self._copies[c], self.scenes[c]
+    def _run(self, c: int, actions: np.ndarray, result: Step, thread: int) -> None:
+        moving, scene, model = self._copies[c], self.scenes[c], self._model(c, thread)
         for t, action in enumerate(actions):
-            if not moving.advance(action):
+            if not moving.advance(model, action):
                 result.error[c] = True
                 return  # the observation stays that of the last sound state
             self.elapsed[c] += 1
@@ -289,17 +298,15 @@ class Simulator:
         k = max(len(scene.fixture_names) for scene in self.scenes)
         out = np.zeros((self.n, k, 7))
         for row, moving in zip(out, self._copies, strict=True):
-            bodies = moving.scene.fixture_bodies
-            row[: len(bodies), :3] = moving.model.body_pos[bodies]
-            row[: len(bodies), 3:] = moving.model.body_quat[bodies]
+            row[: len(moving.fixtures)] = moving.fixtures
         return out
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs to continue bit for bit, as arrays."""
-        sizes = [mujoco.mj_stateSize(c.model, _FULL_STATE) for c in self._copies]
+        sizes = [mujoco.mj_stateSize(c.scene.model, _FULL_STATE) for c in self._copies]
         physics = np.zeros((self.n, max(sizes)))
         for row, size, c in zip(physics, sizes, self._copies, strict=True):
-            mujoco.mj_getState(c.model, c.data, row[:size], _FULL_STATE)
+            mujoco.mj_getState(c.scene.model, c.data, row[:size], _FULL_STATE)
         return {
             "physics": physics,
             "fixtures": self.fixtures(),
@@ -314,13 +321,13 @@ class Simulator:
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Continue from a `snapshot` of a simulator with the same scenes."""
         for i, c in enumerate(self._copies):
-            k, size = len(c.scene.fixture_names), mujoco.mj_stateSize(c.model, _FULL_STATE)
-            if k:
-                place_fixtures(c.scene, c.model, snapshot["fixtures"][i, :k])
-            mujoco.mj_setState(c.model, c.data, snapshot["physics"][i, :size], _FULL_STATE)
+            c.fixtures[:] = snapshot["fixtures"][i, : len(c.fixtures)]
+            model = self._model(i, 0)
+            state = snapshot["physics"][i, : mujoco.mj_stateSize(model, _FULL_STATE)]
+            mujoco.mj_setState(model, c.data, state, _FULL_STATE)
             c.goal_mat[:], c.grip[:] = snapshot["goal_mat"][i], snapshot["grip"][i]
-            mujoco.mj_forward(c.model, c.data)  # positions, for whoever looks before stepping
-            mujoco.mj_setState(c.model, c.data, snapshot["physics"][i, :size], _FULL_STATE)
+            mujoco.mj_forward(model, c.data)  # positions, for whoever looks before stepping
+            mujoco.mj_setState(model, c.data, state, _FULL_STATE)
         for name in ("done", "success", "error", "elapsed"):
             getattr(self, name)[:] = snapshot[name]
         for name, array in self.observation.arrays().items():
