@@ -90,6 +90,16 @@ class Training:
         starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed)
         return rollout(policy, self.scene, starts, threads=self.threads)
 
+    def judge(self, policy: ChainPolicy) -> list[Trial]:
+        """Measure during RL; what seems to have reached the target is measured on more states."""
+        config = self.preset.rl
+        trials = self.measure(config.measure_starts, policy)
+        target = config.target_success
+        if target is not None and success_rate(trials) >= target and config.confirm_starts:
+            more = self.measure(config.confirm_starts, policy)
+            return more if len(more) > len(trials) else trials
+        return trials
+
     def clone(self) -> tuple[ChainPolicy, float]:
         """The cloned policy and the seconds that it took; loaded if it is there."""
         stage = Stage(self.folder / "clone", "clone", self.config)
@@ -140,7 +150,7 @@ class Training:
         self.journal.phase("RL", config.iterations, learner.iteration)
         improve(
             learner,
-            functools.partial(self.measure, config.measure_starts),
+            self.judge,
             lambda: checkpoint.save(path, learner.state(), self.key),
             report,
         )

@@ -1,0 +1,255 @@
+"""Controlled experiments: one setting changed at a time, several tasks and seeds.
+
+    python -m diffrl experiment seeds|ablations|factorial
+
+A run is (arm, task, seed): a clone, RL for a fixed number of iterations, then the official start
+states in both modes, with every measure of quality on the successes. An arm that several
+experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode.
+"""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.policy import load
+from diffrl.presets import Preset, QualityConfig, get_preset
+from diffrl.quality import Trajectory, measure
+from diffrl.quality.report import MEASURES
+from diffrl.rl.rollout import rollout
+from diffrl.rl.train import Algorithm, train_expert
+from diffrl.scale import cores, map_tasks
+from diffrl.sim.scene import load_scene
+from diffrl.sim.starts import official_start_states
+from diffrl.sim.tasks import get_task
+from diffrl.statistics import holm, mean_interval, sign_flip_test
+
+BUDGET = {  # of every run: about 150 000 control steps, no early stop
+    "rl.iterations": 15,
+    "rl.measure_every": 3,
+    "rl.measure_starts": 24,
+    "rl.target_success": None,
+    "rl.confirm_starts": 0,
+}
+FADE = {"clone.horizon": 12, "rl.cross_fade": 4}
+WHITE = {"rl.noise_correlation": 0.0}
+DPPO = {  # the public code's settings, where they differ from ours
+    "rl.prediction": "epsilon",
+    "rl.spacing": "leading",
+    "rl.sigma_floor": 0.1,
+    "rl.noise_correlation": 0.0,
+    "rl.gamma_denoising": 0.99,
+    "rl.clip": 0.01,
+    "rl.clip_first": 0.001,
+    "rl.actor_learning_rate": 5e-5,
+    "rl.annealing": "cosine",
+    "rl.target_kl": 1.0,
+}
+GOOD = 0.9  # success whose first measurement gives `steps_to_90`
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: an algorithm, and the settings that it changes in the preset."""
+
+    name: str
+    algorithm: Algorithm = "diffusion"
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    def preset(self, base: Preset) -> Preset:
+        """Return `base` with the budget and this arm's settings."""
+        for name, value in (*BUDGET.items(), *self.changes):
+            stage, field = name.split(".")
+            changed = dataclasses.replace(getattr(base, stage), **{field: value})
+            base = dataclasses.replace(base, **{stage: changed})
+        return base
+
+
+def _arm(name: str, algorithm: Algorithm = "diffusion", **changes) -> Arm:
+    return Arm(name, algorithm, tuple(changes.items()))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms that are run on each task with each seed; the first arm is what the others change."""
+
+    arms: tuple[Arm, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+_THREE = ("libero_object/0", "libero_object/3", "libero_goal/0")
+_FACTORIAL = tuple(
+    _arm(algorithm + noise + fade, algorithm, **noise_changes, **fade_changes)
+    for algorithm in ("diffusion", "gaussian")
+    for noise, noise_changes in (("", {}), (" white", WHITE))
+    for fade, fade_changes in (("", {}), (" fade", FADE))
+)
+_DEMONSTRATIONS = {
+    f"{count} demonstrations": {"demonstrations.count": count, "demonstrations.counts": ()}
+    for count in (5, 10, 20, 50)
+}
+_ABLATIONS = {
+    "DDPM": {"rl.training_steps": 20, "rl.sampling_steps": 20, "rl.finetuned_steps": 10},
+    "epsilon": {"rl.prediction": "epsilon"},
+    "leading": {"rl.spacing": "leading"},
+    "DPPO's settings": DPPO,
+    "annealed": {"rl.annealing": "cosine"},
+    "synchronous": {"rl.staggered": False},
+    "U-Net": {"clone.network": "unet"},
+    "chunk 4": {"clone.horizon": 4, "clone.chunk": 4, "rl.decisions": 48},
+    "floor 0.1": {"rl.sigma_floor": 0.1},
+    "white": WHITE,
+    "fade": FADE,
+} | _DEMONSTRATIONS
+
+EXPERIMENTS = {
+    "seeds": Experiment((_arm("diffusion"), _arm("gaussian", "gaussian")), _THREE),
+    "ablations": Experiment(
+        (
+            _arm("diffusion"),
+            *(_arm(f"diffusion {name}", **changes) for name, changes in _ABLATIONS.items()),
+        ),
+        _THREE[:1],
+    ),
+    "factorial": Experiment(_FACTORIAL, _THREE),
+}
+
+
+def run_experiment(name: str, preset: str = "laptop", workers: int | None = None) -> pd.DataFrame:
+    """Run what is not there yet; return the rows of this experiment.
+
+    Args:
+        name: "seeds", "ablations" or "factorial".
+        preset: whose settings the arms change.
+        workers: processes; default: one per core.
+    """
+    chosen = EXPERIMENTS[name]
+    items = [
+        (arm, task, seed) for seed in chosen.seeds for task in chosen.tasks for arm in chosen.arms
+    ]
+    names = [f"{arm.name}, {task}, seed {seed}" for arm, task, seed in items]
+    workers = min(workers or cores(), len(items))
+    function = functools.partial(_run, preset=preset, threads=max(1, cores() // workers))
+    rows = map_tasks(function, items, names=names, workers=workers, description=name)
+    collect(preset)
+    return pd.DataFrame([row for part in rows for row in part])
+
+
+def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
+    """Return where one run lies."""
+    name = arm.name.replace("'", "").replace(" ", "-").lower()
+    place = results_dir(preset) / "experiments" / name
+    return place / f"{get_task(task).id.replace('/', '-')}-seed{seed}"
+
+
+def collect(preset: str) -> pd.DataFrame:
+    """Write ``experiments.csv`` from all finished runs, and return it."""
+    markers = (results_dir(preset) / "experiments").glob("*/*/run.done.json")
+    rows = [row for m in sorted(markers) for row in Stage(m.parent, "run", None).records["rows"]]
+    table = pd.DataFrame(rows)
+    write_csv(results_dir(preset) / "experiments.csv", table)
+    return table
+
+
+def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> list[dict]:
+    """One run: training, if it is not there, and the measures of its trajectories."""
+    arm, task, seed = item
+    settings, folder = arm.preset(get_preset(preset)), run_folder(arm, task, seed, preset)
+    stage = Stage(folder, "run", {"arm": arm, "task": task, "seed": seed, "preset": settings})
+    if stage.done:
+        return stage.records["rows"]
+    expert = train_expert(task, arm.algorithm, settings, seed, threads=threads, folder=folder)
+    learning = learning_speed(pd.read_csv(folder / "diagnostics.csv"), _clone_success(folder))
+    quality = _quality(folder, task, settings.quality, threads)
+    names = {"arm": arm.name, "preset": preset}
+    rows = []
+    for row in expert.to_dict("records"):
+        measures = {m: quality.get((row["mode"], m), np.nan) for m in MEASURES}
+        rows.append(names | row | learning | measures)
+    stage.finish({"rows": rows}, seed=seed)
+    return rows
+
+
+def learning_speed(diagnostics: pd.DataFrame, clone: float) -> dict[str, float]:
+    """Steps to 90 % and the area under the curve, from deterministic held-out measurements.
+
+    `steps_to_90`: control steps at the first measurement of 90 % or more, infinite without one.
+    `auc`: mean success over the control steps from the clone to the last measurement, linear
+    between measurements.
+    """
+    measured = diagnostics[diagnostics["measured"] > 0]
+    steps = np.array([0.0, *measured["control_steps"]])
+    success = np.array([clone, *measured["measured_success"]])
+    reached = steps[success >= GOOD]
+    area = np.sum((success[1:] + success[:-1]) / 2 * np.diff(steps)) / steps[-1]
+    return {"steps_to_90": reached[0] if len(reached) else np.inf, "auc": float(area)}
+
+
+def _clone_success(folder: Path) -> float:
+    return float(pd.read_csv(folder / "clone.csv")["success"].iloc[-1])
+
+
+def _quality(
+    folder: Path, task: str, config: QualityConfig, threads: int
+) -> dict[tuple[str, str], float]:
+    """Mean of each measure over the successes on the official start states, by mode."""
+    policy, scene = load(folder), load_scene(task)
+    starts = official_start_states(scene)
+    means: dict[tuple[str, str], float] = {}
+    for mode in ("deterministic", "stochastic"):
+        trials = rollout(policy, scene, starts, mode, threads=threads, record=True)
+        paths = [Trajectory.from_episode(t.episode) for t in trials if t.success]
+        if len(paths) > 1:
+            units = measure(paths, config)
+            means |= {(mode, m): v for m, v in units.groupby("measure")["value"].mean().items()}
+    return means
+
+
+def effects(table: pd.DataFrame, base: str, measures: tuple[str, ...]) -> pd.DataFrame:
+    """Return what each other arm of the table changes against the arm `base`.
+
+    Paired by task, seed and mode; the interval is Student's t over the n pairs, `p_holm` corrects
+    the sign-flip tests over the whole table. Rows (arm, mode, measure, difference, low, high, p,
+    p_holm, n); pairs of which one has no value (no success to measure) are left out.
+    """
+    keys = ["task", "seed", "mode"]
+    reference = table[table["arm"] == base].set_index(keys)[list(measures)]
+    rows = []
+    for (arm, mode), group in table[table["arm"] != base].groupby(["arm", "mode"], sort=False):
+        change = group.set_index(keys)[list(measures)] - reference
+        for name in measures:
+            values = change[name].dropna().to_numpy()
+            if len(values) < 2:
+                continue
+            interval = mean_interval(values)
+            p = sign_flip_test(values)
+            rows.append((arm, mode, name, *interval, p, len(values)))
+    columns = ["arm", "mode", "measure", "difference", "low", "high", "p", "n"]
+    effect = pd.DataFrame(rows, columns=columns)
+    return effect.assign(p_holm=holm(effect["p"]))
+
+
+def main(
+    name: Literal["seeds", "ablations", "factorial"],
+    /,
+    preset: str = "laptop",
+    workers: int | None = None,
+) -> None:
+    """Train the arms of an experiment, several seeds each; what is finished is found.
+
+    Args:
+        name: of the experiment.
+        preset: whose settings the arms change.
+        workers: processes; default: one per core.
+    """
+    table = run_experiment(name, preset, workers)
+    shown = ["arm", "mode", "success", "steps_to_90", "auc", "jerk_rms"]
+    means = table[shown].groupby(["arm", "mode"], sort=False).mean(numeric_only=True)
+    print(means.round(3).to_string())
+    print(f"Every run: {results_dir(preset) / 'experiments.csv'}.")

@@ -1,0 +1,94 @@
+"""Controlled experiments: what an arm changes, and what is read off its runs."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffrl import experiments
+from diffrl import policy as policies
+from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, learning_speed
+from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
+
+ARMS = {arm.name: arm for chosen in EXPERIMENTS.values() for arm in chosen.arms}
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_changes_only_what_it_names_and_makes_a_valid_policy(name):
+    base, arm = get_preset("laptop"), ARMS[name]
+    changed = arm.preset(base)
+    policies.make_config(arm.algorithm, changed.clone, changed.rl)  # raises if it is not valid
+    named = {setting for setting, _ in (*experiments.BUDGET.items(), *arm.changes)}
+    for stage in ("demonstrations", "clone", "rl"):
+        old, new = (dataclasses.asdict(getattr(preset, stage)) for preset in (base, changed))
+        assert {f"{stage}.{key}" for key in old if old[key] != new[key]} <= named
+    assert changed.rl.iterations == experiments.BUDGET["rl.iterations"]
+
+
+def test_arms_of_one_name_are_the_same_in_every_experiment():
+    for chosen in EXPERIMENTS.values():
+        assert all(ARMS[arm.name] == arm for arm in chosen.arms)
+        assert len({arm.name for arm in chosen.arms}) == len(chosen.arms)
+
+
+def test_learning_speed_is_the_first_good_measurement_and_the_area_under_the_curve():
+    diagnostics = pd.DataFrame(
+        {
+            "control_steps": [100, 200, 300, 400],
+            "measured": [0, 24, 0, 24],
+            "measured_success": [np.nan, 0.5, np.nan, 1.0],
+        }
+    )
+    found = learning_speed(diagnostics, clone=0.1)
+    # (0, .1) to (200, .5) to (400, 1): (.3 · 200 + .75 · 200) / 400
+    assert found == {"steps_to_90": 400.0, "auc": pytest.approx(0.525)}
+    assert learning_speed(diagnostics[:3], clone=0.1)["steps_to_90"] == np.inf
+
+
+def test_effects_are_paired_by_task_seed_and_mode():
+    runs = [("base", 1.0), ("other", 3.0)]
+    rows = [
+        {"arm": arm, "task": task, "seed": seed, "mode": "deterministic", "jerk_rms": 10 * s + v}
+        for s, task in enumerate(("a/0", "b/0"))
+        for seed in (0, 1, 2)
+        for arm, v in ((arm, value + 0.1 * seed) for arm, value in runs)
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[
+        (table["arm"] == "other") & (table["task"] == "b/0") & (table["seed"] == 2), "jerk_rms"
+    ] = np.nan
+    (row,) = effects(table, "base", ("jerk_rms",)).to_dict("records")
+    assert (row["arm"], row["n"]) == ("other", 5)
+    assert row["difference"] == pytest.approx(2.0)  # what tasks and seeds share cancels
+    assert row["p"] == pytest.approx(2 / 2**5)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        experiments,
+        "BUDGET",
+        {"rl.iterations": 2, "rl.measure_every": 1, "rl.measure_starts": 4},
+    )
+    small = Preset(
+        name="laptop",
+        tasks=("libero_object/0",),
+        demonstrations=OperatorConfig(count=2),
+        clone=CloneConfig(measure_starts=4),
+        rl=RLConfig(copies=8, decisions=4, evaluation_starts=4),
+    )
+    monkeypatch.setattr(experiments, "get_preset", lambda name: small)
+    arms = (Arm("diffusion"), Arm("gaussian", "gaussian"))
+    monkeypatch.setitem(EXPERIMENTS, "seeds", Experiment(arms, ("libero_object/0",), (0,)))
+    table = experiments.run_experiment("seeds", workers=1)
+    assert list(table["arm"]) == ["diffusion", "diffusion", "gaussian", "gaussian"]
+    assert (table["trials"] == 4).all()
+    measured = table[table["successes"] > 1]
+    assert len(measured)
+    assert np.isfinite(measured["jerk_rms"]).all()
+    written = pd.read_csv(tmp_path / "results/laptop/experiments.csv")
+    assert len(written) == 4
+    pd.testing.assert_frame_equal(experiments.run_experiment("seeds", workers=1), table)
