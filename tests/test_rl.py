@@ -1,5 +1,6 @@
 """RL without a simulator: PPO's arithmetic, cloning, checkpoints, bad input."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from diffrl.rl.bc import Clone, fit_clone
 from diffrl.rl.collect import Batch
 from diffrl.rl.journal import Journal
 from diffrl.rl.ppo import actor_loss, batch_values, clip_range, gae, learning_rate, update
+from diffrl.rl.rollout import Trial, success_rate
 
 LAYOUT = Layout("libero_object/0", objects=1, goals=1, joints=0)
 ALGORITHMS = ("diffusion", "gaussian")
@@ -404,3 +406,24 @@ def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_pa
     assert "RL: 3 of 10 done" in text
     assert "success=0.5" in text
     assert "nan" not in text
+
+
+def test_a_success_that_seems_to_reach_the_target_is_measured_on_more_states(tmp_path):
+    rl = RLConfig(target_success=0.9, measure_starts=2, confirm_starts=4)
+    preset = dataclasses.replace(get_preset("smoke"), rl=rl)
+    run = train.Training("libero_object/0", "diffusion", preset, folder=tmp_path)
+    asked = []
+
+    def play(failing):
+        def measure(count, policy):
+            asked.append(count)
+            return [Trial(f"fresh/{k}", 0, success=k != failing) for k in range(count)]
+
+        return measure
+
+    run.measure = play(failing=3)
+    assert success_rate(run.judge(None)) == 0.75
+    assert asked == [2, 4]
+    run.measure = play(failing=0)  # the first look shows that it is not there yet
+    assert success_rate(run.judge(None)) == 0.5
+    assert asked == [2, 4, 2]
