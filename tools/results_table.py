@@ -4,6 +4,7 @@
 1 if that would change it.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -81,6 +82,30 @@ def evaluation(table: pd.DataFrame) -> str:
     return markdown(rows, ["suite", "trained on", "collection", "trials", "success"])
 
 
+def throughput(record: dict) -> str:
+    """Control steps a second beside LIBERO's own environment and bare physics, in one run."""
+    machine, camera = record["machine"], record["camera_fps"]
+    rows = [
+        [
+            suite,
+            *(f"{row[arm]:.0f}" for arm in ("libero", "physics", "ours_1", "ours_n")),
+            f"{row['ours_1'] / row['libero']:.1f} ×",
+            f"{100 * row['ours_1'] / row['physics']:.0f} %",
+        ]
+        for suite, row in record["suites"].items()
+    ]
+    threads = max(row["threads"] for row in record["suites"].values())
+    header = ["suite", "LIBERO", "bare physics", "diffrl, 1 thread", f"{threads} threads"]
+    reset = "reset {libero:.0f} → {ours:.1f} ms".format(**record["reset_ms"])
+    start = "start {libero:.1f} → {cached:.2f} s".format(**record["start_s"])
+    images = "{exact:.0f} → {reduced:.0f} images/s ({psnr_db:.0f} dB)".format(**camera)
+    return (
+        f"**Control steps a second ({machine['processor']}, {machine['cores']} cores)**\n\n"
+        + markdown(rows, [*header, "× LIBERO", "of bare physics"])
+        + f"\n\nLIBERO → diffrl: {reset}, cached {start}. Exact → reduced pictures: {images}."
+    )
+
+
 TABLES = (
     ("experts.csv", "Experts on LIBERO's official start states (95 % Wilson intervals)", experts),
     ("quality.csv", "Quality of their trajectories (95 % bootstrap intervals)", quality),
@@ -89,8 +114,11 @@ TABLES = (
 
 
 def generate() -> str:
-    """Return the generated part of README: every preset with records, in order of its size."""
+    """Return the generated part of README: speed, and every preset with records, by its size."""
     parts = []
+    speed = ROOT / "results" / "throughput.json"
+    if speed.is_file():
+        parts.append(throughput(json.loads(speed.read_text(encoding="utf-8"))))
     for preset in PRESETS:
         for name, title, function in TABLES:
             path = ROOT / "results" / preset / name
