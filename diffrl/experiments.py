@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from diffrl import figures
 from diffrl.artifacts import Stage, results_dir, write_csv
 from diffrl.policy import load
 from diffrl.presets import Preset, QualityConfig, get_preset
@@ -252,4 +253,11 @@ def main(
     shown = ["arm", "mode", "success", "steps_to_90", "auc", "jerk_rms"]
     means = table[shown].groupby(["arm", "mode"], sort=False).mean(numeric_only=True)
     print(means.round(3).to_string())
+    chosen = EXPERIMENTS[name]
+    caption = (
+        f"Experiment {name}, preset {preset}: deterministic policies on LIBERO's official start "
+        f"states, {len(chosen.tasks)} tasks ({', '.join(chosen.tasks)}) and {len(chosen.seeds)} "
+        "training seeds an arm; a dot is a run, the mark the mean with Student's t interval (95 %)."
+    )
+    figures.save_figure(figures.arm_comparison(table), preset, f"experiment_{name}", table, caption)
     print(f"Every run: {results_dir(preset) / 'experiments.csv'}.")

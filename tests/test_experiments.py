@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffrl import experiments
+from diffrl import experiments, figures
 from diffrl import policy as policies
 from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, learning_speed
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
@@ -62,6 +62,17 @@ def test_effects_are_paired_by_task_seed_and_mode():
     assert (row["arm"], row["n"]) == ("other", 5)
     assert row["difference"] == pytest.approx(2.0)  # what tasks and seeds share cancels
     assert row["p"] == pytest.approx(2 / 2**5)
+
+
+def test_an_arm_without_any_success_keeps_its_row_in_the_figure():
+    runs = [
+        {"arm": arm, "algorithm": arm, "mode": "deterministic", "success": 0.5, "jerk_rms": jerk}
+        for arm, jerk in (("diffusion", 7.0), ("diffusion", 8.0), ("gaussian", np.nan))
+    ]
+    figure = figures.arm_comparison(pd.DataFrame(runs), measures=("success", "jerk_rms"))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["gaussian", "diffusion"]
+    assert [axes.get_title() for axes in figure.axes] == ["Success", "Jerk, RMS (m/s³)"]
 
 
 @pytest.mark.sim

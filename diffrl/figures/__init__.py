@@ -5,6 +5,7 @@ it as PDF and PNG, with the table behind it as CSV and its caption as text.
 """
 
 from diffrl.figures.data import action_statistics, throughput_bars
+from diffrl.figures.experiments import arm_comparison
 from diffrl.figures.learning import contact_sheet, learning_curves
 from diffrl.figures.quality import (
     action_variance_over_phase,
@@ -24,6 +25,7 @@ __all__ = [
     "LABELS",
     "action_statistics",
     "action_variance_over_phase",
+    "arm_comparison",
     "arm_label",
     "arm_style",
     "contact_sheet",
