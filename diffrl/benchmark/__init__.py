@@ -1,4 +1,4 @@
-"""``python -m diffrl benchmark``: how fast the simulator and the camera are on this machine."""
+"""``python -m diffrl benchmark``: how fast simulator, camera and evaluation are here."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,6 +7,7 @@ import tyro
 
 from diffrl import artifacts
 from diffrl.benchmark.camera import measure_camera
+from diffrl.benchmark.evaluation import measure_evaluation
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
 from diffrl.doctor import describe_machine
@@ -15,17 +16,18 @@ from diffrl.sim.tasks import SUITES
 
 
 def main(
-    what: tyro.conf.Positional[Literal["simulator", "camera", "all"]] = "all",
+    what: tyro.conf.Positional[Literal["simulator", "camera", "evaluation", "all"]] = "all",
     suites: tuple[str, ...] = SUITES,
     seconds: float = 3.0,
     rounds: int = 5,
     states: int = 20,
     json: bool = False,
 ) -> None:
-    """Measure the simulator's and the camera's speed; write results/throughput.json and a figure.
+    """Measure simulator, camera and evaluation; write results/throughput.json and figures.
 
     Args:
-        what: the simulator (8 minutes), the camera (4 minutes on a CPU), or both.
+        what: the simulator (8 minutes), the camera (4 minutes on a CPU), a VLA's evaluation (2
+            minutes), or all of them.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.
@@ -39,11 +41,13 @@ def main(
         raise UserError("--seconds, --rounds and --states must be positive.")
     path = artifacts.root() / "results" / "throughput.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = _other_half(path)
-    if what != "camera":
+    record = _other_parts(path)
+    if what in ("simulator", "all"):
         record |= measure_simulators(suites, seconds, rounds)
-    if what != "simulator":
+    if what in ("camera", "all"):
         record["camera_fps"] = measure_camera(suites, states)
+    if what in ("evaluation", "all"):
+        record["evaluation"] = measure_evaluation()
     settings = {"suites": suites, "seconds": seconds, "rounds": rounds, "states": states}
     record["machine"] = describe_machine()
     record["provenance"] = artifacts.provenance(settings | {"what": what})
@@ -52,7 +56,7 @@ def main(
     print(path.read_text() if json else report(record), end="")
 
 
-def _other_half(path: Path) -> dict:
+def _other_parts(path: Path) -> dict:
     """Return what was measured before on this machine, or nothing."""
     record = artifacts.read_json(path) if path.exists() else {}
     here = describe_machine()

@@ -27,6 +27,15 @@ def report(record: dict) -> str:
         rates = f"exact {fps['exact']:.0f}, reduced {fps['reduced']:.0f} frames/s at {fps['size']}²"
         quality = f"{fps['psnr_db']:.1f} dB, {fps['states']} states; {fps['renderer']}"
         lines.append(f"camera          {rates} ({quality})")
+    if "evaluation" in record:
+        rates = record["evaluation"]
+        ours = (
+            f"{detail} pictures {rates[detail]:.0f} ({rates[detail] / rates['libero']:.1f} ×)"
+            for detail in ("exact", "reduced")
+        )
+        lines.append(
+            f"evaluation      LIBERO {rates['libero']:.1f} control steps/s, {', '.join(ours)}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +52,8 @@ def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
     return meta, arrays
 
 
-def make_env(task: Task):
+def make_env(task: Task, cameras: Sequence[str] = (), size: int = 128):
+    """LIBERO's own environment of a task; with `cameras`, it renders them at every step."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         logging.disable(logging.WARNING)  # robosuite warns of an optional macro file
         try:
@@ -66,8 +68,11 @@ def make_env(task: Task):
             logging.disable(logging.NOTSET)
         wrapper = ControlEnv(
             bddl_file_name=str(_file(task, "bddl_files", ".bddl")),
-            use_camera_obs=False,
-            has_offscreen_renderer=False,
+            use_camera_obs=bool(cameras),
+            has_offscreen_renderer=bool(cameras),
+            camera_names=list(cameras),
+            camera_heights=size,
+            camera_widths=size,
         )
     return wrapper.env
 

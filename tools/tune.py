@@ -1,0 +1,78 @@
+"""Tuning runs, as many for the Gaussian policy as for the diffusion policy.
+
+    .venv/bin/python tools/tune.py clip+ rate+ --task libero_object/3
+
+Each name changes the preset laptop by one setting; both policies try it, from clones of the same
+demonstrations, and are judged on held-out start states alone: no official one is played. Rows are
+appended to `results/laptop/tuning.csv`; what is there is not run again.
+"""
+
+import functools
+
+import pandas as pd
+import tyro
+
+from diffrl.artifacts import results_dir, root, write_csv
+from diffrl.experiments import Arm, learning_speed
+from diffrl.presets import get_preset
+from diffrl.rl.train import ALGORITHMS, Training
+from diffrl.scale import map_tasks
+
+TRIES: dict[str, dict] = {
+    "laptop": {},
+    "clip+": {"rl.clip": 0.16, "rl.clip_first": 0.016, "rl.gaussian_clip": 0.08},
+    "rate+": {"rl.actor_learning_rate": 6e-4, "rl.gaussian_learning_rate": 4e-4},
+    "rate-": {"rl.actor_learning_rate": 1.5e-4, "rl.gaussian_learning_rate": 1e-4},
+    "batch+": {"rl.decisions": 48, "rl.iterations": 8, "rl.measure_every": 3},
+    "epochs-": {"rl.epochs": 5},
+    "minibatch-": {"rl.minibatch": 500},
+    "noise+": {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1},
+    "noise-": {"rl.sigma_floor": 0.03, "rl.gaussian_std": 0.03},
+    "lambda+": {"rl.gae_lambda": 0.99},
+}
+BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}
+
+
+def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
+    """Train one policy with one change; what its held-out measurements say."""
+    name, algorithm = item
+    arm = Arm(name, algorithm, tuple((BUDGET | TRIES[name]).items()))
+    preset = arm.preset(get_preset("laptop"))
+    folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
+    run = Training(task, algorithm, preset, seed, threads=1, folder=folder)
+    policy, _ = run.clone()
+    clone = pd.read_csv(folder / "clone.csv")["success"].iloc[-1]
+    diagnostics = pd.DataFrame(run.learn(policy).diagnostics)
+    measured = diagnostics["measured_success"].dropna()
+    row = {"task": task, "seed": seed, "algorithm": algorithm, "try": name, "clone": clone}
+    row |= {"changes": "; ".join(f"{key}={value}" for key, value in TRIES[name].items())}
+    row |= {"measured": " ".join(f"{x:.3f}" for x in measured), "last": measured.iloc[-1]}
+    row |= {"training_success": diagnostics["success"].tail(3).mean()}
+    row |= learning_speed(diagnostics, clone) | {"control_steps": run_steps(diagnostics)}
+    print(row, flush=True)
+    return row
+
+
+def run_steps(diagnostics: pd.DataFrame) -> int:
+    """Control steps of a run, measurements included."""
+    return int(diagnostics["control_steps"].iloc[-1])
+
+
+def main(
+    names: tyro.conf.Positional[tuple[str, ...]], task: str = "libero_object/3", seed: int = 0
+) -> None:
+    """Try each of `names` (see TRIES) with both policies."""
+    path = results_dir("laptop") / "tuning.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    done = set() if table.empty else set(zip(table["task"], table["seed"], table["try"]))
+    for name in names:
+        if (task, seed, name) in done:
+            continue
+        items = [(name, algorithm) for algorithm in ALGORITHMS]
+        rows = map_tasks(functools.partial(attempt, task=task, seed=seed), items, description=name)
+        table = pd.concat([table, pd.DataFrame(rows)])
+        write_csv(path, table)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
