@@ -9,6 +9,7 @@ experiments share is run once. `results/<preset>/experiments.csv` has a row per 
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,12 @@ _ABLATIONS = {
     "white": WHITE,
     "fade": FADE,
 } | _DEMONSTRATIONS
+
+POLICY_CLASS = tuple(  # the factorial's question, once for each noise and hand-over
+    (arm.name, arm.name.replace("gaussian", "diffusion"))
+    for arm in _FACTORIAL
+    if arm.algorithm == "gaussian"
+)
 
 EXPERIMENTS = {
     "seeds": Experiment((_arm("diffusion"), _arm("gaussian", "gaussian")), _THREE),
@@ -212,26 +219,29 @@ def _quality(
     return means
 
 
-def effects(table: pd.DataFrame, base: str, measures: tuple[str, ...]) -> pd.DataFrame:
-    """Return what each other arm of the table changes against the arm `base`.
+def effects(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measures: Sequence[str]
+) -> pd.DataFrame:
+    """Return what the second arm of each pair changes against the first.
 
-    Paired by task, seed and mode; the interval is Student's t over the n pairs, `p_holm` corrects
-    the sign-flip tests over the whole table. Rows (arm, mode, measure, difference, low, high, p,
-    p_holm, n); pairs of which one has no value (no success to measure) are left out.
+    Paired by task, seed and mode; the interval is Student's t over the n pairs of runs, `p_holm`
+    corrects the sign-flip tests over the whole table. Rows (base, arm, mode, measure, difference,
+    low, high, p, n, p_holm); a run without a value (no success to measure) is left out.
     """
     keys = ["task", "seed", "mode"]
-    reference = table[table["arm"] == base].set_index(keys)[list(measures)]
+    values = table.set_index(["arm", *keys])[list(measures)]
     rows = []
-    for (arm, mode), group in table[table["arm"] != base].groupby(["arm", "mode"], sort=False):
-        change = group.set_index(keys)[list(measures)] - reference
-        for name in measures:
-            values = change[name].dropna().to_numpy()
-            if len(values) < 2:
-                continue
-            interval = mean_interval(values)
-            p = sign_flip_test(values)
-            rows.append((arm, mode, name, *interval, p, len(values)))
-    columns = ["arm", "mode", "measure", "difference", "low", "high", "p", "n"]
+    for base, arm in pairs:
+        if not {base, arm} <= set(table["arm"]):
+            continue
+        change = values.loc[arm] - values.loc[base]
+        for mode, group in change.groupby("mode", sort=False):
+            for name in measures:
+                found = group[name].dropna().to_numpy()
+                if len(found) > 1:
+                    interval, p = mean_interval(found), sign_flip_test(found)
+                    rows.append((base, arm, mode, name, *interval, p, len(found)))
+    columns = ["base", "arm", "mode", "measure", "difference", "low", "high", "p", "n"]
     effect = pd.DataFrame(rows, columns=columns)
     return effect.assign(p_holm=holm(effect["p"]))
 

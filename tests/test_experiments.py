@@ -58,8 +58,10 @@ def test_effects_are_paired_by_task_seed_and_mode():
     table.loc[
         (table["arm"] == "other") & (table["task"] == "b/0") & (table["seed"] == 2), "jerk_rms"
     ] = np.nan
-    (row,) = effects(table, "base", ("jerk_rms",)).to_dict("records")
-    assert (row["arm"], row["n"]) == ("other", 5)
+    (row,) = effects(table, [("base", "other"), ("base", "absent")], ("jerk_rms",)).to_dict(
+        "records"
+    )
+    assert (row["base"], row["arm"], row["n"]) == ("base", "other", 5)
     assert row["difference"] == pytest.approx(2.0)  # what tasks and seeds share cancels
     assert row["p"] == pytest.approx(2 / 2**5)
 
