@@ -76,6 +76,7 @@ class RLConfig:
     clip_rate: float = 3.0  # exponential rate between the two [D]
     actor_learning_rate: float = 3e-4  # [C]; DPPO: 1e-5 to 5e-5
     critic_learning_rate: float = 1e-3  # [D]
+    warmup: int = 0  # iterations over which the policy's learning rate rises, linearly [C]
     annealing: Literal["constant", "cosine"] = "constant"  # the paper anneals [S]; here [C]
     epochs: int = 10  # passes over an iteration's pairs [D]
     minibatch: int = 1500  # (decision, denoising step) pairs [C]; DPPO: about 10 000

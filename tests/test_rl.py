@@ -219,6 +219,12 @@ def test_the_learning_rate_is_constant_or_a_cosine_to_zero():
     assert learning_rate(2.0, 10, cosine) == pytest.approx(0.0)
 
 
+def test_the_learning_rate_rises_over_the_first_iterations_in_which_the_policy_learns():
+    config = RLConfig(critic_warmup=1)
+    rates = [learning_rate(1.0, iteration, config, warmup=3) for iteration in range(6)]
+    assert rates == [0.25, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
 # -- cloning
 
 

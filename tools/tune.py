@@ -28,6 +28,7 @@ TRIES: dict[str, dict] = {
     "minibatch-": {"rl.minibatch": 500},
     "noise+": {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1},
     "noise-": {"rl.sigma_floor": 0.03, "rl.gaussian_std": 0.03},
+    "warmup": {"rl.warmup": 4},
     "lambda+": {"rl.gae_lambda": 0.99},
 }
 BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}

@@ -62,9 +62,7 @@ class Learner:
 
     def iterate(self) -> dict:
         """One iteration: collect a batch, improve on it; return its diagnostics."""
-        for name, base in (("actor", self.base_rate), ("critic", self.config.critic_learning_rate)):
-            rate = learning_rate(base, self.iteration, self.config)
-            self.optimisers[name].param_groups[0]["lr"] = rate
+        self._set_rates()
         began = time.perf_counter()
         batch = self.collector.collect(self.generator)
         collected = time.perf_counter()
@@ -90,6 +88,13 @@ class Learner:
         row |= {"sps": batch.steps / (ended - began), "measured": 0, "measured_success": math.nan}
         self.diagnostics.append(row)
         return row
+
+    def _set_rates(self) -> None:
+        config, rates = self.config, {}
+        rates["actor"] = learning_rate(self.base_rate, self.iteration, config, config.warmup)
+        rates["critic"] = learning_rate(config.critic_learning_rate, self.iteration, config)
+        for name, rate in rates.items():
+            self.optimisers[name].param_groups[0]["lr"] = rate
 
     def _outcomes(self, batch: Batch) -> dict:
         """What happened to the robots: of the episodes that ended, NaN if none did."""

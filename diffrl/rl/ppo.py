@@ -169,8 +169,14 @@ def _diagnostics(watched: list[dict], values: Tensor, returns: Tensor) -> dict[s
     return row | {"explained_variance": 1 - float(unexplained)}
 
 
-def learning_rate(base: float, iteration: int, config: RLConfig) -> float:
-    """Return the learning rate of an iteration: constant, or a cosine to zero at the end."""
+def learning_rate(base: float, iteration: int, config: RLConfig, warmup: int = 0) -> float:
+    """Return the learning rate of an iteration: constant, or a cosine to zero at the end.
+
+    Over the first `warmup` iterations in which the policy learns it rises linearly: Adam's first
+    steps have full length whatever the gradient, which can throw a clone off its course.
+    """
+    if warmup:
+        base *= min(1.0, max(1, iteration - config.critic_warmup + 1) / (warmup + 1))
     if config.annealing == "constant":
         return base
     return base * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
