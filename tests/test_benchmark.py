@@ -9,6 +9,7 @@ from diffrl import artifacts
 from diffrl.benchmark import main
 from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
+from diffrl.benchmark.evaluation import measure_evaluation
 from diffrl.benchmark.report import report, save_figures
 from diffrl.errors import UserError
 
@@ -32,6 +33,7 @@ def sample():
         "reset_ms": {"libero": 2000.0, "ours": 1.0},
         "start_s": {"libero": 5.0, "first": 6.0, "cached": 0.1},
         "camera_fps": fps,
+        "evaluation": {"libero": 8.0, "exact": 80.0, "reduced": 160.0, "workers": 2, "trials": 20},
         "machine": {"processor": "a processor", "cores": 2},
     }
 
@@ -41,6 +43,7 @@ def test_the_table_tells_the_ratios():
     assert "6.0 × LIBERO" in text
     assert "120 % of bare physics" in text
     assert "34.5 dB" in text
+    assert "reduced pictures 160 (20.0 ×)" in text
 
 
 def test_half_a_record_has_a_table_and_figures_too(home):
@@ -80,6 +83,14 @@ def test_what_cannot_be_measured_is_refused(home):
         main("simulator", suites=("libero_11",))
     with pytest.raises(UserError, match="positive"):
         main("simulator", seconds=0)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_evaluating_a_vla_is_eight_times_as_fast_as_a_loop_over_liberos_environment():
+    record = measure_evaluation()
+    assert record["reduced"] > 8 * record["libero"]
+    assert record["exact"] > record["libero"]
 
 
 @pytest.mark.sim
