@@ -10,6 +10,7 @@ appended to `results/laptop/tuning.csv`; what is there is not run again.
 import functools
 
 import pandas as pd
+import torch
 import tyro
 
 from diffrl.artifacts import results_dir, root, write_csv
@@ -37,6 +38,7 @@ BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}
 def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     """Train one policy with one change; what its held-out measurements say."""
     name, algorithm = item
+    torch.set_num_threads(1)  # two trainings share the cores
     arm = Arm(name, algorithm, tuple((BUDGET | TRIES[name]).items()))
     preset = arm.preset(get_preset("laptop"))
     folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
