@@ -239,7 +239,7 @@ _LAPTOP = Preset(
     tasks=(*_OBJECT, *_OTHERS),
     demonstrations=OperatorConfig(count=1, counts=_LAPTOP_COUNTS),
     clone=CloneConfig(target_success=0.1),  # the count, not the optimiser, leaves the room
-    rl=RLConfig(iterations=36, target_success=0.985, confirm_starts=96),
+    rl=RLConfig(iterations=36, target_success=0.985, confirm_starts=96, warmup=4),
     vla=VLAConfig(frame_stride=6, flow_draws=2, seeds=(0, 1)),
 )
 
