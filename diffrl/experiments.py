@@ -23,6 +23,7 @@ from diffrl.policy import load
 from diffrl.presets import Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, measure
 from diffrl.quality.report import MEASURES
+from diffrl.rl import records
 from diffrl.rl.rollout import rollout
 from diffrl.rl.train import Algorithm, train_expert
 from diffrl.scale import cores, map_tasks
@@ -52,6 +53,7 @@ DPPO = {  # the public code's settings, where they differ from ours
     "rl.annealing": "cosine",
     "rl.target_kl": 1.0,
 }
+COLUMNS = ["arm", "preset", *records.COLUMNS, "steps_to_90", "auc", *MEASURES]
 GOOD = 0.9  # success whose first measurement gives `steps_to_90`
 
 
@@ -146,7 +148,7 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
     function = functools.partial(_run, preset=preset, threads=max(1, cores() // workers))
     rows = map_tasks(function, items, names=names, workers=workers, description=name)
     collect(preset)
-    return pd.DataFrame([row for part in rows for row in part])
+    return pd.DataFrame([row for part in rows for row in part], columns=COLUMNS)
 
 
 def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
@@ -160,7 +162,7 @@ def collect(preset: str) -> pd.DataFrame:
     """Write ``experiments.csv`` from all finished runs, and return it."""
     markers = (results_dir(preset) / "experiments").glob("*/*/run.done.json")
     rows = [row for m in sorted(markers) for row in Stage(m.parent, "run", None).records["rows"]]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     write_csv(results_dir(preset) / "experiments.csv", table)
     return table
 
@@ -181,7 +183,7 @@ def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> list[dict]:
         measures = {m: quality.get((row["mode"], m), np.nan) for m in MEASURES}
         rows.append(names | row | learning | measures)
     stage.finish({"rows": rows}, seed=seed)
-    return rows
+    return stage.records["rows"]
 
 
 def learning_speed(diagnostics: pd.DataFrame, clone: float) -> dict[str, float]:

@@ -207,8 +207,8 @@ def small_preset(**clone):
     return Preset(
         name="test",
         tasks=(TASK,),
-        demonstrations=OperatorConfig(count=3),
-        clone=CloneConfig(**{"steps": 300, "measure_starts": 4, **clone}),
+        demonstrations=OperatorConfig(count=2),
+        clone=CloneConfig(**{"steps": 600, "measure_starts": 4, **clone}),
         rl=RLConfig(
             copies=6,
             decisions=4,
