@@ -95,7 +95,7 @@ def _file(task: Task, kind: str, suffix: str) -> Path:
 def physics_face(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
     """The model of `xml` without what moves nothing; inertias taken from `full`.
 
-    Geoms that cannot collide go, and lights, cameras and sensors, which cost 3 % of a step.
+    Geoms that cannot collide go, and lights, cameras and sensors, which every step would compute.
 
     Raises RuntimeError if a constant that physics reads differs from the full model's.
     """
