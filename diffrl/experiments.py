@@ -41,18 +41,10 @@ BUDGET = {  # of every run: about 150 000 control steps, no early stop
 }
 FADE = {"clone.horizon": 12, "rl.cross_fade": 4}
 WHITE = {"rl.noise_correlation": 0.0}
-DPPO = {  # the public code's settings, where they differ from ours
-    "rl.prediction": "epsilon",
-    "rl.spacing": "leading",
-    "rl.sigma_floor": 0.1,
-    "rl.noise_correlation": 0.0,
-    "rl.gamma_denoising": 0.99,
-    "rl.clip": 0.01,
-    "rl.clip_first": 0.001,
-    "rl.actor_learning_rate": 5e-5,
-    "rl.annealing": "cosine",
-    "rl.target_kl": 1.0,
-}
+PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public code, the paper
+    *("prediction", "spacing", "sigma_floor", "noise_correlation", "gamma_denoising", "clip"),
+    *("clip_first", "critic_warmup", "actor_learning_rate", "annealing", "minibatch", "warmup"),
+)
 COLUMNS = ["arm", "preset", *records.COLUMNS, "steps_to_90", "auc", *MEASURES]
 GOOD = 0.9  # success whose first measurement gives `steps_to_90`
 
@@ -102,7 +94,7 @@ _ABLATIONS = {
     "DDPM": {"rl.training_steps": 20, "rl.sampling_steps": 20, "rl.finetuned_steps": 10},
     "epsilon": {"rl.prediction": "epsilon"},
     "leading": {"rl.spacing": "leading"},
-    "DPPO's settings": DPPO,
+    "paper's settings": {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER},
     "annealed": {"rl.annealing": "cosine"},
     "synchronous": {"rl.staggered": False},
     "U-Net": {"clone.network": "unet"},

@@ -29,7 +29,7 @@ TRIES: dict[str, dict] = {
     "minibatch-": {"rl.minibatch": 500},
     "noise+": {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1},
     "noise-": {"rl.sigma_floor": 0.03, "rl.gaussian_std": 0.03},
-    "warmup": {"rl.warmup": 4},
+    "warmup-": {"rl.warmup": 0},
     "lambda+": {"rl.gae_lambda": 0.99},
 }
 BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}
@@ -47,18 +47,14 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     clone = pd.read_csv(folder / "clone.csv")["success"].iloc[-1]
     diagnostics = pd.DataFrame(run.learn(policy).diagnostics)
     measured = diagnostics["measured_success"].dropna()
+    steps = int(diagnostics["control_steps"].iloc[-1])  # measurements included
     row = {"task": task, "seed": seed, "algorithm": algorithm, "try": name, "clone": clone}
     row |= {"changes": "; ".join(f"{key}={value}" for key, value in TRIES[name].items())}
     row |= {"measured": " ".join(f"{x:.3f}" for x in measured), "last": measured.iloc[-1]}
     row |= {"training_success": diagnostics["success"].tail(3).mean()}
-    row |= learning_speed(diagnostics, clone) | {"control_steps": run_steps(diagnostics)}
+    row |= learning_speed(diagnostics, clone) | {"control_steps": steps}
     print(row, flush=True)
     return row
-
-
-def run_steps(diagnostics: pd.DataFrame) -> int:
-    """Control steps of a run, measurements included."""
-    return int(diagnostics["control_steps"].iloc[-1])
 
 
 def main(
