@@ -24,8 +24,11 @@ ready: $(INSTALLED)
 reproduce: ready
 	@$(RUN) -m diffrl reproduce --preset $(PRESET) $(ARGS)
 
+# one process runs the series, minutes long, and the other all else; a file stays in one process
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: ready readers
-	@$(RUN) -m pytest -m 'not slow' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
+	@$(RUN) -m pytest $(BESIDE) -m 'not slow' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
 
 check-slow: ready readers  # all 130 tasks against LIBERO, long trainings, memory
 	@$(RUN) -m pytest -m slow $(ARGS)
