@@ -278,4 +278,8 @@ def test_physics_needs_no_opengl():
         "import sys, diffrl.sim.simulator, diffrl.sim.camera\n"
         "assert 'OpenGL' not in sys.modules, 'OpenGL was imported'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # a test beside this one may have chosen a renderer, which mujoco then loads at once
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    }
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

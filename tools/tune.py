@@ -2,9 +2,10 @@
 
     .venv/bin/python tools/tune.py clip+ rate+ --task libero_object/3
 
-Each name changes the preset laptop by one setting; both policies try it, from clones of the same
-demonstrations, and are judged on held-out start states alone: no official one is played. Rows are
-appended to `results/laptop/tuning.csv`; what is there is not run again.
+Each name changes the preset laptop by one setting; both policies try it (or `--algorithms` of
+them), from clones of the same demonstrations, and are judged on held-out start states alone: no
+official one is played. Rows are appended to `results/laptop/tuning.csv`; what is there is not run
+again.
 """
 
 import functools
@@ -58,16 +59,20 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
 
 
 def main(
-    names: tyro.conf.Positional[tuple[str, ...]], task: str = "libero_object/3", seed: int = 0
+    names: tyro.conf.Positional[tuple[str, ...]],
+    task: str = "libero_object/3",
+    seed: int = 0,
+    algorithms: tuple[str, ...] = tuple(ALGORITHMS),
 ) -> None:
-    """Try each of `names` (see TRIES) with both policies."""
+    """Try each of `names` (see TRIES) with each of `algorithms`."""
     path = results_dir("laptop") / "tuning.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    done = set() if table.empty else set(zip(table["task"], table["seed"], table["try"]))
+    keys = ["task", "seed", "try", "algorithm"]
+    done = set() if table.empty else set(table[keys].itertuples(index=False, name=None))
     for name in names:
-        if (task, seed, name) in done:
+        items = [(name, each) for each in algorithms if (task, seed, name, each) not in done]
+        if not items:
             continue
-        items = [(name, algorithm) for algorithm in ALGORITHMS]
         rows = map_tasks(functools.partial(attempt, task=task, seed=seed), items, description=name)
         table = pd.concat([table, pd.DataFrame(rows)])
         write_csv(path, table)
