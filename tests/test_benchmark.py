@@ -11,6 +11,7 @@ from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
 from diffrl.benchmark.evaluation import measure_evaluation
 from diffrl.benchmark.report import report, save_figures
+from diffrl.benchmark.training import measure_training
 from diffrl.errors import UserError
 
 
@@ -26,6 +27,7 @@ def sample():
     spread = {f"{arm}_range": [0.9 * rate, 1.1 * rate] for arm, rate in rates.items()}
     row = rates | spread | {"ours_n": 1100.0, "threads": 2, "rounds": 3, "task": "libero_goal/0"}
     fps = {"exact": 10.0, "reduced": 40.0, "psnr_db": 34.5, "size": 128, "states": 20}
+    rate = {"training": 400.0, "bare": 500.0}
     task = {"exact": 10.0, "reduced": 40.0, "psnr_db": 34.5}
     fps |= {"renderer": "software", "tasks": {"libero_goal/0": task}}
     return {
@@ -33,6 +35,7 @@ def sample():
         "reset_ms": {"libero": 2000.0, "ours": 1.0},
         "start_s": {"libero": 5.0, "first": 6.0, "cached": 0.1},
         "camera_fps": fps,
+        "training": {"diffusion": rate, "gaussian": rate},
         "evaluation": {"libero": 8.0, "exact": 80.0, "reduced": 160.0, "workers": 2, "trials": 20},
         "machine": {"processor": "a processor", "cores": 2},
     }
@@ -43,6 +46,7 @@ def test_the_table_tells_the_ratios():
     assert "6.0 × LIBERO" in text
     assert "120 % of bare physics" in text
     assert "34.5 dB" in text
+    assert "gaussian 400 control steps/s, 80% of the bare simulator's 500" in text
     assert "reduced pictures 160 (20.0 ×)" in text
 
 
@@ -91,6 +95,14 @@ def test_evaluating_a_vla_is_eight_times_as_fast_as_a_loop_over_liberos_environm
     record = measure_evaluation()
     assert record["reduced"] > 8 * record["libero"]
     assert record["exact"] > record["libero"]
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_training_keeps_three_fifths_of_the_bare_simulators_speed():
+    record = measure_training()  # an AssertionError in there: the replay was another one
+    for algorithm in ("diffusion", "gaussian"):
+        assert 0.6 < record[algorithm]["training"] / record[algorithm]["bare"] < 1
 
 
 @pytest.mark.sim

@@ -1,4 +1,4 @@
-"""``python -m diffrl benchmark``: how fast simulator, camera and evaluation are here."""
+"""``python -m diffrl benchmark``: how fast simulator, camera, training and evaluation are here."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,24 +10,27 @@ from diffrl.benchmark.camera import measure_camera
 from diffrl.benchmark.evaluation import measure_evaluation
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
+from diffrl.benchmark.training import measure_training
 from diffrl.doctor import describe_machine
 from diffrl.errors import UserError
 from diffrl.sim.tasks import SUITES
 
 
 def main(
-    what: tyro.conf.Positional[Literal["simulator", "camera", "evaluation", "all"]] = "all",
+    what: tyro.conf.Positional[
+        Literal["simulator", "camera", "training", "evaluation", "all"]
+    ] = "all",
     suites: tuple[str, ...] = SUITES,
     seconds: float = 3.0,
     rounds: int = 5,
     states: int = 20,
     json: bool = False,
 ) -> None:
-    """Measure simulator, camera and evaluation; write results/throughput.json and figures.
+    """Measure how fast everything is here; write results/throughput.json and figures.
 
     Args:
-        what: the simulator (8 minutes), the camera (4 minutes on a CPU), a VLA's evaluation (2
-            minutes), or all of them.
+        what: the simulator (8 minutes), the camera (4 minutes on a CPU), RL training (2 minutes),
+            a VLA's evaluation (2 minutes), or all of them.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.
@@ -46,6 +49,8 @@ def main(
         record |= measure_simulators(suites, seconds, rounds)
     if what in ("camera", "all"):
         record["camera_fps"] = measure_camera(suites, states)
+    if what in ("training", "all"):
+        record["training"] = measure_training()
     if what in ("evaluation", "all"):
         record["evaluation"] = measure_evaluation()
     settings = {"suites": suites, "seconds": seconds, "rounds": rounds, "states": states}

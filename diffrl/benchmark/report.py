@@ -4,6 +4,7 @@ import pandas as pd
 
 from diffrl.benchmark.common import EPISODE
 from diffrl.figures import save_figure, throughput_bars
+from diffrl.rl.train import ALGORITHMS
 
 
 def report(record: dict) -> str:
@@ -27,6 +28,14 @@ def report(record: dict) -> str:
         rates = f"exact {fps['exact']:.0f}, reduced {fps['reduced']:.0f} frames/s at {fps['size']}²"
         quality = f"{fps['psnr_db']:.1f} dB, {fps['states']} states; {fps['renderer']}"
         lines.append(f"camera          {rates} ({quality})")
+    for algorithm in ALGORITHMS if "training" in record else ():
+        rates = record["training"][algorithm]
+        share = (
+            f"{rates['training'] / rates['bare']:.0%} of the bare simulator's {rates['bare']:.0f}"
+        )
+        lines.append(
+            f"training        {algorithm} {rates['training']:.0f} control steps/s, {share}"
+        )
     if "evaluation" in record:
         rates = record["evaluation"]
         ours = (
