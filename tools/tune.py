@@ -4,8 +4,9 @@
 
 Each name changes the preset laptop by one setting; both policies try it (or `--algorithms` of
 them), from clones of the same demonstrations, and are judged on held-out start states alone: no
-official one is played. Rows are appended to `results/laptop/tuning.csv`; what is there is not run
-again.
+official one is played. Success and smoothness (mean jerk in m/s³ and steps of the best policy's
+successes) are those of deterministic rollouts. Rows are appended to `results/laptop/tuning.csv`;
+what is there is not run again.
 """
 
 import functools
@@ -17,8 +18,11 @@ import tyro
 from diffrl.artifacts import results_dir, root, write_csv
 from diffrl.experiments import Arm, learning_speed
 from diffrl.presets import get_preset
-from diffrl.rl.train import ALGORITHMS, Training
+from diffrl.quality import Trajectory, trajectory_measures
+from diffrl.rl.rollout import rollout
+from diffrl.rl.train import ALGORITHMS, HELD_OUT, Training
 from diffrl.scale import map_tasks
+from diffrl.sim.starts import fresh_start_states
 
 TRIES: dict[str, dict] = {
     "laptop": {},
@@ -29,11 +33,14 @@ TRIES: dict[str, dict] = {
     "epochs-": {"rl.epochs": 5},
     "minibatch-": {"rl.minibatch": 500},
     "noise+": {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1},
+    "noise half": {"rl.sigma_floor": 0.07, "rl.gaussian_std": 0.07},
+    "noise++": {"rl.sigma_floor": 0.2, "rl.gaussian_std": 0.2},
     "noise-": {"rl.sigma_floor": 0.03, "rl.gaussian_std": 0.03},
     "warmup-": {"rl.warmup": 0},
     "lambda+": {"rl.gae_lambda": 0.99},
 }
 BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}
+KEY = ["task", "seed", "try", "algorithm"]
 
 
 def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
@@ -47,13 +54,17 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     policy, _ = run.clone()
     clone = pd.read_csv(folder / "clone.csv")["success"].iloc[-1]
     diagnostics = pd.DataFrame(run.learn(policy).diagnostics)
+    starts = fresh_start_states(run.scene, run.preset.rl.measure_starts, HELD_OUT + seed)
+    trials = rollout(policy, run.scene, starts, threads=1, record=True)
+    paths = [Trajectory.from_episode(trial.episode) for trial in trials if trial.success]
+    quality = pd.DataFrame([trajectory_measures(path) for path in paths])[["jerk_rms", "steps"]]
     measured = diagnostics["measured_success"].dropna()
     steps = int(diagnostics["control_steps"].iloc[-1])  # measurements included
     row = {"task": task, "seed": seed, "algorithm": algorithm, "try": name, "clone": clone}
     row |= {"changes": "; ".join(f"{key}={value}" for key, value in TRIES[name].items())}
     row |= {"measured": " ".join(f"{x:.3f}" for x in measured), "last": measured.iloc[-1]}
     row |= {"training_success": diagnostics["success"].tail(3).mean()}
-    row |= learning_speed(diagnostics, clone) | {"control_steps": steps}
+    row |= learning_speed(diagnostics, clone) | {"control_steps": steps} | quality.mean().to_dict()
     print(row, flush=True)
     return row
 
@@ -66,16 +77,15 @@ def main(
 ) -> None:
     """Try each of `names` (see TRIES) with each of `algorithms`."""
     path = results_dir("laptop") / "tuning.csv"
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    keys = ["task", "seed", "try", "algorithm"]
-    done = set() if table.empty else set(table[keys].itertuples(index=False, name=None))
     for name in names:
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
+        done = set(table[KEY].itertuples(index=False, name=None))
         items = [(name, each) for each in algorithms if (task, seed, name, each) not in done]
-        if not items:
-            continue
-        rows = map_tasks(functools.partial(attempt, task=task, seed=seed), items, description=name)
-        table = pd.concat([table, pd.DataFrame(rows)])
-        write_csv(path, table)
+        if items:
+            function = functools.partial(attempt, task=task, seed=seed)
+            rows = map_tasks(function, items, description=name)
+            table = pd.read_csv(path) if path.exists() else table  # another call may have added
+            write_csv(path, pd.concat([table, pd.DataFrame(rows)]))
 
 
 if __name__ == "__main__":
