@@ -9,6 +9,7 @@ experiments share is run once. `results/<preset>/experiments.csv` has a row per 
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ _ABLATIONS = {
     "synchronous": {"rl.staggered": False},
     "U-Net": {"clone.network": "unet"},
     "chunk 4": {"clone.horizon": 4, "clone.chunk": 4, "rl.decisions": 48},
-    "floor 0.1": {"rl.sigma_floor": 0.1},
+    "floor 0.05": {"rl.sigma_floor": 0.05},
     "white": WHITE,
     "fade": FADE,
 } | _DEMONSTRATIONS
@@ -159,6 +160,14 @@ def collect(preset: str) -> pd.DataFrame:
     return table
 
 
+def finished_runs(preset: str, name: str) -> pd.DataFrame:
+    """Return the rows of ``experiments.csv`` that belong to the experiment `name`; maybe none."""
+    path, chosen = results_dir(preset) / "experiments.csv", EXPERIMENTS[name]
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    arms = [arm.name for arm in chosen.arms]
+    return table[table["arm"].isin(arms) & table["task"].isin(chosen.tasks)]
+
+
 def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> list[dict]:
     """One run: training, if it is not there, and the measures of its trajectories."""
     arm, task, seed = item
@@ -185,12 +194,41 @@ def learning_speed(diagnostics: pd.DataFrame, clone: float) -> dict[str, float]:
     `auc`: mean success over the control steps from the clone to the last measurement, linear
     between measurements.
     """
-    measured = diagnostics[diagnostics["measured"] > 0]
-    steps = np.array([0.0, *measured["control_steps"]])
-    success = np.array([clone, *measured["measured_success"]])
+    steps, success = _measurements(diagnostics, clone)
     reached = steps[success >= GOOD]
     area = np.sum((success[1:] + success[:-1]) / 2 * np.diff(steps)) / steps[-1]
     return {"steps_to_90": reached[0] if len(reached) else np.inf, "auc": float(area)}
+
+
+def _measurements(diagnostics: pd.DataFrame, clone: float) -> tuple[np.ndarray, np.ndarray]:
+    """Control steps and held-out success of each measurement, the clone's first."""
+    measured = diagnostics[diagnostics["measured"] > 0]
+    steps, success = measured["control_steps"], measured["measured_success"]
+    return np.array([0.0, *steps]), np.array([clone, *success])
+
+
+def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
+    """Return the mean over seeds at each held-out measurement, of the finished runs.
+
+    Rows (task, arm, source, mode, steps, value, low, high, n), for `figures.learning_curves`: steps
+    is the mean of the seeds', the interval Student's t, cut to [0, 1] and NaN for a single seed.
+    """
+    chosen, rows = EXPERIMENTS[name], []
+    for task, arm in itertools.product(chosen.tasks, chosen.arms):
+        folders = [run_folder(arm, task, seed, preset) for seed in chosen.seeds]
+        found = [
+            _measurements(pd.read_csv(folder / "diagnostics.csv"), _clone_success(folder))
+            for folder in folders
+            if (folder / "run.done.json").exists()
+        ]
+        if not found:
+            continue
+        steps, success = (np.array(part) for part in zip(*found))
+        mean, low, high = mean_interval(success)
+        for point in zip(steps.mean(0), mean, np.maximum(low, 0), np.minimum(high, 1)):
+            rows.append((task, arm.name, arm.algorithm, "deterministic", *point, len(found)))
+    columns = ["task", "arm", "source", "mode", "steps", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _clone_success(folder: Path) -> float:

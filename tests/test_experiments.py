@@ -46,6 +46,27 @@ def test_learning_speed_is_the_first_good_measurement_and_the_area_under_the_cur
     assert learning_speed(diagnostics[:3], clone=0.1)["steps_to_90"] == np.inf
 
 
+def test_learning_curves_are_means_over_the_finished_seeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    arm, task = EXPERIMENTS["seeds"].arms[0], EXPERIMENTS["seeds"].tasks[0]
+    for seed, success in enumerate((0.4, 0.8, 0.1)):
+        folder = experiments.run_folder(arm, task, seed, "laptop")
+        folder.mkdir(parents=True)
+        pd.DataFrame({"success": [0.2]}).to_csv(folder / "clone.csv")
+        steps, measured = [50, 100 + 20 * seed], [0, 24]
+        rows = {"control_steps": steps, "measured": measured, "measured_success": [0, success]}
+        pd.DataFrame(rows).to_csv(folder / "diagnostics.csv")
+        if seed < 2:  # the third is still at work
+            (folder / "run.done.json").write_text("{}")
+    curves = experiments.learning_curves("laptop")
+    assert curves["steps"].tolist() == [0, 110]
+    assert curves["value"].tolist() == pytest.approx([0.2, 0.6])
+    assert curves["n"].tolist() == [2, 2]
+    assert curves["low"].tolist() == pytest.approx([0.2, 0])  # Student's t, cut
+    assert curves["high"].tolist() == pytest.approx([0.2, 1])
+    assert set(curves["task"]) == {task}
+
+
 def test_effects_are_paired_by_task_seed_and_mode():
     runs = [("base", 1.0), ("other", 3.0)]
     rows = [

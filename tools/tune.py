@@ -24,6 +24,7 @@ from diffrl.rl.train import ALGORITHMS, HELD_OUT, Training
 from diffrl.scale import map_tasks
 from diffrl.sim.starts import fresh_start_states
 
+NOISE = {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1}
 TRIES: dict[str, dict] = {
     "laptop": {},
     "clip+": {"rl.clip": 0.16, "rl.clip_first": 0.016, "rl.gaussian_clip": 0.08},
@@ -32,8 +33,11 @@ TRIES: dict[str, dict] = {
     "batch+": {"rl.decisions": 48, "rl.iterations": 8, "rl.measure_every": 3},
     "epochs-": {"rl.epochs": 5},
     "minibatch-": {"rl.minibatch": 500},
-    "noise+": {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1},
+    "noise+": NOISE,
     "noise half": {"rl.sigma_floor": 0.07, "rl.gaussian_std": 0.07},
+    "noise+ rate+": NOISE | {"rl.actor_learning_rate": 6e-4, "rl.gaussian_learning_rate": 4e-4},
+    "noise+ minibatch-": NOISE | {"rl.minibatch": 500},
+    "noise+ clip+": NOISE | {"rl.clip": 0.16, "rl.clip_first": 0.016, "rl.gaussian_clip": 0.08},
     "noise++": {"rl.sigma_floor": 0.2, "rl.gaussian_std": 0.2},
     "noise-": {"rl.sigma_floor": 0.03, "rl.gaussian_std": 0.03},
     "warmup-": {"rl.warmup": 0},
