@@ -83,6 +83,8 @@ class RLConfig:
     critic_warmup: int = 1  # iterations in which only the critic learns [C]; DPPO: 2
     target_kl: float = 0.1  # the policy's update stops beyond this [C]; DPPO: 1
     gaussian_std: float = 0.05  # initial std of the Gaussian policy, plan units [C]; DPPO: 0.1
+    noise_start: float = 1.0  # exploration noise at first, as a multiple of these two [C]
+    noise_anneal: float = 0.5  # share of the iterations in which it falls to 1, linearly [C]
     gaussian_clip: float = 0.04  # its PPO clip [C]; DPPO: 0.01
     gaussian_learning_rate: float = 2e-4  # [C]
     measure_every: int = 5  # iterations between measurements; the best policy is kept [C]
@@ -247,8 +249,7 @@ _LAPTOP = Preset(
         target_success=0.99,
         confirm_starts=192,  # of 96 that all but one solved, an expert then missed 3 of 50
         warmup=4,
-        sigma_floor=0.1,  # twice the default, DPPO's own: tuning.csv
-        gaussian_std=0.1,
+        noise_start=2.0,  # 0.1, DPPO's own, at first: tuning.csv
         actor_learning_rate=6e-4,  # the Gaussian policy's was no better doubled: tuning.csv
     ),
     vla=VLAConfig(frame_stride=6, flow_draws=2, seeds=(0, 1)),

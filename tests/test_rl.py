@@ -18,7 +18,15 @@ from diffrl.rl import checkpoint, records, train
 from diffrl.rl.bc import Clone, fit_clone
 from diffrl.rl.collect import Batch
 from diffrl.rl.journal import Journal
-from diffrl.rl.ppo import actor_loss, batch_values, clip_range, gae, learning_rate, update
+from diffrl.rl.ppo import (
+    actor_loss,
+    batch_values,
+    clip_range,
+    gae,
+    learning_rate,
+    noise_scale,
+    update,
+)
 from diffrl.rl.rollout import Trial, success_rate
 
 LAYOUT = Layout("libero_object/0", objects=1, goals=1, joints=0)
@@ -209,6 +217,25 @@ def test_a_loss_that_is_not_finite_is_told_with_the_setting_to_change():
     }
     with pytest.raises(UserError, match=r"nan: lower rl\.actor_learning_rate"):
         update(policy, critic, optimisers, batch, RLConfig(), 0.04, torch.Generator())
+
+
+def test_the_exploration_noise_falls_linearly_to_the_policys_own():
+    config = RLConfig(iterations=10, noise_start=2.0, noise_anneal=0.4)
+    scales = [noise_scale(iteration, config) for iteration in (0, 1, 4, 9)]
+    assert scales == pytest.approx([2, 1.75, 1, 1])
+    assert noise_scale(0, RLConfig(noise_anneal=0.0, noise_start=2.0)) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_scaled_noise_spreads_the_plans_and_enters_their_probability(algorithm):
+    policy = make(algorithm)
+    own = policy.exploration()
+    policy.noise_scale = 2.0
+    assert policy.exploration() == pytest.approx(2 * own)
+    condition = policy.encoder({"state": torch.zeros(1, LAYOUT.size)})
+    latent, last = torch.zeros(1, policy.horizon, 7), torch.tensor([policy.steps - 1])
+    _, std = policy.transition(condition, latent, last, "stochastic")
+    assert float(std.detach().mean()) == pytest.approx(2 * own)
 
 
 def test_the_learning_rate_is_constant_or_a_cosine_to_zero():

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.sim
 TASK = "libero_object/0"
 TINY = RLConfig(
     copies=4, decisions=3, iterations=5, max_steps=20, epochs=2, minibatch=30, critic_warmup=1,
-    measure_every=2, measure_starts=2, cross_fade=2,
+    measure_every=2, measure_starts=2, cross_fade=2, noise_start=2.0, noise_anneal=1.0,
 )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ class ChainPolicy(nn.Module):
 
     steps: int
     prefix: int = 0
+    noise_scale: float = 1.0  # of the exploration noise; RL alone changes it, and no file keeps it
 
     def __init__(self, config: PolicyConfig, layout: Layout):
         super().__init__()

@@ -72,7 +72,11 @@ class DiffusionPolicy(ChainPolicy):
 
     def exploration(self) -> float:
         """The deviation of the last step's noise, in plan units."""
-        return max(float(self.schedule_sigma[-1]), self.config.sigma_floor)
+        return max(float(self.schedule_sigma[-1]), self._floor)
+
+    @property
+    def _floor(self) -> float:
+        return self.noise_scale * self.config.sigma_floor
 
     def transition(
         self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
@@ -97,7 +101,7 @@ class DiffusionPolicy(ChainPolicy):
         true_sigma = sigma if mode == "stochastic" else torch.zeros_like(sigma)
         direction = (1 - alpha_next - true_sigma**2).clamp(min=0).sqrt()
         mean = alpha_next.sqrt() * clean + direction * noise
-        return mean, true_sigma.clamp(min=self.config.sigma_floor)
+        return mean, true_sigma.clamp(min=self._floor)
 
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the prediction at a random time (Ho et al. 2020, eq. 14)."""

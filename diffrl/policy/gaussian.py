@@ -41,7 +41,7 @@ class GaussianPolicy(ChainPolicy):
 
     def _std(self) -> Tensor:
         low, high = (math.log(limit) for limit in STD_RANGE)
-        return self.log_std.clamp(low, high).exp()
+        return self.noise_scale * self.log_std.clamp(low, high).exp()
 
     def transition(
         self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode

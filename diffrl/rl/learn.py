@@ -12,7 +12,7 @@ from diffrl.policy import ChainPolicy
 from diffrl.policy.nets import Critic
 from diffrl.presets import RLConfig
 from diffrl.rl.collect import Batch, Collector
-from diffrl.rl.ppo import learning_rate, update
+from diffrl.rl.ppo import learning_rate, noise_scale, update
 from diffrl.rl.rollout import Trial, success_rate
 from diffrl.sim.scene import Scene
 
@@ -63,6 +63,7 @@ class Learner:
     def iterate(self) -> dict:
         """One iteration: collect a batch, improve on it; return its diagnostics."""
         self._set_rates()
+        self.policy.noise_scale = noise_scale(self.iteration, self.config)
         began = time.perf_counter()
         batch = self.collector.collect(self.generator)
         collected = time.perf_counter()
@@ -183,5 +184,6 @@ def improve(
         report(row)
     if learner.best is not None:
         learner.policy.load_state_dict(learner.best)
+    learner.policy.noise_scale = 1.0
     learner.collector.close()
     return learner.best_success

@@ -169,6 +169,17 @@ def _diagnostics(watched: list[dict], values: Tensor, returns: Tensor) -> dict[s
     return row | {"explained_variance": 1 - float(unexplained)}
 
 
+def noise_scale(iteration: int, config: RLConfig) -> float:
+    """Return the exploration noise of an iteration, as a multiple of the policy's own.
+
+    Linear from `noise_start` to 1, over the share `noise_anneal` of the iterations: wide steps find
+    the way early, and late ones are as small as those of the data that the expert will leave.
+    """
+    last = config.noise_anneal * config.iterations
+    done = min(1.0, iteration / last) if last else 1.0
+    return config.noise_start + (1 - config.noise_start) * done
+
+
 def learning_rate(base: float, iteration: int, config: RLConfig, warmup: int = 0) -> float:
     """Return the learning rate of an iteration: constant, or a cosine to zero at the end.
 
