@@ -99,10 +99,18 @@ def throughput(record: dict) -> str:
     reset = "reset {libero:.0f} → {ours:.1f} ms".format(**record["reset_ms"])
     start = "start {libero:.1f} → {cached:.2f} s".format(**record["start_s"])
     images = "{exact:.0f} → {reduced:.0f} images/s ({psnr_db:.0f} dB)".format(**camera)
+    training, trials = record["training"], record["evaluation"]
+    shares = (
+        f"{name} {training[name]['training'] / training[name]['bare']:.0%}"
+        for name in ("diffusion", "gaussian")
+    )
+    vla = (f"{d} pictures {trials[d] / trials['libero']:.0f} ×" for d in ("exact", "reduced"))
     return (
         f"**Control steps a second ({machine['processor']}, {machine['cores']} cores)**\n\n"
         + markdown(rows, [*header, "× LIBERO", "of bare physics"])
         + f"\n\nLIBERO → diffrl: {reset}, cached {start}. Exact → reduced pictures: {images}."
+        + f"\nOf the bare simulator's speed RL training keeps: {', '.join(shares)}."
+        + f"\nEvaluating a VLA, against a loop over LIBERO's environment: {', '.join(vla)}."
     )
 
 
