@@ -45,6 +45,7 @@ WHITE = {"rl.noise_correlation": 0.0}
 PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public code, the paper
     *("prediction", "spacing", "sigma_floor", "noise_correlation", "gamma_denoising", "clip"),
     *("clip_first", "critic_warmup", "actor_learning_rate", "annealing", "minibatch", "warmup"),
+    "noise_start",
 )
 COLUMNS = ["arm", "preset", *records.COLUMNS, "steps_to_90", "auc", *MEASURES]
 GOOD = 0.9  # success whose first measurement gives `steps_to_90`
@@ -100,7 +101,8 @@ _ABLATIONS = {
     "synchronous": {"rl.staggered": False},
     "U-Net": {"clone.network": "unet"},
     "chunk 4": {"clone.horizon": 4, "clone.chunk": 4, "rl.decisions": 48},
-    "floor 0.05": {"rl.sigma_floor": 0.05},
+    "floor 0.05": {"rl.noise_start": 1.0},  # held, where the base falls from one to the other
+    "floor 0.1": {"rl.noise_start": 1.0, "rl.sigma_floor": 0.1},
     "white": WHITE,
     "fade": FADE,
 } | _DEMONSTRATIONS
