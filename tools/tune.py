@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/tune.py clip+ rate+ --task libero_object/3
 
-Each name changes the preset laptop by one setting; both policies try it (or `--algorithms` of
+Each name changes the recipe that tuning began with; both policies try it (or `--algorithms` of
 them), from clones of the same demonstrations, and are judged on held-out start states alone: no
 official one is played. Success and smoothness (mean jerk in m/s³ and steps of the best policy's
 successes) are those of deterministic rollouts. Rows are appended to `results/laptop/tuning.csv`;
@@ -26,7 +26,8 @@ from diffrl.sim.starts import fresh_start_states
 
 NOISE = {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1}
 TRIES: dict[str, dict] = {
-    "laptop": {},
+    "base": {},
+    "laptop": {"rl.noise_start": 2.0, "rl.actor_learning_rate": 6e-4},
     "clip+": {"rl.clip": 0.16, "rl.clip_first": 0.016, "rl.gaussian_clip": 0.08},
     "rate+": {"rl.actor_learning_rate": 6e-4, "rl.gaussian_learning_rate": 4e-4},
     "rate-": {"rl.actor_learning_rate": 1.5e-4, "rl.gaussian_learning_rate": 1e-4},
@@ -43,6 +44,7 @@ TRIES: dict[str, dict] = {
     "warmup-": {"rl.warmup": 0},
     "lambda+": {"rl.gae_lambda": 0.99},
 }
+BASE = {"rl.noise_start": 1.0, "rl.actor_learning_rate": 3e-4}  # the preset's, before the tries
 BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}
 KEY = ["task", "seed", "try", "algorithm"]
 
@@ -51,7 +53,7 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     """Train one policy with one change; what its held-out measurements say."""
     name, algorithm = item
     torch.set_num_threads(1)  # two trainings share the cores
-    arm = Arm(name, algorithm, tuple((BUDGET | TRIES[name]).items()))
+    arm = Arm(name, algorithm, tuple((BASE | BUDGET | TRIES[name]).items()))
     preset = arm.preset(get_preset("laptop"))
     folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
     run = Training(task, algorithm, preset, seed, threads=1, folder=folder)
