@@ -4,7 +4,8 @@
 
 A run is (arm, task, seed): a clone, RL for a fixed number of iterations, then the official start
 states in both modes, with every measure of quality on the successes. An arm that several
-experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode.
+experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode; its
+`clone_success` is the held-out success at which cloning stopped, deterministic, in both.
 """
 
 import dataclasses
@@ -20,16 +21,13 @@ import pandas as pd
 
 from diffrl import figures
 from diffrl.artifacts import Stage, results_dir, write_csv
-from diffrl.policy import load
 from diffrl.presets import Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, measure
 from diffrl.quality.report import MEASURES
 from diffrl.rl import records
-from diffrl.rl.rollout import rollout
-from diffrl.rl.train import Algorithm, train_expert
+from diffrl.rl.rollout import Trial
+from diffrl.rl.train import Algorithm, Training
 from diffrl.scale import cores, map_tasks
-from diffrl.sim.scene import load_scene
-from diffrl.sim.starts import official_start_states
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import holm, mean_interval, sign_flip_test
 
@@ -177,16 +175,30 @@ def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> list[dict]:
     stage = Stage(folder, "run", {"arm": arm, "task": task, "seed": seed, "preset": settings})
     if stage.done:
         return stage.records["rows"]
-    expert = train_expert(task, arm.algorithm, settings, seed, threads=threads, folder=folder)
-    learning = learning_speed(pd.read_csv(folder / "diagnostics.csv"), _clone_success(folder))
-    quality = _quality(folder, task, settings.quality, threads)
-    names = {"arm": arm.name, "preset": preset}
+    run = Training(task, arm.algorithm, settings, seed, threads, folder)
+    policy, learner, minutes = run.train()
+    trials = run.evaluate(policy, record=True)
+    clone = _clone_success(folder)
+    speed = learning_speed(pd.read_csv(folder / "diagnostics.csv"), clone)
+    names, clones = (task, arm.algorithm, seed), dict.fromkeys(records.MODES, clone)
+    table = records.trial_table(trials)
+    expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
     rows = []
     for row in expert.to_dict("records"):
-        measures = {m: quality.get((row["mode"], m), np.nan) for m in MEASURES}
-        rows.append(names | row | learning | measures)
+        played = [trial for trial in trials if trial.mode == row["mode"]]
+        means = dict.fromkeys(MEASURES, np.nan) | mean_quality(played, settings.quality)
+        rows.append({"arm": arm.name, "preset": preset} | row | speed | means)
     stage.finish({"rows": rows}, seed=seed)
+    run.close()
     return stage.records["rows"]
+
+
+def mean_quality(trials: Sequence[Trial], config: QualityConfig) -> dict[str, float]:
+    """Return each measure's mean over the successes of recorded trials; {} with less than two."""
+    paths = [Trajectory.from_episode(trial.episode) for trial in trials if trial.success]
+    if len(paths) < 2:
+        return {}
+    return measure(paths, config).groupby("measure")["value"].mean().to_dict()
 
 
 def learning_speed(diagnostics: pd.DataFrame, clone: float) -> dict[str, float]:
@@ -235,22 +247,6 @@ def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
 
 def _clone_success(folder: Path) -> float:
     return float(pd.read_csv(folder / "clone.csv")["success"].iloc[-1])
-
-
-def _quality(
-    folder: Path, task: str, config: QualityConfig, threads: int
-) -> dict[tuple[str, str], float]:
-    """Mean of each measure over the successes on the official start states, by mode."""
-    policy, scene = load(folder), load_scene(task)
-    starts = official_start_states(scene)
-    means: dict[tuple[str, str], float] = {}
-    for mode in ("deterministic", "stochastic"):
-        trials = rollout(policy, scene, starts, mode, threads=threads, record=True)
-        paths = [Trajectory.from_episode(t.episode) for t in trials if t.success]
-        if len(paths) > 1:
-            units = measure(paths, config)
-            means |= {(mode, m): v for m, v in units.groupby("measure")["value"].mean().items()}
-    return means
 
 
 def effects(

@@ -16,9 +16,8 @@ import torch
 import tyro
 
 from diffrl.artifacts import results_dir, root, write_csv
-from diffrl.experiments import Arm, learning_speed
+from diffrl.experiments import Arm, learning_speed, mean_quality
 from diffrl.presets import get_preset
-from diffrl.quality import Trajectory, trajectory_measures
 from diffrl.rl.rollout import rollout
 from diffrl.rl.train import ALGORITHMS, HELD_OUT, Training
 from diffrl.scale import map_tasks
@@ -57,20 +56,20 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     preset = arm.preset(get_preset("laptop"))
     folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
     run = Training(task, algorithm, preset, seed, threads=1, folder=folder)
-    policy, _ = run.clone()
+    policy, learner, _ = run.train()
     clone = pd.read_csv(folder / "clone.csv")["success"].iloc[-1]
-    diagnostics = pd.DataFrame(run.learn(policy).diagnostics)
+    diagnostics = pd.DataFrame(learner.diagnostics)
     starts = fresh_start_states(run.scene, run.preset.rl.measure_starts, HELD_OUT + seed)
     trials = rollout(policy, run.scene, starts, threads=1, record=True)
-    paths = [Trajectory.from_episode(trial.episode) for trial in trials if trial.success]
-    quality = pd.DataFrame([trajectory_measures(path) for path in paths])[["jerk_rms", "steps"]]
+    quality = mean_quality(trials, preset.quality)
     measured = diagnostics["measured_success"].dropna()
     steps = int(diagnostics["control_steps"].iloc[-1])  # measurements included
     row = {"task": task, "seed": seed, "algorithm": algorithm, "try": name, "clone": clone}
     row |= {"changes": "; ".join(f"{key}={value}" for key, value in TRIES[name].items())}
     row |= {"measured": " ".join(f"{x:.3f}" for x in measured), "last": measured.iloc[-1]}
     row |= {"training_success": diagnostics["success"].tail(3).mean()}
-    row |= learning_speed(diagnostics, clone) | {"control_steps": steps} | quality.mean().to_dict()
+    row |= learning_speed(diagnostics, clone) | {"control_steps": steps}
+    row |= {name: quality.get(name) for name in ("jerk_rms", "steps")}
     print(row, flush=True)
     return row
 

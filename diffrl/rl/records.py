@@ -1,10 +1,12 @@
 """What training leaves behind, as tables: experts, learning curves, final trials."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
 
@@ -21,14 +23,31 @@ def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
     return place / f"{algorithm}-seed{seed}"
 
 
+def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Return one row per trial: (mode, start_state, seed, success, error, steps)."""
+    columns = ["mode", "start_state", "seed", "success", "error", "steps"]
+    rows = [[getattr(trial, name) for name in columns] for trial in trials]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def success_by_mode(trials: pd.DataFrame) -> dict[str, float]:
+    """Return the success rate in each mode; trials that ended in an error do not count."""
+    return trials[~trials["error"]].groupby("mode")["success"].mean().to_dict()
+
+
 def expert_rows(
-    names: tuple[str, str, int], trials: pd.DataFrame, steps: int, minutes: float
+    names: tuple[str, str, int],
+    trials: pd.DataFrame,
+    clone: Mapping[str, float],
+    steps: int,
+    minutes: float,
 ) -> pd.DataFrame:
     """Return an expert's rows of ``experts.csv``, one per mode.
 
     Args:
         names: task, algorithm, seed.
-        trials: rows (policy, mode, success, error), policy "clone" or "expert"; errors count not.
+        trials: of the expert, `trial_table`'s rows; errors do not count.
+        clone: success of the clone by mode.
         steps: control steps of RL, the measurements during training included.
         minutes: of cloning and RL.
     """
@@ -36,12 +55,11 @@ def expert_rows(
     fair = trials[~trials["error"]]
     rows = []
     for mode in MODES:
-        by_policy = fair[fair["mode"] == mode].groupby("policy")["success"]
-        count, successes = int(by_policy.count()["expert"]), int(by_policy.sum()["expert"])
-        low, high = wilson(successes, count)
+        success = fair.loc[fair["mode"] == mode, "success"]
+        count, successes = len(success), int(success.sum())
         values = [task, algorithm, mode, seed, count, successes]
-        values += [successes / count, low, high, steps, round(minutes, 2)]
-        rows.append([*values, float(by_policy.mean()["clone"])])
+        values += [successes / count, *wilson(successes, count), steps, round(minutes, 2)]
+        rows.append([*values, float(clone[mode])])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -28,6 +28,7 @@ class Trial:
     """What became of one start state."""
 
     start_state: str
+    mode: Mode
     seed: int
     success: bool = False
     error: bool = False  # the physics diverged; such a trial enters no rate
@@ -102,7 +103,7 @@ def rollout(
         max_steps: control steps per trial; default: the task's protocol limit.
     """
     n = min(len(start_states), COPIES)
-    trials = [Trial(name, seed) for name in start_states.ids]
+    trials = [Trial(name, mode, seed) for name in start_states.ids]
     waiting = deque(range(len(trials)))
     free, plays = list(range(n)), {}  # copies without a trial; copy -> trial under way
     with Simulator(scene, n, threads=threads, max_steps=max_steps) as simulator:

@@ -26,7 +26,15 @@ from diffrl.rl import checkpoint
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, improve
-from diffrl.rl.records import COLUMNS, MODES, collect_records, expert_folder, expert_rows
+from diffrl.rl.records import (
+    COLUMNS,
+    MODES,
+    collect_records,
+    expert_folder,
+    expert_rows,
+    success_by_mode,
+    trial_table,
+)
 from diffrl.rl.rollout import Trial, rollout, success_rate
 from diffrl.scale import cores, map_tasks
 from diffrl.sim.observation import observe
@@ -156,26 +164,36 @@ class Training:
         )
         return learner
 
-    def evaluate(self, policy: ChainPolicy, label: str) -> pd.DataFrame:
-        """Play the official start states in both modes: one row per trial."""
-        config, rows = self.preset.rl, []
+    def train(self) -> tuple[ChainPolicy, Learner, float]:
+        """Clone and improve a policy, and save it; return it, its learner and the minutes.
+
+        Raises:
+            UserError: the checkpoint is of other settings, and whatever a phase raises.
+        """
+        for path in filter(Path.exists, (self.checkpoint("clone"), self.checkpoint("rl"))):
+            checkpoint.check(path, self.key)  # before anything is written
+        torch.set_num_threads(self.preset.rl.torch_threads)
+        write_json(self.folder / "config.json", self.config)
+        policy, seconds = self.clone()
+        learner = self.learn(policy)
+        policies.save(self.folder, policy)
+        return policy, learner, (seconds + learner.seconds) / 60
+
+    def evaluate(self, policy: ChainPolicy, record: bool = False) -> list[Trial]:
+        """Play the official start states in both modes, with each seed of the policy's noise."""
+        config, trials = self.preset.rl, []
         starts = official_start_states(self.scene)[: config.evaluation_starts]
         for mode in MODES:
             for seed in config.evaluation_seeds:
-                trials = rollout(policy, self.scene, starts, mode, seed, threads=self.threads)
-                rows += [
-                    {
-                        "policy": label,
-                        "mode": mode,
-                        "start_state": trial.start_state,
-                        "seed": trial.seed,
-                        "success": trial.success,
-                        "error": trial.error,
-                        "steps": trial.steps,
-                    }
-                    for trial in trials
-                ]
-        return pd.DataFrame(rows)
+                trials += rollout(
+                    policy, self.scene, starts, mode, seed, threads=self.threads, record=record
+                )
+        return trials
+
+    def close(self) -> None:
+        """Drop what only an unfinished run needs."""
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        self.journal.close()
 
 
 SHOWN_CLONE = ("steps", "loss", "success")
@@ -216,22 +234,17 @@ def train_expert(
             marker.unlink(missing_ok=True)
     if run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
-    for path in filter(Path.exists, (run.checkpoint("clone"), run.checkpoint("rl"))):
-        checkpoint.check(path, run.key)  # before anything is written
-    torch.set_num_threads(preset.rl.torch_threads)
-    write_json(run.folder / "config.json", run.config)
-    policy, seconds = run.clone()
-    learner = run.learn(policy)
-    policies.save(run.folder, policy)
+    policy, learner, minutes = run.train()
     run.journal.say("evaluating")
-    clone = policies.load(run.folder / "clone")
-    trials = pd.concat([run.evaluate(clone, "clone"), run.evaluate(policy, "expert")])
-    write_csv(run.folder / "trials.csv", trials)
+    clone = trial_table(run.evaluate(policies.load(run.folder / "clone")))
+    expert = trial_table(run.evaluate(policy))
+    trials = pd.concat([clone.assign(policy="clone"), expert.assign(policy="expert")])
+    write_csv(run.folder / "trials.csv", trials[["policy", *expert.columns]])
     names = (run.task, run.algorithm, run.seed)
-    rows = expert_rows(names, trials, learner.control_steps, (seconds + learner.seconds) / 60)
+    steps = learner.control_steps
+    rows = expert_rows(names, expert, success_by_mode(clone), steps, minutes)
     run.stage.finish({"rows": rows.to_dict("records")}, seed=seed)
-    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
-    run.journal.close()
+    run.close()
     return rows
 
 
