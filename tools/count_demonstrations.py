@@ -5,7 +5,7 @@
 The operator is clean: ten of its demonstrations often clone to 100 %, and what is cloned to 0 %
 cannot be improved from a sparse reward. Each task's first n demonstrations are cloned by both
 policies, n = 1, 2, …, until both succeed on 25-75 % of 24 held-out start states (no official one),
-or on more although they have three.
+or on more although they have three; `--counts` tries exactly those.
 Writes `results/laptop/clones.csv`; `presets.py` carries the counts that were chosen from it.
 """
 
@@ -39,13 +39,13 @@ def clone_success(run: Training, episodes: list) -> float:
         return success_rate(run.measure(STARTS, averaged))
 
 
-def scan(task: str, preset, seed: int) -> list[dict]:
-    """Clone both policies from more and more demonstrations of one task."""
+def scan(task: str, preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
+    """Clone both policies from `counts` demonstrations of one task; none: until it is enough."""
     runs = {name: Training(task, name, preset, seed, threads=1) for name in ALGORITHMS}
     scene = runs["diffusion"].scene
     rows: list[dict] = []
     episodes: list = []
-    for count in COUNTS:
+    for count in counts or COUNTS:
         config = dataclasses.replace(preset.demonstrations, counts=())
         if count > len(episodes):
             wanted = next(n for n in (5, 20) if n >= count)
@@ -53,20 +53,21 @@ def scan(task: str, preset, seed: int) -> list[dict]:
         row = {name: clone_success(run, episodes[:count]) for name, run in runs.items()}
         rows.append({"task": task, "demonstrations": count} | row | {"starts": STARTS})
         print(rows[-1], flush=True)
-        if min(row.values()) >= LEAST and (max(row.values()) <= MOST or count >= ENOUGH):
+        enough = min(row.values()) >= LEAST and (max(row.values()) <= MOST or count >= ENOUGH)
+        if enough and not counts:
             break
     return rows
 
 
-def main(tasks: tuple[str, ...] = (), seed: int = 0) -> None:
+def main(tasks: tuple[str, ...] = (), counts: tuple[int, ...] = (), seed: int = 0) -> None:
     """Scan `tasks` (default: the preset laptop's)."""
     torch.set_num_threads(1)
     preset = get_preset("laptop")
     path = results_dir("laptop") / "clones.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
     for task in tasks or preset.tasks:
-        rows = pd.DataFrame(scan(task, preset, seed))
-        table = pd.concat([table[table.get("task") != task] if len(table) else table, rows])
+        rows = pd.DataFrame(scan(task, preset, seed, counts))
+        table = pd.concat([table, rows]).drop_duplicates(["task", "demonstrations"], keep="last")
         write_csv(path, table)
 
 
