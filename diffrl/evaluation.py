@@ -205,7 +205,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences.
     """
     settings, folder = preset.evaluation, results_dir(preset.name)
-    tasks = [*preset.tasks, *tasks_of(settings.suites)]
+    tasks = [*preset.vla_tasks, *tasks_of(settings.suites)]
     trials = tuple(plan(tasks, settings.trials, settings.seed))
     jobs = []
     for data in preset.vla.data:

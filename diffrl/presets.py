@@ -130,6 +130,7 @@ class VLAConfig:
         "diffusion-deterministic",
         "diffusion-stochastic",
     )
+    tasks: tuple[str, ...] = ()  # of the one multi-task model; none: all of the preset's [C]
     vision: Literal["efficientnet", "conv"] = "efficientnet"  # frozen and cached, or learned [C]
     image_size: int = 128  # pixels, square, both cameras [C]; openpi renders 256
     detail: Literal["exact", "reduced"] = "reduced"  # of the rendered images [C]
@@ -178,6 +179,11 @@ class Preset:
     quality: QualityConfig = QualityConfig()
     vla: VLAConfig = VLAConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def vla_tasks(self) -> tuple[str, ...]:
+        """The tasks that the VLA learns and is evaluated on."""
+        return tuple(t for t in self.tasks if not self.vla.tasks or t in self.vla.tasks)
 
 
 def _suite(name: str, count: int) -> tuple[str, ...]:
@@ -252,7 +258,7 @@ _LAPTOP = Preset(
         noise_start=2.0,  # 0.1, DPPO's own, at first: tuning.csv
         actor_learning_rate=6e-4,  # the Gaussian policy's was no better doubled: tuning.csv
     ),
-    vla=VLAConfig(frame_stride=6, flow_draws=2, seeds=(0, 1)),
+    vla=VLAConfig(tasks=_OBJECT, frame_stride=6, flow_draws=2, seeds=(0, 1)),
 )
 
 _GPU = Preset(

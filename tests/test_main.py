@@ -101,3 +101,12 @@ def test_a_preset_can_be_restricted_to_some_tasks():
     few = with_tasks(get_preset("laptop"), ("libero_object/3",))
     assert few.tasks == ("libero_object/3",)
     assert few.rl == get_preset("laptop").rl
+
+
+def test_a_vla_may_learn_some_of_a_presets_tasks():
+    laptop = get_preset("laptop")
+    assert laptop.vla_tasks == tuple(f"libero_object/{index}" for index in range(10))
+    assert with_tasks(laptop, ("libero_goal/7", "libero_object/3")).vla_tasks == (
+        "libero_object/3",
+    )
+    assert get_preset("smoke").vla_tasks == get_preset("smoke").tasks

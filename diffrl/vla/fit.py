@@ -84,7 +84,7 @@ def files_of(data: str, preset: Preset) -> list[Path]:
 
 
 def _files(part: Part, preset: Preset) -> list[Path]:
-    return [dataset_path(task, part.source, part.mode, preset.name) for task in preset.tasks]
+    return [dataset_path(task, part.source, part.mode, preset.name) for task in preset.vla_tasks]
 
 
 def load(paths: Sequence[Path], count: int) -> list[Episode]:

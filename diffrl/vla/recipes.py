@@ -18,7 +18,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     openpi knows a data set by a `TrainConfig` in its ``config.py``: copy ``pi0_libero`` there under
     the name used here and give it the `repo_id` used here.
     """
-    suites = " ".join(dict.fromkeys(task.partition("/")[0] for task in preset.tasks))
+    suites = " ".join(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
     folder, name = f"exports/{data}", f"diffrl/{data}"
     config = f"pi0_{data.replace('-', '_')}"
     rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}

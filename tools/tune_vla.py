@@ -1,0 +1,74 @@
+"""Tuning runs of the compact VLA, on the operator's data and held-out start states alone.
+
+    .venv/bin/python tools/tune_vla.py base horizon- --trials 10
+
+Each name changes the preset laptop's VLA. It learns from the operator's demonstrations of the ten
+libero_object tasks, never from a policy's, so that no source of the comparison is favoured among
+the experts' four; it plays fresh start states that no data set and no evaluation uses. Rows are
+appended to `results/laptop/vla_tuning.csv`; what is there is not run again.
+"""
+
+import dataclasses
+import time
+
+import pandas as pd
+import torch
+import tyro
+
+from diffrl.artifacts import results_dir, root, write_csv
+from diffrl.evaluation import Arm, Job, evaluate
+from diffrl.presets import Preset, get_preset
+from diffrl.vla.adapters import Trial
+from diffrl.vla.fit import mix, render_all
+from diffrl.vla.train import train
+
+DATA = "operator-recorded"
+STARTS = 3_000_000  # seed of the start states; generation and training use others
+TRIES: dict[str, dict] = {"base": {}}
+
+
+def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | None) -> dict:
+    """Train one VLA with one change; its success on held-out start states."""
+    folder = root() / "build" / "tuning-vla" / f"{name}-{seed}"
+    render_all(preset, workers)
+    learn, check = mix(DATA, preset)
+    began = time.perf_counter()
+    losses = train(learn, check, preset.vla, seed, folder)
+    minutes = (time.perf_counter() - began) / 60
+    plan = [Trial(task, f"fresh/{STARTS}/{k}", 0) for task in preset.tasks for k in range(trials)]
+    job = Job(f"compact:{folder}", tuple(plan), folder / "evaluation", Arm("operator"))
+    table = evaluate([job], workers=workers)
+    success = table["status"].eq("success")
+    by_task = success.groupby(table["task"], sort=False).sum()
+    changes = "; ".join(f"{key}={value}" for key, value in TRIES[name].items())
+    row = {"try": name, "changes": changes, "seed": seed, "frames": len(learn)}
+    row |= {"minutes": round(minutes, 1), "loss": losses["loss"].iloc[-1]}
+    row |= {"held_out": losses["held_out"].iloc[-1], "trials": len(table)}
+    row |= {"success": success.mean(), "by_task": " ".join(map(str, by_task))}
+    print(row, flush=True)
+    return row
+
+
+def main(
+    names: tyro.conf.Positional[tuple[str, ...]],
+    seed: int = 0,
+    trials: int = 10,
+    workers: int | None = None,
+) -> None:
+    """Try each of `names` (see TRIES), with `trials` start states per task."""
+    torch.set_num_threads(1)
+    path = results_dir("laptop") / "vla_tuning.csv"
+    laptop = get_preset("laptop")
+    tasks = tuple(task for task in laptop.tasks if task.startswith("libero_object/"))
+    for name in names:
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["try", "seed"])
+        if (table[["try", "seed"]] == [name, seed]).all(axis=1).any():
+            continue
+        vla = dataclasses.replace(laptop.vla, data=(DATA,), **TRIES[name])
+        preset = dataclasses.replace(laptop, tasks=tasks, vla=vla)
+        row = attempt(name, preset, seed, trials, workers)
+        write_csv(path, pd.concat([table, pd.DataFrame([row])]))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
