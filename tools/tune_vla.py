@@ -35,7 +35,9 @@ def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | No
     began = time.perf_counter()
     losses = train(learn, check, preset.vla, seed, folder)
     minutes = (time.perf_counter() - began) / 60
-    plan = [Trial(task, f"fresh/{STARTS}/{k}", 0) for task in preset.tasks for k in range(trials)]
+    plan = [
+        Trial(task, f"fresh/{STARTS}/{k}", 0) for task in preset.vla_tasks for k in range(trials)
+    ]
     job = Job(f"compact:{folder}", tuple(plan), folder / "evaluation", Arm("operator"))
     table = evaluate([job], workers=workers)
     success = table["status"].eq("success")
@@ -59,13 +61,12 @@ def main(
     torch.set_num_threads(1)
     path = results_dir("laptop") / "vla_tuning.csv"
     laptop = get_preset("laptop")
-    tasks = tuple(task for task in laptop.tasks if task.startswith("libero_object/"))
     for name in names:
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["try", "seed"])
         if (table[["try", "seed"]] == [name, seed]).all(axis=1).any():
             continue
         vla = dataclasses.replace(laptop.vla, data=(DATA,), **TRIES[name])
-        preset = dataclasses.replace(laptop, tasks=tasks, vla=vla)
+        preset = dataclasses.replace(laptop, vla=vla)
         row = attempt(name, preset, seed, trials, workers)
         write_csv(path, pd.concat([table, pd.DataFrame([row])]))
 
