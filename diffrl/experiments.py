@@ -59,6 +59,7 @@ class Arm:
 
     def preset(self, base: Preset) -> Preset:
         """Return `base` with the budget and this arm's settings."""
+        base = dataclasses.replace(base, iterations=())  # the budget is every task's
         for name, value in (*BUDGET.items(), *self.changes):
             stage, field = name.split(".")
             changed = dataclasses.replace(getattr(base, stage), **{field: value})

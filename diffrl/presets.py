@@ -179,6 +179,13 @@ class Preset:
     quality: QualityConfig = QualityConfig()
     vla: VLAConfig = VLAConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    iterations: tuple[tuple[str, int], ...] = ()  # (task, rl.iterations) of harder tasks [C]
+
+    def of(self, task: str) -> "Preset":
+        """Return the settings of one task: its own count of demonstrations and of iterations."""
+        iterations = dict(self.iterations).get(task, self.rl.iterations)
+        rl = replace(self.rl, iterations=iterations)
+        return replace(self, demonstrations=self.demonstrations.of(task), rl=rl, iterations=())
 
     @property
     def vla_tasks(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,14 @@ def test_a_preset_can_be_restricted_to_some_tasks():
     few = with_tasks(get_preset("laptop"), ("libero_object/3",))
     assert few.tasks == ("libero_object/3",)
     assert few.rl == get_preset("laptop").rl
+
+
+def test_a_task_may_have_its_own_count_of_demonstrations_and_of_iterations():
+    laptop = replace(get_preset("laptop"), iterations=(("libero_spatial/0", 72),))
+    harder, other = laptop.of("libero_spatial/0"), laptop.of("libero_object/0")
+    assert (harder.demonstrations.count, harder.rl.iterations) == (10, 72)
+    assert (other.demonstrations.count, other.rl) == (3, laptop.rl)
+    assert harder.of("libero_spatial/0") == harder
 
 
 def test_a_vla_may_learn_some_of_a_presets_tasks():

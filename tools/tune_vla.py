@@ -24,7 +24,12 @@ from diffrl.vla.train import train
 
 DATA = "operator-recorded"
 STARTS = 3_000_000  # seed of the start states; generation and training use others
-TRIES: dict[str, dict] = {"base": {}}
+TRIES: dict[str, dict] = {
+    "base": {},
+    "width-": {"width": 128},
+    "draws-": {"flow_draws": 1},
+    "chunk+": {"chunk": 16},
+}
 
 
 def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | None) -> dict:

@@ -60,7 +60,8 @@ class Training:
         folder: Path | None = None,
         journal: Journal | None = None,
     ):
-        self.task, self.algorithm, self.preset, self.seed = task, algorithm, preset, seed
+        self.task, self.algorithm, self.seed = task, algorithm, seed
+        self.preset = preset = preset.of(task)
         self.threads = threads
         self.folder = Path(folder or expert_folder(task, algorithm, preset.name, seed))
         self.journal = journal or Journal(self.folder, f"{task} {algorithm}", bar=False)
@@ -68,7 +69,7 @@ class Training:
             "task": task,
             "algorithm": algorithm,
             "seed": seed,
-            "demonstrations": preset.demonstrations.of(task),
+            "demonstrations": preset.demonstrations,
             "clone": preset.clone,
             "rl": dataclasses.replace(preset.rl, seeds=()),
         }
@@ -135,7 +136,7 @@ class Training:
         return policy.eval(), clone.seconds
 
     def _demonstrations(self):
-        config = self.preset.demonstrations.of(self.task)
+        config = self.preset.demonstrations
         self.journal.say(f"collecting {config.count} demonstrations")
         if config.source == "human":
             from diffrl.data.human import human_demonstrations
