@@ -7,6 +7,7 @@ equal the full model's bit for bit.
 """
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -24,8 +25,9 @@ from diffrl.errors import UserError
 from diffrl.sim.goals import describe_goal
 from diffrl.sim.tasks import Task
 
-FORMAT = b"2"  # raise it when what is compiled here changes: older cache files are then ignored
+FORMAT = b"3"  # raise it when what is compiled here changes: older cache files are then ignored
 LAYOUTS = 1024  # draws of LIBERO's placement sampler that are kept with a scene (our choice)
+OVERLAP = 0.005  # m by which two movable things may overlap in a fresh start state (our choice)
 
 
 def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
@@ -33,13 +35,15 @@ def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
 
     Takes 3-8 s. `meta` is JSON-able; `arrays` holds the physics model as MJB bytes, the official
     start states (50, 1+nq+nv), and LAYOUTS fresh layouts as qpos (LAYOUTS, nq) and fixture poses
-    (LAYOUTS, k, 7). Raises UserError when LIBERO or one of its files is missing.
+    (LAYOUTS, k, 7), with the indices of the usable ones. Raises UserError when LIBERO or one of its
+    files is missing.
     """
     env = make_env(task)
     xml = env.model.get_xml()
     full = mujoco.MjModel.from_xml_string(xml)
     home = env.sim.data.qpos.copy()
     qpos, fixtures = _sample_layouts(env, full, home, seed=zlib.crc32(task.id.encode()))
+    bodies = [full.body(f.root_body).id for f in env.fixtures_dict.values()]
     meta = _describe(env, task, full)
     arrays = {
         "physics": _to_bytes(physics_face(xml, full)),
@@ -47,6 +51,7 @@ def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
         "official": _official_states(task, full),
         "layout_qpos": qpos,
         "layout_fixtures": fixtures,
+        "layout_usable": _usable(full, qpos, fixtures, bodies),
         "home_goal_matrix": np.array(env.robots[0].controller.goal_ori),
     }
     return meta, arrays
@@ -255,6 +260,27 @@ def _place(sim, placements: dict, fixtures: dict) -> np.ndarray:
             pose = np.concatenate([np.array(position), np.array(quaternion)])
             sim.data.set_joint_qpos(thing.joints[-1], pose)
     return sim.data.qpos.copy()
+
+
+def _usable(
+    full: mujoco.MjModel, qpos: np.ndarray, fixtures: np.ndarray, bodies: list[int]
+) -> np.ndarray:
+    """Indices of the layouts in which no two movable things overlap by more than OVERLAP.
+
+    LIBERO's sampler lets bowls and plates overlap; deeper than some 5 mm, most of them fly apart in
+    the first physics steps, and no demonstration shows what to do then.
+    """
+    model, data = copy.copy(full), mujoco.MjData(full)
+    free = model.jnt_bodyid[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
+    movable = np.isin(model.body_rootid, model.body_rootid[free])[model.geom_bodyid]
+    deepest = np.zeros(len(qpos))
+    for i in range(len(qpos)):
+        model.body_pos[bodies], model.body_quat[bodies] = np.split(fixtures[i], [3], axis=1)
+        data.qpos[:] = qpos[i]
+        mujoco.mj_fwdPosition(model, data)
+        both = movable[data.contact.geom].all(axis=1)
+        deepest[i] = -data.contact.dist[both].min(initial=0)
+    return np.flatnonzero(deepest <= OVERLAP)
 
 
 def installed_key() -> str:

@@ -28,7 +28,8 @@ class Scene:
     """A compiled task.
 
     `model` is the physics face (MjModel). `meta` holds names and the goal; `arrays` the start
-    states: `official` (50, state_size), `layout_qpos` (P, nq), `layout_fixtures` (P, k, 7).
+    states: `official` (50, state_size), `layout_qpos` (P, nq), `layout_fixtures` (P, k, 7),
+    `layout_usable` (at most P) indices of the layouts that fresh start states are drawn from.
     A state is [time, qpos, qvel], LIBERO's flattened MjSimState.
     """
 

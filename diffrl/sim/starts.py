@@ -4,7 +4,8 @@ LIBERO stores 50 start states a task as [time, qpos, qvel], but its cabinets, st
 in the model, are redrawn at every reset and are in no file. Here their poses belong to the start
 state. The official state i gets the fixtures of a layout drawn from (task, i, seed): LIBERO's own
 distribution, fixed once. Training uses fresh states (LIBERO's placement sampler and N(0, 0.02 rad)
-on the arm), so that nothing is ever tuned on the official ones.
+on the arm), so that nothing is ever tuned on the official ones; of its layouts those are left out
+in which things overlap so far that physics throws them apart (`diffrl.sim.compiler`).
 """
 
 import zlib
@@ -72,12 +73,12 @@ def fresh_start_states(scene: Scene, n: int, seed: int, first: int = 0) -> Start
     """
     if n < 0:
         raise UserError(f"fresh_start_states: n must not be negative, it is {n}.")
-    layouts = scene.arrays["layout_qpos"]
+    layouts, usable = scene.arrays["layout_qpos"], scene.arrays["layout_usable"]
     states = np.zeros((n, scene.state_size))
     rows = np.empty(n, int)
     for row in range(n):
         generator = _generator(scene, 1, seed, first + row)
-        rows[row] = generator.integers(len(layouts))
+        rows[row] = usable[generator.integers(len(usable))]
         states[row, 1 : 1 + scene.model.nq] = layouts[rows[row]]
         states[row, 1 + scene.arm_qpos] += generator.normal(0, ARM_NOISE, 7)
     ids = tuple(f"fresh/{seed}/{first + row}" for row in range(n))
