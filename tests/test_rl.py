@@ -416,15 +416,12 @@ def test_the_table_of_experts_is_collected_from_finished_runs_in_a_fixed_order(
 
 
 def test_errors_enter_no_rate():
-    trials = pd.DataFrame(
-        {
-            "policy": ["expert"] * 4 + ["clone"] * 4,
-            "mode": ["deterministic", "deterministic", "stochastic", "stochastic"] * 2,
-            "success": [True, False, True, True, False, True, False, False],
-            "error": [False, True, False, False] + [False] * 4,
-        }
-    )
-    rows = records.expert_rows(("t", "diffusion", 0), trials, steps=100, minutes=1.0)
+    modes = ["deterministic", "deterministic", "stochastic", "stochastic"]
+    success, error = [True, False, True, True], [False, True, False, False]
+    trials = pd.DataFrame({"mode": modes, "success": success, "error": error})
+    assert records.success_by_mode(trials) == {"deterministic": 1.0, "stochastic": 1.0}
+    clone = {"deterministic": 0.5, "stochastic": 0.0}
+    rows = records.expert_rows(("t", "diffusion", 0), trials, clone, steps=100, minutes=1.0)
     assert list(rows["trials"]) == [1, 2]
     assert list(rows["success"]) == [1.0, 1.0]
     assert list(rows["clone_success"]) == [0.5, 0.0]
@@ -450,7 +447,9 @@ def test_a_success_that_seems_to_reach_the_target_is_measured_on_more_states(tmp
     def play(failing):
         def measure(count, policy):
             asked.append(count)
-            return [Trial(f"fresh/{k}", 0, success=k != failing) for k in range(count)]
+            return [
+                Trial(f"fresh/{k}", "deterministic", 0, success=k != failing) for k in range(count)
+            ]
 
         return measure
 
