@@ -236,9 +236,9 @@ _SMOKE = Preset(
 )
 
 # From results/laptop/clones.csv (tools/count_demonstrations.py): among the counts from which both
-# policies' clones succeed on 10 % or more, the one that brings both nearest to 40 %. RL stayed at
-# 10 % from one demonstration of libero_goal/0, whose clone succeeds on 12 %: there it is three. The
-# last three tasks begin with 5-20, which their clones do not master, as they vary more.
+# policies' clones succeed on 10 % or more, the one that brings both nearest to 40 %. RL did not
+# learn from one demonstration of libero_goal/0: there it is three. The last three tasks begin with
+# 5-20, as they vary more.
 _LAPTOP_COUNTS = (
     ("libero_object/0", 3),
     ("libero_object/3", 2),
