@@ -5,12 +5,14 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -130,7 +132,7 @@ def test_steps_past_the_end_of_an_episode_do_not_count():
     noisy = (1 - t) * noise + t * target
     found = model.velocity(noisy, flow_time, model.context(inputs))
     expected = (found - target + noise)[:, :, :2].square().mean()
-    assert torch.allclose(model.loss(inputs, actions, real, noise, flow_time), expected)
+    assert torch.allclose(model(inputs, actions, real, noise, flow_time), expected)
 
 
 def test_flow_times_lean_towards_the_noise():
@@ -225,12 +227,15 @@ class interrupted:
         return kind is KeyboardInterrupt
 
 
-KILLED = """
+TRAIN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_vla import TINY, toy_frames, train
 import dataclasses
-train(toy_frames(), toy_frames(seed=1), dataclasses.replace(TINY, steps=200), 0, sys.argv[2])
+config = dataclasses.replace(TINY, steps=int(sys.argv[3]))
+train(toy_frames(), toy_frames(seed=1), config, 0, sys.argv[2])
+from accelerate import PartialState
+sys.stdout.write(f"one of {PartialState().num_processes};")
 """
 
 
@@ -238,7 +243,7 @@ def test_training_killed_at_any_moment_ends_with_the_bytes_of_an_unbroken_run(tm
     config = dataclasses.replace(TINY, steps=200)
     train(toy_frames(), toy_frames(seed=1), config, 0, tmp_path / "whole")
     broken = tmp_path / "broken"
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(broken)]
+    command = [sys.executable, "-c", TRAIN, str(Path(__file__).parent), str(broken), "200"]
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(broken.glob("checkpoint/*.safetensors")) and time.monotonic() < deadline:
@@ -251,6 +256,26 @@ def test_training_killed_at_any_moment_ends_with_the_bytes_of_an_unbroken_run(tm
     for name in ("model.safetensors", "model.json", "losses.csv"):
         assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert not list(broken.glob("checkpoint/*"))
+
+
+def test_two_processes_that_share_each_batch_learn_what_one_learns(tmp_path):
+    config = dataclasses.replace(TINY, steps=20)  # so that every step is a point of the curve
+    train(toy_frames(), toy_frames(seed=1), config, 0, tmp_path / "one")
+    script = tmp_path / "script.py"
+    script.write_text(TRAIN)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command = [sys.executable, *launch, str(script)]  # `accelerate launch` needs MPI on CPUs
+    done = subprocess.run(
+        [*command, str(Path(__file__).parent), str(tmp_path / "two"), "20"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("one of 2;") == 2
+    curves = [pd.read_csv(tmp_path / name / "losses.csv") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*curves, rtol=1e-4)
 
 
 def test_a_loss_that_is_not_a_number_stops_training_with_advice(tmp_path):

@@ -2,6 +2,7 @@
 
 python -m diffrl train-vla --preset smoke
 python -m diffrl train-vla --data a_demo.hdf5 b_demo.hdf5 --weights 3 1 --out my-vla
+accelerate launch --num_processes 4 -m diffrl train-vla --preset gpu --device cuda
 """
 
 import functools
@@ -10,12 +11,14 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 
 from diffrl.artifacts import Stage, results_dir, write_csv
 from diffrl.data.episode import CONTROL_HZ, Episode
@@ -29,6 +32,7 @@ from diffrl.vla.frames import Frames, make_frames
 from diffrl.vla.train import split, train
 
 MODEL = "model.safetensors"
+PATIENCE = timedelta(hours=12)  # of the processes of `accelerate launch`, while the first renders
 
 
 class Part(NamedTuple):
@@ -154,7 +158,10 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
-    stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
+    crew = PartialState()
+    if crew.is_main_process:
+        stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
+    crew.wait_for_everyone()
     return row
 
 
@@ -186,7 +193,8 @@ def fit_all(
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
     few = len(items) if len(items) < 2 * cores() else cores()  # three on two cores: no idle one
-    workers = workers or (few if device == "cpu" else 1)
+    shared = PartialState().num_processes > 1  # by `accelerate launch`: one model after the other
+    workers = 1 if shared else workers or (few if device == "cpu" else 1)
     if items:
         map_tasks(function, items, names=names, workers=workers, description="VLAs")
     rows = [_stage(*arm, preset).records for arm in arms]
@@ -248,9 +256,11 @@ def main(
         seed: of that VLA.
         steps: optimiser steps; default: the preset's.
         workers: processes; default: one per core.
-        device: cpu, or cuda for bf16 and a compiled step.
+        device: cpu, or cuda for bf16 and a compiled step; of `accelerate launch`, which lets
+            several GPUs share each batch.
         force: train again what is there.
     """
+    PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
     settings = get_preset(preset)
     if steps is not None:
         settings = replace(settings, vla=replace(settings.vla, steps=steps))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -125,6 +126,13 @@ def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[tu
     """Return each episode's cells (or images) and proprioception, making what the cache lacks."""
     folder = cache_dir() / "frames"
     paths = [folder / f"{_key(episode, config)}.safetensors" for episode in episodes]
+    with PartialState().main_process_first():  # the others find what it made
+        _make(episodes, paths, config, workers)
+    return [_read(path) for path in paths]
+
+
+def _make(episodes: Sequence, paths: list[Path], config: VLAConfig, workers: int | None) -> None:
+    """Render the episodes whose file is missing."""
     missing: dict[str, list] = defaultdict(list)
     for episode, path in zip(episodes, paths):
         if not path.exists():
@@ -138,7 +146,6 @@ def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[tu
     if groups:
         names = [f"pictures of {task}" for task, _, _ in groups]
         map_tasks(_render, groups, names=names, workers=workers, description="rendering")
-    return [_read(path) for path in paths]
 
 
 def _render(group: tuple[str, list, VLAConfig]) -> int:

@@ -159,7 +159,7 @@ class VLA(nn.Module):
         scaled = (actions + 1) / 2 * (self.action_high - self.action_low) + self.action_low
         return scaled.clamp(-1, 1)
 
-    def loss(self, inputs: Inputs, actions: Tensor, real: Tensor, noise: Tensor, time: Tensor):
+    def forward(self, inputs: Inputs, actions: Tensor, real: Tensor, noise: Tensor, time: Tensor):
         """Flow-matching loss, a scalar: mean squared error of the velocity over real steps.
 
         With x(t) = (1 − t) ε + t a the target is dx/dt = a − ε (Lipman et al. 2023, eq. 23, σ = 0).

@@ -2,6 +2,7 @@
 
 Each source gets the same number of steps, the same seeds and the same settings. A run that was
 killed continues from its checkpoint, and on a CPU ends with the same bytes as an unbroken one.
+Several GPUs share each batch under `accelerate launch -m diffrl train-vla …`.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,6 +35,7 @@ LOGS = 20  # points of the loss curve
 class Run:
     """All that training carries from one step to the next."""
 
+    crew: Accelerator  # the processes that train this model: one, or those of `accelerate launch`
     model: VLA
     ema: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
@@ -58,34 +61,43 @@ def train(
     Raises:
         UserError: the loss became infinite, or this run's checkpoint in `folder` is broken.
     """
-    folder, device = Path(folder), torch.device(device)
+    folder, crew = Path(folder), Accelerator(cpu=device == "cpu", device_placement=False)
+    device = crew.device if crew.num_processes > 1 else torch.device(device)
     torch.set_num_threads(1)  # the bytes of a sum depend on the number of threads
     key = config_hash([config, seed, data_hash(frames), data_hash(held_out)])
-    run = _start(frames, config, seed, device)
+    run = _start(crew, frames, config, seed, device)
     checkpoint = folder / "checkpoint" / f"{key}.safetensors"
     if checkpoint.exists():
         _resume(run, checkpoint)
-    loss_of = torch.compile(run.model.loss) if device.type == "cuda" else run.model.loss
+    crew.wait_for_everyone()  # before the first one writes another checkpoint
+    loss_of = crew.prepare_model(run.model)
+    loss_of = torch.compile(loss_of) if device.type == "cuda" else loss_of
     every = max(1, config.steps // LOGS)
-    bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=None)
+    silent = None if crew.is_main_process else True
+    bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=silent)
     while run.step < config.steps:
         run.running += _step(run, frames, loss_of, device)
         bar.update()
         if run.step % every == 0 or run.step == config.steps:
             _log(run, held_out, every, device)
             bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
-            _checkpoint(run, checkpoint)
+            if crew.is_main_process:
+                _checkpoint(run, checkpoint)
     bar.close()
     losses = pd.DataFrame(run.history, columns=["step", "loss", "held_out"])
     losses["step"] = losses["step"].astype(int)
     run.model.load_state_dict(run.ema, strict=False)
-    save(run.model, folder, {"seed": seed, "steps": config.steps, **(about or {})})
-    write_csv(folder / "losses.csv", losses)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # those of other settings, too
+    if crew.is_main_process:
+        save(run.model, folder, {"seed": seed, "steps": config.steps, **(about or {})})
+        write_csv(folder / "losses.csv", losses)
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)  # those of other settings, too
+    crew.wait_for_everyone()
     return losses
 
 
-def _start(frames: Frames, config: VLAConfig, seed: int, device: torch.device) -> Run:
+def _start(
+    crew: Accelerator, frames: Frames, config: VLAConfig, seed: int, device: torch.device
+) -> Run:
     vocabulary, length = read_words(np.unique(frames.instructions))
     statistics = Statistics.of(frames.proprio, frames.actions[frames.real])
     with torch.random.fork_rng(devices=[]):
@@ -96,7 +108,7 @@ def _start(frames: Frames, config: VLAConfig, seed: int, device: torch.device) -
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
     )
     ema = {k: v.clone() for k, v in trained_state(model).items()}
-    return Run(model, ema, optimizer, torch.Generator().manual_seed(seed))
+    return Run(crew, model, ema, optimizer, torch.Generator().manual_seed(seed))
 
 
 def learning_rate(step: int, config: VLAConfig) -> float:
@@ -118,19 +130,27 @@ def draw(shape: tuple[int, ...], horizon: int, actions: int, generator) -> tuple
 
 
 def _step(run: Run, frames: Frames, loss_of, device: torch.device) -> float:
-    """Make one optimiser step and return its loss."""
-    model, config = run.model, run.model.config
+    """Make one optimiser step and return its loss.
+
+    All processes draw the same batch; each takes its share of the rows, weighted so that the mean
+    of their gradients is the whole batch's.
+    """
+    crew, model, config = run.crew, run.model, run.model.config
     model.train()
     weights = torch.from_numpy(frames.weights)
     rows = torch.multinomial(weights, config.batch, replacement=True, generator=run.generator)
     noise, time = draw((config.batch, config.flow_draws), *_sizes(frames), run.generator)
-    batch = _to(device, frames.batch(rows.numpy(), model))
+    own = slice(crew.process_index, None, crew.num_processes)
+    counts = frames.real[rows].sum(1)
+    share = crew.num_processes * counts[own].sum() / counts.sum()  # 1 of a single process
+    noise, time = noise[own].to(device), time[own].to(device)
+    batch = _to(device, frames.batch(rows[own].numpy(), model))
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.step, config)
     run.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        loss = loss_of(*batch, noise.to(device), time.to(device))
-    value = float(loss.detach())
+        loss = loss_of(*batch, noise, time) * share
+    value = float(crew.reduce(loss.detach(), "mean"))
     if not math.isfinite(value):
         raise UserError(
             f"The VLA's loss became {value} at step {run.step}: lower `learning_rate` (now "
@@ -168,7 +188,7 @@ def held_out_loss(model: VLA, frames: Frames, device: torch.device) -> float:
     rows = np.linspace(0, len(frames) - 1, min(len(frames), 64)).astype(int)
     noise, time = draw((len(rows), 4), *_sizes(frames), generator)
     batch = _to(device, frames.batch(rows, model))
-    return float(model.loss(*batch, noise.to(device), time.to(device)))
+    return float(model(*batch, noise.to(device), time.to(device)))
 
 
 def _log(run: Run, held_out: Frames, every: int, device: torch.device) -> None:
