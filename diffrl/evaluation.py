@@ -32,7 +32,7 @@ from diffrl.scale import cores, map_tasks
 from diffrl.scores import ARM, compare, protocol, summarise
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.adapters import Oracle, Policy, Trial, open_policy
-from diffrl.vla.fit import arm_of, model_folder
+from diffrl.vla.fit import MODEL, arm_of, arms_of, model_folder
 from diffrl.vla.play import SETTLE, Outcome, film, play
 
 OFFICIAL = 50  # start states of every LIBERO task
@@ -204,22 +204,40 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
     ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences.
     """
-    settings, folder = preset.evaluation, results_dir(preset.name)
-    tasks = [*preset.vla_tasks, *tasks_of(settings.suites)]
-    trials = tuple(plan(tasks, settings.trials, settings.seed))
-    jobs = []
-    for data in preset.vla.data:
-        source, mode = arm_of(data)
-        for seed in preset.vla.seeds:
-            model = model_folder(preset.name, data, seed)
-            arm = Arm(source, mode, seed)
-            jobs.append(Job(f"compact:{model}", trials, model / "evaluation", arm))
-    table = evaluate(jobs, workers=workers, copies=settings.copies)
+    folder = results_dir(preset.name)
+    table = _evaluate_arms(preset, arms_of(preset), workers)
     write_csv(folder / "vla_trials.csv", table)
     write_csv(folder / "evaluation.csv", summarise(table))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     return table
+
+
+def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame:
+    """Evaluate those VLAs of fewer and mixed demonstrations that are trained; maybe none.
+
+    They play the trials of the others, and are recorded in ``vla_further_trials.csv``.
+    """
+    arms = [a for a in arms_of(preset, True) if (model_folder(preset.name, *a) / MODEL).exists()]
+    if not arms:
+        return pd.DataFrame(columns=COLUMNS)
+    table = _evaluate_arms(preset, arms, workers)
+    write_csv(results_dir(preset.name) / "vla_further_trials.csv", table)
+    return table
+
+
+def _evaluate_arms(
+    preset: Preset, arms: Sequence[tuple[str, int]], workers: int | None
+) -> pd.DataFrame:
+    settings = preset.evaluation
+    tasks = [*preset.vla_tasks, *tasks_of(settings.suites)]
+    trials = tuple(plan(tasks, settings.trials, settings.seed))
+    jobs = []
+    for data, seed in arms:
+        model = model_folder(preset.name, data, seed)
+        arm = Arm(*arm_of(data), seed)
+        jobs.append(Job(f"compact:{model}", trials, model / "evaluation", arm))
+    return evaluate(jobs, workers=workers, copies=settings.copies)
 
 
 def main(

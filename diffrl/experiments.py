@@ -174,10 +174,10 @@ def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> list[dict]:
     """One run: training, if it is not there, and the measures of its trajectories."""
     arm, task, seed = item
     settings, folder = arm.preset(get_preset(preset)), run_folder(arm, task, seed, preset)
-    stage = Stage(folder, "run", {"arm": arm, "task": task, "seed": seed, "preset": settings})
+    run = Training(task, arm.algorithm, settings, seed, threads, folder)
+    stage = Stage(folder, "run", run.config | {"quality": settings.quality})
     if stage.done:
         return stage.records["rows"]
-    run = Training(task, arm.algorithm, settings, seed, threads, folder)
     policy, learner, minutes = run.train()
     trials = run.evaluate(policy, record=True)
     clone = _clone_success(folder)

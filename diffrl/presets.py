@@ -130,6 +130,11 @@ class VLAConfig:
         "diffusion-deterministic",
         "diffusion-stochastic",
     )
+    further: tuple[str, ...] = (  # trained on request: fewer and mixed demonstrations [C]
+        "diffusion-deterministic:10",
+        "diffusion-deterministic:25",
+        "operator-recorded+diffusion-deterministic",
+    )
     tasks: tuple[str, ...] = ()  # of the one multi-task model; none: all of the preset's [C]
     vision: Literal["efficientnet", "conv"] = "efficientnet"  # frozen and cached, or learned [C]
     image_size: int = 128  # pixels, square, both cameras [C]; openpi renders 256

@@ -36,6 +36,21 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.Da
     return pd.DataFrame(rows, columns=columns)
 
 
+def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
+    """Success over the number of demonstrations per task, of the arms that come in several.
+
+    A source ``name:count`` was trained on `count` a task, ``name`` on `demonstrations`. Columns:
+    suite, source (without the count), mode, demonstrations, trials, …, success, low, high.
+    """
+    rates = summarise(table)
+    parts = rates["source"].str.extract(r"^(?P<source>\w+)(?::(?P<count>\d+))?$")
+    rates = rates.assign(source=parts["source"], demonstrations=parts["count"].astype("Int64"))
+    rates["demonstrations"] = rates["demonstrations"].fillna(demonstrations).astype(int)
+    rates = rates[rates["source"].notna()].sort_values(["suite", *ARM, "demonstrations"])
+    several = rates.groupby(["suite", *ARM])["demonstrations"].transform("nunique") > 1
+    return rates[several].reset_index(drop=True)
+
+
 def compare(table: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between all arms (source, mode), in each suite.
 

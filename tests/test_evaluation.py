@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from diffrl import evaluation
 from diffrl.errors import UserError
 from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
-from diffrl.scores import compare, protocol, summarise
+from diffrl.presets import get_preset
+from diffrl.scores import compare, protocol, scaling, summarise
 from diffrl.vla import adapters, openpi
 from diffrl.vla.adapters import BLOCK, Trial, in_blocks, open_policy
+from diffrl.vla.fit import model_folder
 from diffrl.vla.play import play
 
 TASK = "libero_object/0"
@@ -80,6 +83,14 @@ def test_arms_are_compared_on_the_same_start_states_only():
     assert np.isclose(first.difference, 6 / 7)
     assert np.isclose(first.p, 2 * 0.5**6)
     assert first.p_holm == 3 * first.p
+
+
+def test_a_scaling_curve_joins_the_parts_of_a_source_and_leaves_mixtures_out():
+    outcomes = {"diffusion": "ssss", "diffusion:25": "sssf", "diffusion:10": "sfff"}
+    curve = scaling(trials_table(outcomes | {"operator": "ssff", "operator+diffusion": "ssss"}), 50)
+    assert set(curve["source"]) == {"diffusion"}
+    assert curve["demonstrations"].tolist() == [10, 25, 50]
+    assert curve["success"].tolist() == [0.25, 0.75, 1.0]
 
 
 def test_the_protocol_is_told_in_one_line():
@@ -286,6 +297,25 @@ def test_records_do_not_depend_on_batch_processes_order_or_interruption(tmp_path
     after = pd.read_csv(tmp_path / "continued" / "trials.csv")
     assert records(tmp_path / "alone") == records(tmp_path / "continued")
     assert after["seconds"].tolist()[1:] == before["seconds"].tolist()[::-1]  # not played again
+
+
+@pytest.mark.sim
+def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trained(
+    tmp_path, monkeypatch
+):
+    import test_vla
+
+    from diffrl.vla import model as vla
+
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke")
+    preset = replace(smoke, evaluation=replace(smoke.evaluation, trials=1))
+    assert evaluation.evaluate_further(preset, workers=1).empty
+    vla.save(test_vla.make_model(), model_folder("smoke", "diffusion-deterministic:10", 0), {})
+    found = evaluation.evaluate_further(preset, workers=1)
+    assert found[["source", "mode"]].values.tolist() == [["diffusion:10", "deterministic"]]
+    assert (tmp_path / "results" / "smoke" / "vla_further_trials.csv").exists()
+    assert not (tmp_path / "results" / "smoke" / "vla_trials.csv").exists()
 
 
 @pytest.mark.sim

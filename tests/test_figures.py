@@ -55,6 +55,8 @@ def tables():
     )
     low, high = statistics.wilson(rates["successes"], rates["trials"])
     curves = rates.assign(steps=np.arange(len(rates)) * 1000, value=0.6, low=low, high=high)
+    scaling = pd.concat([rates.assign(demonstrations=n, success=0.6) for n in (10, 50)])
+    scaling = scaling[scaling["task"] == "libero_object/0"].assign(low=0.5, high=0.7)
     speed = pd.DataFrame({"suite": ["a", "a"], "kind": ["LIBERO", "ours"], "value": [100, 900.0]})
     spread = {"mean": 0.0, "std": 0.3, "q01": -0.9, "q99": 0.9}
     actions = pd.DataFrame(
@@ -74,6 +76,7 @@ def tables():
         "learning_curves": (curves,),
         "success_forest": (rates,),
         "success_heatmap": (rates,),
+        "scaling_curve": (scaling,),
         "throughput_bars": (speed,),
         "action_statistics": (actions,),
         "contact_sheet": ({"before RL": images, "after RL": images}, [0, 1, 2]),
@@ -120,6 +123,11 @@ def test_stochastic_is_open_and_dashed_and_deterministic_filled_and_solid():
     assert filled["color"] == empty["color"] == filled["markerfacecolor"]
     assert empty["markerfacecolor"] == "white"
     assert filled["linestyle"] == "-" != empty["linestyle"]
+
+
+def test_parts_and_mixtures_of_sources_are_named_by_their_sources():
+    assert figures.arm_label("diffusion:10", "deterministic") == "Diffusion RL (10), deterministic"
+    assert figures.arm_label("human+gaussian:5") == "Human + Gaussian RL (5)"
 
 
 def test_colours_stay_apart_in_grey_and_for_colour_blind_readers():

@@ -18,7 +18,7 @@ from diffrl.figures.quality import (
     speed_profiles,
 )
 from diffrl.figures.style import COLOURS, LABELS, arm_label, arm_style, save_figure, style
-from diffrl.figures.success import success_forest, success_heatmap
+from diffrl.figures.success import scaling_curve, success_forest, success_heatmap
 
 __all__ = [
     "COLOURS",
@@ -36,6 +36,7 @@ __all__ = [
     "phase_profiles",
     "quality_forest",
     "save_figure",
+    "scaling_curve",
     "shared_start_state",
     "speed_profiles",
     "style",

@@ -82,8 +82,12 @@ def colour(source: str) -> str:
 
 
 def arm_label(source: str, mode: str = "recorded", newline: bool = False) -> str:
-    """ "Diffusion RL, deterministic"; recorded data have no mode to name."""
-    name = LABELS.get(source, source)
+    """ "Diffusion RL, deterministic"; recorded data have no mode to name.
+
+    A source may be a part or a mixture (`diffrl.vla.fit.arm_of`): "Human + Diffusion RL (10)".
+    """
+    parts = [part.partition(":") for part in source.split("+")]
+    name = " + ".join(LABELS.get(n, n) + (f" ({count})" if count else "") for n, _, count in parts)
     if newline:
         name = name.replace(", ", ",\n")
     return name if mode == "recorded" else f"{name},{chr(10) if newline else ' '}{mode}"

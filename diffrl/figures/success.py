@@ -53,6 +53,39 @@ def success_forest(rates: pd.DataFrame, reference: pd.DataFrame | None = None) -
 
 
 @style
+def scaling_curve(rates: pd.DataFrame) -> Figure:
+    """Success over the number of demonstrations per task, with its 95 % interval.
+
+    rates: rows (suite, source, mode, demonstrations, success, low, high), see `scores.scaling`.
+    """
+    suites = list(dict.fromkeys(rates["suite"]))
+    figure, panels = plt.subplots(
+        1, len(suites), figsize=(min(DOUBLE, 0.6 + 2.7 * len(suites)), 2.5), sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for axes, suite in zip(panels.flat, suites):
+        rows = rates[rates["suite"] == suite]
+        for source, mode in arm_order(rows):
+            arm = rows[(rows["source"] == source) & (rows["mode"] == mode)]
+            value = 100 * arm[["success", "low", "high"]].to_numpy()
+            error = np.abs(value[:, 1:] - value[:, :1]).T
+            look = {**arm_style(source, mode), "capsize": 2, "clip_on": False}
+            label = arm_label(source, mode)
+            axes.errorbar(arm["demonstrations"], value[:, 0], yerr=error, label=label, **look)
+        axes.set_title(suite, loc="left")
+        axes.set_xscale("log")
+        counts = sorted(rates["demonstrations"].unique())
+        axes.set_xticks(counts, counts)
+        axes.minorticks_off()
+        axes.set_xlabel("demonstrations per task")
+        axes.grid(axis="y", lw=0.4, color="0.9")
+    panels[0, 0].set_ylim(0, 100)
+    panels[0, 0].set_ylabel("success (%)")
+    panels[0, 0].legend(loc="lower right")
+    return figure
+
+
+@style
 def success_heatmap(rates: pd.DataFrame) -> Figure:
     """Success per task (rows) and arm (columns), the percentage written into each cell.
 

@@ -138,7 +138,8 @@ def _stage(data: str, seed: int, preset: Preset) -> Stage:
 
 
 def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
-    return replace(preset.vla, data=(data,), seeds=(seed,))  # the other models decide nothing here
+    # the other models decide nothing here
+    return replace(preset.vla, data=(data,), further=(), seeds=(seed,))
 
 
 def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
@@ -176,19 +177,33 @@ def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Fra
     return learn, check
 
 
-def render_all(preset: Preset, workers: int | None = None) -> int:
+def render_all(preset: Preset, workers: int | None = None, further: bool = False) -> int:
     """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
-    paths = dict.fromkeys(path for data in preset.vla.data for path in files_of(data, preset))
+    chosen = preset.vla.further if further else preset.vla.data
+    paths = dict.fromkeys(path for data in chosen for path in files_of(data, preset))
     episodes = load(list(paths), preset.vla.demonstrations)
     return len(make_frames(episodes, preset.vla, workers))
 
 
+def arms_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
+    """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
+    chosen = preset.vla.further if further else preset.vla.data
+    return [(data, seed) for data in chosen for seed in preset.vla.seeds]
+
+
 def fit_all(
-    preset: Preset, workers: int | None = None, device: str = "cpu", force: bool = False
+    preset: Preset,
+    workers: int | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    further: bool = False,
 ) -> pd.DataFrame:
-    """Train every VLA of a preset in parallel processes; return ``results/<preset>/vla.csv``."""
-    render_all(preset, workers)
-    arms = [(data, seed) for data in preset.vla.data for seed in preset.vla.seeds]
+    """Train every VLA of a preset in parallel processes; return ``results/<preset>/vla.csv``.
+
+    With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
+    """
+    render_all(preset, workers, further)
+    arms = arms_of(preset, further)
     items = [arm for arm in arms if force or not _stage(*arm, preset).done]
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
@@ -199,7 +214,8 @@ def fit_all(
         map_tasks(function, items, names=names, workers=workers, description="VLAs")
     rows = [_stage(*arm, preset).records for arm in arms]
     table = pd.DataFrame(rows)
-    write_csv(results_dir(preset.name) / "vla.csv", table)
+    name = "vla_further.csv" if further else "vla.csv"
+    write_csv(results_dir(preset.name) / name, table)
     return table
 
 
@@ -245,6 +261,7 @@ def main(
     workers: int | None = None,
     device: str = "cpu",
     force: bool = False,
+    further: bool = False,
 ) -> None:
     """Train the VLAs of a preset, or one VLA on any data sets.
 
@@ -259,13 +276,14 @@ def main(
         device: cpu, or cuda for bf16 and a compiled step; of `accelerate launch`, which lets
             several GPUs share each batch.
         force: train again what is there.
+        further: train the preset's VLAs of fewer and of mixed demonstrations instead.
     """
     PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
     settings = get_preset(preset)
     if steps is not None:
         settings = replace(settings, vla=replace(settings.vla, steps=steps))
     if not data:
-        table = fit_all(settings, workers, device, force)
+        table = fit_all(settings, workers, device, force, further)
         print(table.drop(columns=["preset"]).to_string(index=False))
         return
     if out is None:
