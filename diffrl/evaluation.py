@@ -68,6 +68,13 @@ def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
     ]
 
 
+def plan_of(preset: Preset) -> list[Trial]:
+    """Plan what each VLA of a preset plays: its tasks, and some of the further suites' trials."""
+    settings = preset.evaluation
+    own = plan(preset.vla_tasks, settings.trials, settings.seed)
+    return own + plan(tasks_of(settings.suites), settings.suite_trials, settings.seed)
+
+
 @dataclass(frozen=True)
 class Job:
     """A policy, what it is to play, and where the records go."""
@@ -229,15 +236,12 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
 def _evaluate_arms(
     preset: Preset, arms: Sequence[tuple[str, int]], workers: int | None
 ) -> pd.DataFrame:
-    settings = preset.evaluation
-    tasks = [*preset.vla_tasks, *tasks_of(settings.suites)]
-    trials = tuple(plan(tasks, settings.trials, settings.seed))
-    jobs = []
+    trials, jobs = tuple(plan_of(preset)), []
     for data, seed in arms:
         model = model_folder(preset.name, data, seed)
         arm = Arm(*arm_of(data), seed)
         jobs.append(Job(f"compact:{model}", trials, model / "evaluation", arm))
-    return evaluate(jobs, workers=workers, copies=settings.copies)
+    return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
 
 
 def main(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from diffrl.errors import UserError
+from diffrl.sim.tasks import PRO_SUITES
 
 Source = Literal["operator", "human"]
 Mode = Literal["deterministic", "stochastic"]
@@ -166,7 +167,8 @@ class EvaluationConfig:
 
     trials: int = 50  # official start states per task [L]
     settle: int = 10  # control steps of (0, ..., 0, -1) before the policy acts [L]
-    suites: tuple[str, ...] = ()  # further suites (out of distribution); the tasks' own always [C]
+    suites: tuple[str, ...] = ()  # further ones, out of distribution; the tasks' own always [C]
+    suite_trials: int = 10  # official start states per task of these [C]
     copies: int = 10  # robots simulated at once; changes no result [C]
     seed: int = 0  # of the fixtures' poses and of the policy's noise [C]
 
@@ -203,6 +205,7 @@ def _suite(name: str, count: int) -> tuple[str, ...]:
 
 
 _OBJECT = _suite("libero_object", 10)
+_OBJECT_PRO = tuple(name for name in PRO_SUITES if name.startswith("libero_object_"))
 _OTHERS = (
     "libero_spatial/0",
     "libero_goal/0",  # open the middle drawer of the cabinet
@@ -273,6 +276,7 @@ _LAPTOP = Preset(
         actor_learning_rate=6e-4,  # the Gaussian policy's was no better doubled: tuning.csv
     ),
     vla=VLAConfig(tasks=_OBJECT, frame_stride=6, flow_draws=2, seeds=(0, 1)),
+    evaluation=EvaluationConfig(suites=_OBJECT_PRO, suite_trials=5),
 )
 
 _GPU = Preset(
@@ -326,13 +330,7 @@ _PAPER = Preset(
         seeds=(0, 1, 2),
     ),
     vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),
-    evaluation=EvaluationConfig(
-        suites=tuple(
-            f"libero_{suite}_{kind}"
-            for suite in ("spatial", "object", "goal", "10")
-            for kind in ("lan", "object", "swap", "task")
-        )
-    ),
+    evaluation=EvaluationConfig(suites=PRO_SUITES, suite_trials=50),
 )
 
 PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _GPU, _PAPER)}

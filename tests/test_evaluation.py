@@ -38,6 +38,17 @@ def test_a_plan_names_each_task_s_first_official_start_states_in_order():
     assert plan([TASK], 1, seed=3) == [Trial(TASK, "official/0/fixtures-3", 3)]
 
 
+def test_a_preset_plays_its_own_tasks_and_a_few_trials_of_the_further_suites():
+    laptop = get_preset("laptop")
+    trials = evaluation.plan_of(laptop)
+    assert trials[0] == Trial(TASK, "official/0", 0)
+    own = [trial for trial in trials if trial.task in laptop.vla_tasks]
+    assert len(own) == 10 * laptop.evaluation.trials
+    others = {trial.task.split("/")[0] for trial in trials} - {"libero_object"}
+    assert others == set(laptop.evaluation.suites)
+    assert len(trials) == len(own) + 4 * 10 * laptop.evaluation.suite_trials
+
+
 @pytest.mark.parametrize("trials", [0, 51])
 def test_more_trials_than_official_start_states_are_refused(trials):
     with pytest.raises(UserError, match="50 official start"):
