@@ -59,12 +59,9 @@ class Arm:
 
     def preset(self, base: Preset) -> Preset:
         """Return `base` with the budget and this arm's settings."""
-        base = dataclasses.replace(base, iterations=())  # the budget is every task's
-        for name, value in (*BUDGET.items(), *self.changes):
-            stage, field = name.split(".")
-            changed = dataclasses.replace(getattr(base, stage), **{field: value})
-            base = dataclasses.replace(base, **{stage: changed})
-        return base
+        settings = BUDGET | dict(self.changes)
+        own = tuple(setting for setting in base.own if setting[1] not in settings)
+        return dataclasses.replace(base, own=own).with_settings(settings)
 
 
 def _arm(name: str, algorithm: Algorithm = "diffusion", **changes) -> Arm:

@@ -104,8 +104,8 @@ def test_a_preset_can_be_restricted_to_some_tasks():
     assert few.rl == get_preset("laptop").rl
 
 
-def test_a_task_may_have_its_own_count_of_demonstrations_and_of_iterations():
-    laptop = replace(get_preset("laptop"), iterations=(("libero_spatial/0", 72),))
+def test_a_task_may_have_its_own_count_of_demonstrations_and_settings():
+    laptop = replace(get_preset("laptop"), own=(("libero_spatial/0", "rl.iterations", 72),))
     harder, other = laptop.of("libero_spatial/0"), laptop.of("libero_object/0")
     counts = dict(laptop.demonstrations.counts)
     assert harder.demonstrations.count == counts["libero_spatial/0"] != laptop.demonstrations.count
