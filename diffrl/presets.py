@@ -273,9 +273,9 @@ _LAPTOP_COUNTS = (
 
 _LAPTOP_OWN = (  # long tasks from many demonstrations: the clone takes longer to be sharp
     ("libero_90/1", "clone.first_measure", 1500),
-    ("libero_90/1", "rl.iterations", 60),
+    ("libero_90/1", "rl.iterations", 48),
     ("libero_10/2", "clone.first_measure", 1500),
-    ("libero_10/2", "rl.iterations", 60),
+    ("libero_10/2", "rl.iterations", 48),
 )
 
 _LAPTOP = Preset(
