@@ -271,8 +271,8 @@ _LAPTOP_COUNTS = (
     ("libero_10/2", 10),
 )
 
-_LONG = {  # few episodes end in an iteration, and wide noise fails them: larger batches, less noise
-    "clone.first_measure": 1500,  # sharp: from blurry clones of ten demonstrations RL hardly learned
+_LONG = {  # of tasks whose episodes are long: few of them end in an iteration, and wide noise fails
+    "clone.first_measure": 1500,  # a sharp clone: noise costs a blurry one most of its success
     "rl.decisions": 72,
     "rl.iterations": 16,
     "rl.measure_every": 2,
