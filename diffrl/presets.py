@@ -271,17 +271,22 @@ _LAPTOP_COUNTS = (
     ("libero_10/2", 10),
 )
 
-_LONG = {  # of tasks whose episodes are long: few of them end in an iteration, and wide noise fails
-    "clone.first_measure": 1500,  # a sharp clone: noise costs a blurry one most of its success
+_HARDER = {  # few episodes end in an iteration, and wide noise fails many
     "rl.decisions": 72,
-    "rl.iterations": 16,
     "rl.measure_every": 2,
     "rl.warmup": 2,
     "rl.noise_start": 1.0,
     "rl.annealing": "cosine",
 }
-_LAPTOP_OWN = tuple(
-    (task, key, value) for task in ("libero_90/1", "libero_10/2") for key, value in _LONG.items()
+_LAPTOP_OWN = (
+    *(("libero_spatial/0", *setting) for setting in _HARDER.items()),
+    *(("libero_90/1", *setting) for setting in _HARDER.items()),
+    *(("libero_10/2", *setting) for setting in _HARDER.items()),
+    ("libero_spatial/0", "rl.iterations", 12),
+    ("libero_90/1", "rl.iterations", 16),
+    ("libero_10/2", "rl.iterations", 40),
+    ("libero_90/1", "clone.first_measure", 1500),  # noise costs a blurry clone most of its success
+    ("libero_10/2", "clone.first_measure", 1500),
 )
 
 _LAPTOP = Preset(
