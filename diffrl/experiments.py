@@ -58,10 +58,9 @@ class Arm:
     changes: tuple[tuple[str, Any], ...] = ()
 
     def preset(self, base: Preset) -> Preset:
-        """Return `base` with the budget and this arm's settings."""
+        """Return `base` with the budget and this arm's settings, the same for every task."""
         settings = BUDGET | dict(self.changes)
-        own = tuple(setting for setting in base.own if setting[1] not in settings)
-        return dataclasses.replace(base, own=own).with_settings(settings)
+        return dataclasses.replace(base, own=()).with_settings(settings)
 
 
 def _arm(name: str, algorithm: Algorithm = "diffusion", **changes) -> Arm:

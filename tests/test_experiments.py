@@ -46,6 +46,14 @@ def test_learning_speed_is_the_first_good_measurement_and_the_area_under_the_cur
     assert learning_speed(diagnostics[:3], clone=0.1)["steps_to_90"] == np.inf
 
 
+def test_every_task_of_an_experiment_gets_the_arm_s_settings_and_none_of_its_own():
+    laptop = get_preset("laptop")
+    for experiment in EXPERIMENTS.values():
+        for arm in experiment.arms:
+            settings = arm.preset(laptop)
+            assert all(settings.of(task).rl == settings.rl for task in experiment.tasks)
+
+
 def test_learning_curves_are_means_over_the_finished_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     arm, task = EXPERIMENTS["seeds"].arms[0], EXPERIMENTS["seeds"].tasks[0]
