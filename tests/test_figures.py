@@ -107,6 +107,31 @@ def test_nothing_is_cut_off_at_the_figures_edge(drawn):
             assert np.all(box.max <= page.max), name
 
 
+def test_fifteen_tasks_with_their_clones_fit_on_a_page_and_nothing_is_cut_off():
+    rates = pd.DataFrame(
+        [(f"libero_object/{i}", *arm, 49 + i % 2, 50) for i in range(15) for arm in ARMS],
+        columns=["suite", "source", "mode", "successes", "trials"],
+    )
+    figure = figures.success_forest(rates, before=rates.assign(successes=20))
+    figure.draw_without_rendering()
+    assert np.all(figure.get_size_inches() <= (7.2, 9.5))
+    page = figure.bbox.padded(2)
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert page.x0 <= box.x0
+        assert np.all(box.max <= page.max)
+    written = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert written == {"40 → 98 %", "40 → 100 %"}
+
+
+def test_the_legend_of_learning_curves_names_an_arm_that_the_first_panel_lacks(tables):
+    (curves,) = tables["learning_curves"]
+    first = curves["task"].eq(curves["task"].iloc[0])
+    figure = figures.learning_curves(curves[~(first & curves["source"].eq("gaussian"))])
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == [figures.arm_label(*arm) for arm in ARMS]
+
+
 def test_a_source_has_one_colour_in_every_figure(drawn):
     for name in ("learning_curves", "speed_profiles", "action_variance_over_phase"):
         for axes in drawn[name].axes:

@@ -49,8 +49,11 @@ def learning_curves(
     panels[0, 0].set_ylim(0, 1.02 * scale)
     for axes in list(panels.flat)[len(groups) :]:
         axes.set_visible(False)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 2))
+    lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
+    named = [arm_label(*arm) for arm in arm_order(curves)]  # not every panel holds every arm
+    figure.legend(
+        [lines[name] for name in named], named, loc="outside upper center", ncols=min(len(named), 2)
+    )
     return figure
 
 

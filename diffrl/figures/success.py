@@ -1,4 +1,4 @@
-"""Figures of success rates (notebooks 02 and 05)."""
+"""Figures of success rates (notebooks 01, 02 and 05)."""
 
 import numpy as np
 import pandas as pd
@@ -10,46 +10,74 @@ from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style
 
 
 @style
-def success_forest(rates: pd.DataFrame, reference: pd.DataFrame | None = None) -> Figure:
-    """Success per source with Wilson 95 % intervals; a block per suite.
+def success_forest(
+    rates: pd.DataFrame,
+    reference: pd.DataFrame | None = None,
+    before: pd.DataFrame | None = None,
+) -> Figure:
+    """Success per source with Wilson 95 % intervals; a block per suite, in three columns if many.
 
     rates: rows (suite, source, mode, successes, trials). reference: rows (suite, source, value) of
     published rates in [0, 1], drawn as a bar across the row; name its origin in the caption.
+    before: rows like those of rates, of the same arms at an earlier moment; drawn pale.
     """
-    rates = rates.assign(value=rates["successes"] / rates["trials"])
     suites = list(dict.fromkeys(rates["suite"]))
     arms = arm_order(rates)
+    columns = 1 if len(suites) <= 6 else 3
+    lines = -(-len(suites) // columns)
     figure, panels = plt.subplots(
-        len(suites),
-        1,
-        figsize=(SINGLE + 0.9, 0.55 + len(suites) * (0.25 + 0.2 * len(arms))),
+        lines,
+        columns,
+        figsize=(
+            SINGLE + 0.9 if columns == 1 else DOUBLE,
+            0.55 + lines * (0.25 + 0.2 * len(arms)),
+        ),
         sharex=True,
+        sharey=True,
         squeeze=False,
     )
     for axes, suite in zip(panels.flat, suites):
         for height, (source, mode) in enumerate(reversed(arms)):
-            chosen = (rates["suite"] == suite) & (rates["source"] == source)
-            for row in rates[chosen & (rates["mode"] == mode)].itertuples():
-                low, high = statistics.wilson(row.successes, row.trials)
-                error = 100 * np.array([[row.value - low], [high - row.value]])
-                look = {**arm_style(source, mode), "linestyle": "none", "zorder": 3}
-                axes.errorbar(
-                    100 * row.value, height, xerr=np.abs(error), capsize=2, clip_on=False, **look
-                )
+            mine = {"suite": suite, "source": source, "mode": mode}
+            earlier = [] if before is None else _rates(before, mine)
+            for row in _rates(rates, mine):
+                _mark(axes, row, height, arm_style(source, mode))
                 text = f"{100 * row.value:.0f} %  ({row.successes}/{row.trials})"
-                axes.text(104, height, text, va="center", fontsize=7)
+                for first in earlier:
+                    _mark(axes, first, height, arm_style(source, mode), alpha=0.3)
+                    text = f"{100 * first.value:.0f} → {100 * row.value:.0f} %"
+                beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(text, (100, height), **beside, fontsize=7)
             if reference is not None:
                 match = reference[(reference["suite"] == suite) & (reference["source"] == source)]
                 for value in 100 * match["value"]:
                     axes.plot([value] * 2, [height - 0.35, height + 0.35], color="black", lw=1)
         axes.set_title(suite, loc="left")
-        axes.set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
-        axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", lw=0.4, color="0.9")
-    panels[-1, 0].set_xlim(0, 100)
-    panels[-1, 0].set_xlabel("success (%)")
+    for axes in panels.flat:
+        axes.tick_params(axis="y", length=0)
+    for axes in list(panels.flat)[len(suites) :]:
+        axes.set_visible(False)
+    for axes in list(panels.flat)[max(0, len(suites) - columns) : len(suites)]:
+        axes.tick_params(axis="x", labelbottom=True)
+        axes.set_xlabel("success (%)")
+    panels[0, 0].set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
+    panels[0, 0].set_ylim(-0.6, len(arms) - 0.4)
+    panels[0, 0].set_xlim(0, 100)
     return figure
+
+
+def _rates(table, wanted):
+    """The rows of an arm, with their rate `value`."""
+    chosen = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return list(chosen.assign(value=chosen["successes"] / chosen["trials"]).itertuples())
+
+
+def _mark(axes, row, height, look, alpha=1.0):
+    low, high = statistics.wilson(row.successes, row.trials)
+    error = np.abs(100 * np.array([[row.value - low], [high - row.value]]))
+    look = {**look, "linestyle": "none", "alpha": alpha, "zorder": 3 if alpha == 1 else 2}
+    axes.errorbar(100 * row.value, height, xerr=error, capsize=2, clip_on=False, **look)
 
 
 @style

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.presets import get_preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
@@ -64,8 +65,11 @@ def expert_rows(
 
 
 def _finished(preset: str) -> list[Stage]:
-    markers = (results_dir(preset) / "experts").glob("*/*/expert.done.json")
-    return [Stage(marker.parent, "expert", None) for marker in sorted(markers)]
+    """The finished experts, in the order of the preset's tasks."""
+    markers = sorted((results_dir(preset) / "experts").glob("*/*/expert.done.json"))
+    order = {task.replace("/", "-"): place for place, task in enumerate(get_preset(preset).tasks)}
+    markers.sort(key=lambda marker: order.get(marker.parent.parent.name, len(order)))
+    return [Stage(marker.parent, "expert", None) for marker in markers]
 
 
 def collect_records(preset: str) -> pd.DataFrame:
