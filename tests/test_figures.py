@@ -166,6 +166,16 @@ def test_colours_stay_apart_in_grey_and_for_colour_blind_readers():
         assert apart[np.triu_indices(len(tones), 1)].min() > 0.18
 
 
+def test_an_error_bar_is_drawn_where_rounding_put_the_mean_of_a_constant_outside():
+    bar = figures.error_bar([59.0, 1.0], [59.000000000000007, 0.5], [59.000000000000007, np.nan])
+    np.testing.assert_allclose(bar, [[0, 0.5], [7.1e-15, np.nan]], atol=1e-15)
+    summary = pd.DataFrame(
+        [("diffusion", "deterministic", "all", "steps", 59.0, 59.000000000000007, 59.1, 9)],
+        columns=["source", "mode", "task", "measure", "value", "low", "high", "n"],
+    )
+    assert figures.quality_forest(summary).axes
+
+
 def test_drawing_leaves_the_users_own_settings_alone(tables):
     before = dict(mpl.rcParams)
     figures.throughput_bars(*tables["throughput_bars"])

@@ -17,7 +17,15 @@ from diffrl.figures.quality import (
     shared_start_state,
     speed_profiles,
 )
-from diffrl.figures.style import COLOURS, LABELS, arm_label, arm_style, save_figure, style
+from diffrl.figures.style import (
+    COLOURS,
+    LABELS,
+    arm_label,
+    arm_style,
+    error_bar,
+    save_figure,
+    style,
+)
 from diffrl.figures.success import scaling_curve, success_forest, success_heatmap
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
     "arm_style",
     "contact_sheet",
     "end_effector_paths",
+    "error_bar",
     "learning_curves",
     "measure_distributions",
     "path_table",

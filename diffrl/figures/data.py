@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, colour, style
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, colour, error_bar, style
 
 _GREYS = ("#BBBBBB", "#777777", "#56B4E9", "#0072B2", "#003A63")  # reference first, ours last
 AXES = ("Δx", "Δy", "Δz", "Δroll", "Δpitch", "Δyaw", "gripper")
@@ -25,7 +25,7 @@ def throughput_bars(speed: pd.DataFrame, ylabel: str = "control steps / s") -> F
         at = np.arange(len(suites)) + (index - (len(kinds) - 1) / 2) * width
         error = None
         if {"low", "high"} <= set(rows):
-            error = np.abs([rows["value"] - rows["low"], rows["high"] - rows["value"]])
+            error = error_bar(rows["value"], rows["low"], rows["high"])
         shade = _GREYS[index % len(_GREYS)]
         bars = axes.bar(
             at, rows["value"], 0.94 * width, yerr=error, color=shade, label=kind, ecolor="black"

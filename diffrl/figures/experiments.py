@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl.figures.style import DOUBLE, colour, style
+from diffrl.figures.style import DOUBLE, colour, error_bar, style
 from diffrl.quality.report import MEASURES
 from diffrl.statistics import mean_interval
 
@@ -31,7 +31,7 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
                 continue
             axes.plot(values, np.full(len(values), height), ".", color=tone, ms=3, alpha=0.45)
             mean, low, high = mean_interval(values)
-            error = None if np.isnan(low) else [[mean - low], [high - mean]]
+            error = None if np.isnan(low) else error_bar(mean, low, high)
             axes.errorbar(mean, height, xerr=error, color=tone, marker="o", ms=3.5, lw=1)
         label, unit, _ = MEASURES.get(measure, (_TITLES.get(measure, measure), "", 0))
         axes.set_title(f"{label} ({unit})" if unit else label, fontsize=7, wrap=True)

@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
 from diffrl import statistics
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, colour, style
+from diffrl.figures.style import (
+    DOUBLE,
+    SINGLE,
+    arm_label,
+    arm_order,
+    arm_style,
+    colour,
+    error_bar,
+    style,
+)
 from diffrl.quality import MEASURES
 from diffrl.quality.consistency import at_phases
 from diffrl.quality.smoothness import speed_profile
@@ -100,9 +109,8 @@ def _raincloud(axes, rows, height):
     jitter = 0.14 * (np.arange(len(values)) * 0.618 % 1 - 0.5)  # golden ratio: even, no random
     axes.plot(values, height - 0.2 + jitter, ".", color=tone, ms=2.2, alpha=0.6, mew=0)
     mean, low, high = statistics.stratified_bootstrap(values)
-    axes.errorbar(
-        mean, height, xerr=[[mean - low], [high - mean]], **_interval(source, mode), capsize=2
-    )
+    error = error_bar(mean, low, high)
+    axes.errorbar(mean, height, xerr=error, **_interval(source, mode), capsize=2)
 
 
 @style
@@ -130,14 +138,14 @@ def quality_forest(summary: pd.DataFrame, task: str = "all", measures=FOREST) ->
             for value, low, high in rows[arm & (rows["measure"] == measure)][
                 ["value", "low", "high"]
             ].to_numpy():
-                error = [[value - low], [high - value]]
+                error = error_bar(value, low, high)
                 axes.errorbar(value, height, xerr=error, **_interval(source, mode))
         arrow = {1: "\N{NO-BREAK SPACE}→", -1: "\N{NO-BREAK SPACE}←", 0: ""}[better]
         axes.set_title(textwrap.fill(label + arrow, 22), fontsize=7)
         axes.set_xlabel(unit, fontsize=7, labelpad=1)
         axes.set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
         axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=3)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", lw=0.4, color="0.9")
         axes.set_axisbelow(True)

@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -109,6 +110,12 @@ def arm_order(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The (source, mode) pairs of a table in the order of the series: operator … diffusion."""
     pairs = set(zip(table["source"], table["mode"]))
     return sorted(pairs, key=lambda pair: (_rank(pair[0], list(COLOURS)), _rank(pair[1], _MODES)))
+
+
+def error_bar(value, low, high) -> np.ndarray:
+    """Lengths below and above values (n,) for `Axes.errorbar`, (2, n); rounding makes none < 0."""
+    lengths = np.array([np.subtract(value, low), np.subtract(high, value)], float)
+    return np.maximum(lengths.reshape(2, -1), 0)
 
 
 def save_figure(

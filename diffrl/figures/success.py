@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl import statistics
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, style
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, error_bar, style
 
 
 @style
@@ -75,7 +75,7 @@ def _rates(table, wanted):
 
 def _mark(axes, row, height, look, alpha=1.0):
     low, high = statistics.wilson(row.successes, row.trials)
-    error = np.abs(100 * np.array([[row.value - low], [high - row.value]]))
+    error = 100 * error_bar(row.value, low, high)
     look = {**look, "linestyle": "none", "alpha": alpha, "zorder": 3 if alpha == 1 else 2}
     axes.errorbar(100 * row.value, height, xerr=error, capsize=2, clip_on=False, **look)
 
@@ -96,7 +96,7 @@ def scaling_curve(rates: pd.DataFrame) -> Figure:
         for source, mode in arm_order(rows):
             arm = rows[(rows["source"] == source) & (rows["mode"] == mode)]
             value = 100 * arm[["success", "low", "high"]].to_numpy()
-            error = np.abs(value[:, 1:] - value[:, :1]).T
+            error = error_bar(*value.T)
             look = {**arm_style(source, mode), "capsize": 2, "clip_on": False}
             label = arm_label(source, mode)
             axes.errorbar(arm["demonstrations"], value[:, 0], yerr=error, label=label, **look)
