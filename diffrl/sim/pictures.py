@@ -6,7 +6,6 @@ takes some ten seconds to make and is kept in the cache folder, a few MB a task.
 """
 
 import hashlib
-import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 
 from diffrl.artifacts import atomic_path, cache_dir
 from diffrl.errors import UserError
+from diffrl.scale import cores
 from diffrl.sim.scene import Scene
 
 Detail = Literal["exact", "reduced"]
@@ -124,7 +124,7 @@ def _simplify_meshes(spec: mujoco.MjSpec, full: mujoco.MjModel, far: set[int]) -
     textured = _textured_meshes(full)
     numbers = [full.mesh(mesh.name).id for mesh in meshes]
     corners = [_corners(full, i, textured) for i in numbers]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         kept = list(pool.map(_simplified, corners, [FAR if i in far else NEAR for i in numbers]))
     for mesh, i, (positions, normals, texture), faces in zip(meshes, numbers, corners, kept):
         corner, face = np.unique(faces, return_inverse=True)

@@ -7,7 +7,6 @@ others.
 """
 
 import copy
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import mujoco
 import numpy as np
 
 from diffrl.errors import UserError
+from diffrl.scale import cores
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import Observation, Sensor, place_fixtures
 from diffrl.sim.osc import control_step
@@ -120,7 +120,7 @@ def _inertia_addresses(model: mujoco.MjModel, dofs: list[int]) -> np.ndarray:
 
 
 class Simulator:
-    """n copies of one scene, or of n scenes, stepped by `threads` threads (default: all cores).
+    """n copies of one scene, or of n scenes, stepped by `threads` threads (default: one per core).
 
     `max_steps` ends an episode as time-out after so many control steps (default: the task's own
     limit, `Task.max_steps`). Use `reset`, then `step`; read `observation`.
@@ -139,7 +139,7 @@ class Simulator:
         if threads is not None and threads < 1:
             raise UserError(f"Simulator: threads must be at least 1, it is {threads}.")
         self.n, self.scenes = n, scenes
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = min(threads or cores(), n)
         self._copies = [_Copy(scene) for scene in scenes]
         self._models = [{s: copy.copy(s.model) for s in set(scenes)} for _ in range(self.threads)]
         self._limits = np.array([max_steps or scene.task.max_steps for scene in scenes])
@@ -324,6 +324,7 @@ class Simulator:
             c.fixtures[:] = snapshot["fixtures"][i, : len(c.fixtures)]
             model = self._model(i, 0)
             state = snapshot["physics"][i, : mujoco.mj_stateSize(model, _FULL_STATE)]
+            mujoco.mj_resetData(model, c.data)  # the state holds no warnings of a diverged branch
             mujoco.mj_setState(model, c.data, state, _FULL_STATE)
             c.goal_mat[:], c.grip[:] = snapshot["goal_mat"][i], snapshot["grip"][i]
             mujoco.mj_forward(model, c.data)  # positions, for whoever looks before stepping
