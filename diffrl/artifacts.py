@@ -25,7 +25,7 @@ import pandas as pd
 
 from diffrl.errors import UserError
 
-FORCE = "DIFFRL_FORCE_BEFORE"  # environment: stages that finished before this time are not done
+FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
 
 
 def root() -> Path:
@@ -235,6 +235,11 @@ def provenance(config: Any = None, seed: int | None = None) -> dict[str, Any]:
     }
 
 
+def forced(path: str | os.PathLike) -> bool:
+    """Whether `reproduce --force`, which asks for everything anew, was called after `path`."""
+    return os.stat(path).st_mtime < float(os.environ.get(FORCE, 0))
+
+
 class Stage:
     """One step of the series, with a marker file ``<folder>/<name>.done.json``.
 
@@ -263,8 +268,7 @@ class Stage:
         try:
             record = json.loads(self.marker.read_text(encoding="utf-8"))
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
-            fresh = self.marker.stat().st_mtime >= float(os.environ.get(FORCE, 0))
-            return fresh and outputs_there and record["key"] == self._key()
+            return not forced(self.marker) and outputs_there and record["key"] == self._key()
         except (OSError, ValueError, KeyError, TypeError):
             return False  # no marker, or one that says nothing: the stage is to be done
 

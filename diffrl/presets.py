@@ -192,7 +192,7 @@ class Preset:
     def of(self, task: str) -> "Preset":
         """Return the settings of one task: with its own count of demonstrations, and `own`."""
         preset = self.with_settings({key: value for name, key, value in self.own if name == task})
-        return replace(preset, demonstrations=self.demonstrations.of(task), own=())
+        return replace(preset, demonstrations=preset.demonstrations.of(task), own=())
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Preset":
         """Return a preset with some settings changed, such as ``{"rl.iterations": 72}``."""
@@ -321,6 +321,7 @@ _GPU = Preset(
         copies=50,
         iterations=200,
         actor_learning_rate=5e-5,
+        gaussian_learning_rate=5e-5,
         annealing="cosine",
         checkpoint_every=5,
     ),
@@ -355,6 +356,7 @@ _PAPER = Preset(
         minibatch=10_000,
         gaussian_std=0.1,
         gaussian_clip=0.01,
+        gaussian_learning_rate=5e-5,
         seeds=(0, 1, 2),
     ),
     vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),

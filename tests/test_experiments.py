@@ -95,6 +95,17 @@ def test_effects_are_paired_by_task_seed_and_mode():
     assert row["p"] == pytest.approx(2 / 2**5)
 
 
+def test_learning_speed_is_compared_once_and_success_in_both_modes():
+    rows = [
+        {"arm": arm, "task": "a/0", "seed": seed, "mode": mode, "auc": 0.5 + gain, "success": gain}
+        for arm, gain in (("base", 0.1), ("other", 0.2))
+        for seed in (0, 1)
+        for mode in ("deterministic", "stochastic")
+    ]
+    found = effects(pd.DataFrame(rows), [("base", "other")], ("auc", "success"))
+    assert found["measure"].value_counts().to_dict() == {"auc": 1, "success": 2}
+
+
 def test_an_arm_without_any_success_keeps_its_row_in_the_figure():
     runs = [
         {"arm": arm, "algorithm": arm, "mode": "deterministic", "success": 0.5, "jerk_rms": jerk}

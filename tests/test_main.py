@@ -111,6 +111,8 @@ def test_a_task_may_have_its_own_count_of_demonstrations_and_settings():
     assert harder.demonstrations.count == counts["libero_spatial/0"] != laptop.demonstrations.count
     assert (harder.rl.iterations, other.rl) == (72, laptop.rl)
     assert harder.of("libero_spatial/0") == harder
+    own = (("libero_object/0", "demonstrations.noise", 0.5),)
+    assert replace(laptop, own=own).of("libero_object/0").demonstrations.noise == 0.5
 
 
 def test_a_vla_may_learn_some_of_a_presets_tasks():

@@ -307,6 +307,28 @@ def test_the_image_policy_plans_from_images_and_needs_them():
         policy.features(observation(2))
 
 
+@pytest.mark.parametrize("layout", [LAYOUT, IMAGES])
+@pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
+def test_a_policy_on_another_device_computes_there_alone(algorithm, layout):
+    # Tensors of "meta" have no data: to mix them with the CPU's is an error, and so is, at the very
+    # end, to bring the result back.
+    policy = make(algorithm, layout).to("meta")
+    images = None if layout is LAYOUT else np.zeros((4, 128, 128, 3), np.uint8)
+    features = policy.features(observation(layout=layout), images)
+    generator = torch.Generator().manual_seed(0)
+    noise = policy.noise(generator, 4)
+    chain = torch.zeros(4, policy.steps + 1, policy.horizon, 7)
+    for compute in (
+        lambda: policy.sample(features, noise),
+        lambda: policy.log_prob(features, chain),
+        lambda: Critic(layout).to("meta")(features),
+    ):
+        with pytest.raises(NotImplementedError, match="out of meta"):
+            compute()
+    loss = policy.loss(features, torch.zeros(4, policy.horizon, 7), generator)
+    assert loss.device.type == "meta"
+
+
 def test_a_random_shift_moves_whole_images_by_at_most_its_padding():
     image = torch.arange(64.0).view(1, 1, 8, 8).expand(20, 3, 8, 8)
     shifted = random_shift(image, torch.Generator().manual_seed(0), pad=2)
@@ -361,6 +383,7 @@ def test_a_description_of_another_version_is_refused(tmp_path):
         ({"finetuned_steps": 6}, "finetuned_steps"),
         ({"algorithm": "gaussian", "gaussian_std": 0.5}, "gaussian_std"),
         ({"algorithm": "transformer"}, "transformer"),
+        ({"prediction": "X0"}, "no prediction 'X0': choose epsilon or x0"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(settings, named):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from diffrl import policy as policies
-from diffrl.artifacts import Stage
+from diffrl.artifacts import FORCE, Stage
 from diffrl.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.policy.nets import Critic
@@ -313,6 +315,22 @@ def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
     assert equal(weights(clone.policy), measured[-1])
 
 
+def test_a_clone_is_measured_with_the_frozen_steps_that_rl_will_start_from():
+    policy = make("diffusion", finetuned_steps=2)
+    clone = make_clone()
+    clone = Clone(policy, clone.features, clone.plans, clone.config)
+    seen = []
+
+    def measure(policy):
+        pairs = zip(policy.frozen.parameters(), policy.denoiser.parameters(), strict=True)
+        seen.append(all(torch.equal(frozen, learnt) for frozen, learnt in pairs))
+        return 0.2
+
+    fit_clone(clone, measure)
+    assert len(seen) > 1
+    assert all(seen)
+
+
 def test_a_clone_that_never_succeeds_is_told_with_what_to_change():
     with pytest.raises(UserError, match=r"libero_object/0 never succeeded .* demonstrations.count"):
         fit_clone(make_clone(), lambda policy: 0.0)
@@ -390,6 +408,32 @@ def test_a_run_whose_checkpoint_is_of_other_settings_is_refused_before_it_writes
     assert (tmp_path / "config.json").read_text() == "before"
 
 
+def test_a_run_with_new_settings_takes_the_old_ones_marker_away(tmp_path, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Training, "clone", stop)
+    (tmp_path / "expert.done.json").write_text("{}")  # of other settings
+    run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert not run.stage.marker.exists()
+    assert (tmp_path / "config.json").exists()
+
+
+def test_reproduce_with_force_continues_no_older_checkpoint(tmp_path, monkeypatch):
+    run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    monkeypatch.setattr(train.Training, "clone", lambda self: (None, 0.0))
+    monkeypatch.setattr(train.Training, "learn", lambda self, policy: SimpleNamespace(seconds=0.0))
+    monkeypatch.setattr(train.policies, "save", lambda folder, policy: None)
+    checkpoint.save(run.checkpoint("rl"), {"a": 1}, run.key)
+    run.train()
+    assert run.checkpoint("rl").exists()
+    monkeypatch.setenv(FORCE, repr(time.time() + 1))
+    run.train()
+    assert not run.checkpoint("rl").exists()
+
+
 # -- records
 
 
@@ -445,17 +489,16 @@ def test_a_success_that_seems_to_reach_the_target_is_measured_on_more_states(tmp
     asked = []
 
     def play(failing):
-        def measure(count, policy):
-            asked.append(count)
-            return [
-                Trial(f"fresh/{k}", "deterministic", 0, success=k != failing) for k in range(count)
-            ]
+        def measure(count, policy, first=0):
+            asked.append((first, count))
+            states = range(first, first + count)
+            return [Trial(f"fresh/{k}", "deterministic", 0, success=k != failing) for k in states]
 
         return measure
 
     run.measure = play(failing=3)
     assert success_rate(run.judge(None)) == 0.75
-    assert asked == [2, 4]
+    assert asked == [(0, 2), (2, 2)]  # no state is played twice
     run.measure = play(failing=0)  # the first look shows that it is not there yet
     assert success_rate(run.judge(None)) == 0.5
-    assert asked == [2, 4, 2]
+    assert asked == [(0, 2), (2, 2), (0, 2)]

@@ -48,7 +48,7 @@ def scan(task: str, preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
     for count in counts or COUNTS:
         config = dataclasses.replace(preset.demonstrations, counts=())
         if count > len(episodes):
-            wanted = next(n for n in (5, 20) if n >= count)
+            wanted = next((n for n in (5, 20) if n >= count), count)
             episodes, _ = operator_demonstrations(scene, wanted, seed, config, threads=1)
         row = {name: clone_success(run, episodes[:count]) for name, run in runs.items()}
         rows.append({"task": task, "demonstrations": count} | row | {"starts": STARTS})

@@ -81,6 +81,9 @@ def main(
     algorithms: tuple[str, ...] = tuple(ALGORITHMS),
 ) -> None:
     """Try each of `names` (see TRIES) with each of `algorithms`."""
+    unknown = [name for name in names if name not in TRIES]
+    if unknown:
+        raise SystemExit(f"There is no try {unknown[0]!r}: choose from {', '.join(TRIES)}.")
     path = results_dir("laptop") / "tuning.csv"
     for name in names:
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)

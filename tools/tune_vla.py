@@ -1,6 +1,6 @@
 """Tuning runs of the compact VLA, on the operator's data and held-out start states alone.
 
-    .venv/bin/python tools/tune_vla.py base horizon- --trials 10
+    .venv/bin/python tools/tune_vla.py base width- --trials 10
 
 Each name changes the preset laptop's VLA. It learns from the operator's demonstrations of the ten
 libero_object tasks, never from a policy's, so that no source of the comparison is favoured among
@@ -64,6 +64,9 @@ def main(
 ) -> None:
     """Try each of `names` (see TRIES), with `trials` start states per task."""
     torch.set_num_threads(1)
+    unknown = [name for name in names if name not in TRIES]
+    if unknown:
+        raise SystemExit(f"There is no try {unknown[0]!r}: choose from {', '.join(TRIES)}.")
     path = results_dir("laptop") / "vla_tuning.csv"
     laptop = get_preset("laptop")
     for name in names:

@@ -66,7 +66,7 @@ def make_config(algorithm: str, clone: CloneConfig, rl: RLConfig) -> PolicyConfi
 
 
 def make_policy(config: PolicyConfig, layout: Layout, seed: int = 0) -> ChainPolicy:
-    """Return a new policy with weights drawn from `seed`.
+    """Return a new policy with weights from `seed`; one that sees images is on the GPU, if any.
 
     Raises:
         UserError: the algorithm is unknown.
@@ -79,7 +79,9 @@ def make_policy(config: PolicyConfig, layout: Layout, seed: int = 0) -> ChainPol
         raise UserError(f"There is no algorithm {config.algorithm!r}: choose {' or '.join(kinds)}.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kinds[config.algorithm](config, layout)
+        policy = kinds[config.algorithm](config, layout)
+    # an MLP over states is faster on the CPU, beside the robots
+    return policy.to("cuda" if layout.image_size and torch.cuda.is_available() else "cpu")
 
 
 def save(folder: str | Path, policy: ChainPolicy) -> None:

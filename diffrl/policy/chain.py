@@ -4,12 +4,14 @@ A decision is a plan x of H control steps in scaled actions. It arises in S step
 x_{s+1} ~ N(μ_s(o, x_s), σ_s² C), s = 0 … S − 1, so its log-probability is a sum of S Gaussians
 (DPPO, Ren et al. 2024, arXiv 2409.00588, eq. 4.2). The diffusion policy denoises in S steps; the
 Gaussian policy is the chain of length one. PPO sees nothing else of either.
+
+Whatever device the weights are on, arguments and results lie on the CPU, where the robots are.
 """
 
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from diffrl.errors import UserError
 from diffrl.policy.features import (
     Features,
     Layout,
+    on_device,
     proprioception,
     state_features,
 )
@@ -50,6 +53,11 @@ class PolicyConfig:
     gaussian_std: float = 0.1
 
     def __post_init__(self):
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"There is no {name} {getattr(self, name)!r}: choose {' or '.join(known)}."
+                )
         if not 1 <= self.chunk <= self.chunk + self.cross_fade <= self.horizon:
             raise UserError(
                 f"A policy that predicts {self.horizon} steps (clone.horizon) cannot execute "
@@ -65,6 +73,13 @@ class PolicyConfig:
                 "rl.finetuned_steps ≤ rl.sampling_steps ≤ rl.training_steps must hold, each ≥ 1; "
                 f"they are {self.finetuned_steps}, {self.sampling_steps}, {self.training_steps}."
             )
+
+
+_CHOICES = {
+    name: get_args(kind)
+    for name, kind in get_type_hints(PolicyConfig).items()
+    if get_origin(kind) is Literal
+}
 
 
 class ChainPolicy(nn.Module):
@@ -88,6 +103,11 @@ class ChainPolicy(nn.Module):
         factor = noise_factor(config.horizon, config.noise_correlation)
         self.register_buffer("factor", factor, persistent=False)  # L with C = L Lᵀ
         self.register_buffer("whiten", torch.linalg.inv(factor), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.low.device
 
     # -- what a subclass gives
 
@@ -146,11 +166,13 @@ class ChainPolicy(nn.Module):
 
     def scaled(self, actions: Tensor) -> Tensor:
         """Actions (..., 7) → plan units: the demonstrations' range becomes [-1, 1]."""
-        return 2 * (actions - self.low) / (self.high - self.low) - 1
+        low, high = self.low.to(actions.device), self.high.to(actions.device)
+        return 2 * (actions - low) / (high - low) - 1
 
     def unscaled(self, plan: Tensor) -> Tensor:
         """Plan units → actions within the demonstrations' range, which lies in [-1, 1]."""
-        return self.low + (plan.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+        low, high = self.low.to(plan.device), self.high.to(plan.device)
+        return low + (plan.clamp(-1, 1) + 1) / 2 * (high - low)
 
     # -- the chain
 
@@ -177,17 +199,17 @@ class ChainPolicy(nn.Module):
         A pure function of its arguments. "deterministic" takes each step's mean under η = 0;
         the initial latent of a diffusion stays random.
         """
-        condition = self.encoder(features)
+        condition, noise = self._condition(features), noise.to(self.device)
         latent = self.first_latent(noise[:, 0])
         correlated = torch.einsum("ij,nsja->nsia", self.factor, noise[:, 1:])
         chain = [latent]
         for index in range(self.prefix + self.steps):
-            step = torch.full((len(latent),), index)
+            step = torch.full((len(latent),), index, device=self.device)
             latent, std = self.transition(condition, latent, step, mode)
             if mode == "stochastic":
                 latent = latent + std * correlated[:, index]
             chain.append(latent)
-        return latent, torch.stack(chain[self.prefix :], dim=1)
+        return latent.cpu(), torch.stack(chain[self.prefix :], dim=1).cpu()
 
     def log_prob(self, features: Features, chain: Tensor) -> Tensor:
         """Return the log-density (n, S) of each step of a chain (n, S + 1, H, A).
@@ -195,16 +217,22 @@ class ChainPolicy(nn.Module):
         It is the mean over control steps and action dimensions, as in DPPO, so that a clip range
         means the same for every chunk; over the steps that are executed, and blended ones too.
         """
-        n, steps = len(chain), self.steps
-        condition = self.encoder(features).repeat_interleave(steps, dim=0)
+        n, steps, chain = len(chain), self.steps, chain.to(self.device)
+        condition = self._condition(features).repeat_interleave(steps, dim=0)
         before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
-        step = self.prefix + torch.arange(steps).repeat(n)
+        step = self.prefix + torch.arange(steps, device=self.device).repeat(n)
         mean, std = self.transition(condition, before, step, "stochastic")
         white = torch.einsum("ij,nja->nia", self.whiten, (after - mean) / std)
         scale = std.log() + self.factor.diagonal().log()[:, None]
         density = -0.5 * white**2 - scale - 0.5 * math.log(2 * math.pi)
         scored = self.chunk + self.config.cross_fade
-        return density[:, :scored].mean(dim=(1, 2)).view(n, steps)
+        return density[:, :scored].mean(dim=(1, 2)).view(n, steps).cpu()
+
+    def _condition(self, features: Features) -> Tensor:
+        return self.encoder(on_device(features, self.device))
+
+    def freeze_prefix(self) -> None:
+        """Copy what was cloned into the steps that PPO leaves alone, if there are any."""
 
     # -- execution
 

@@ -66,7 +66,7 @@ class DiffusionPolicy(ChainPolicy):
             self.register_buffer(f"schedule_{name}", value, persistent=False)
 
     def freeze_prefix(self) -> None:
-        """Copy the denoiser into the steps that PPO leaves alone; after cloning."""
+        """Copy the denoiser into the steps that PPO leaves alone, if there are any."""
         if self.frozen is not None:
             self.frozen.load_state_dict(self.denoiser.state_dict())
 
@@ -105,12 +105,12 @@ class DiffusionPolicy(ChainPolicy):
 
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the prediction at a random time (Ho et al. 2020, eq. 14)."""
-        n = len(plans)
-        time = torch.randint(0, self.config.training_steps, (n,), generator=generator)
+        time = torch.randint(0, self.config.training_steps, (len(plans),), generator=generator)
         noise = torch.randn(plans.shape, generator=generator)
+        plans, time, noise = (x.to(self.device) for x in (plans, time, noise))
         alpha = self.schedule_alphas[time, None, None]
         noisy = alpha.sqrt() * plans + (1 - alpha).sqrt() * noise
-        output = self.denoiser(noisy, self.encoder(features), time.float())
+        output = self.denoiser(noisy, self._condition(features), time.float())
         target = plans if self.config.prediction == "x0" else noise
         return nn.functional.mse_loss(output, target)
 

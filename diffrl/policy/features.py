@@ -108,6 +108,11 @@ def concatenate(parts: list[Features]) -> Features:
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
+def on_device(features: Features, device: torch.device) -> Features:
+    """Return `features` on a device."""
+    return {key: value.to(device) for key, value in features.items()}
+
+
 def select(features: Features, rows) -> Features:
     """Return the given rows of `features`."""
     return {key: value[rows] for key, value in features.items()}

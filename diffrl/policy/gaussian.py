@@ -52,5 +52,5 @@ class GaussianPolicy(ChainPolicy):
 
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the mean: maximum likelihood at a fixed deviation."""
-        mean = torch.tanh(self.layers(self.encoder(features))).view_as(plans)
-        return nn.functional.mse_loss(mean, plans)
+        mean = torch.tanh(self.layers(self._condition(features))).view_as(plans)
+        return nn.functional.mse_loss(mean, plans.to(self.device))

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffrl.policy.features import Features, Layout
+from diffrl.policy.features import Features, Layout, on_device
 
 FLOOR = 0.05  # least scale of a standardised column: 5 cm, 3 degrees; below lies noise
 LIMIT = 5.0  # standardised columns are clipped here
@@ -215,8 +215,9 @@ class Critic(nn.Module):
         self.layers = mlp((self.encoder.size, width, width, 1))
 
     def forward(self, features: Features) -> Tensor:
-        """Features of n rows → (n,)."""
-        return self.layers(self.encoder(features)).squeeze(1)
+        """Features of n rows → (n,), on the CPU."""
+        features = on_device(features, self.layers[0].weight.device)
+        return self.layers(self.encoder(features)).squeeze(1).cpu()
 
 
 def random_shift(image: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:

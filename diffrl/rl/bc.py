@@ -1,9 +1,10 @@
 """Behaviour cloning: a policy from few demonstrations, stopped when it is good enough for RL.
 
 A clone that already succeeds always leaves RL nothing to show, one that never does leaves it
-nothing to learn from: training stops at a set success, measured on fresh start states that nothing
-else uses. But not too early: a clone of a hundred optimiser steps is blurry, and RL did not improve
-it, while one of few demonstrations that was trained to be sharp improved at once.
+nothing to learn from: training stops at a set success, measured on fresh start states of which no
+data set and no final evaluation has any. But not too early: a clone of a hundred optimiser steps is
+blurry, and RL did not improve it, while one of few demonstrations that was trained to be sharp
+improved at once.
 """
 
 import math
@@ -157,6 +158,7 @@ class _Averaged:
     def __enter__(self) -> ChainPolicy:
         self.clone.ema.store(self.clone.parameters)
         self.clone.ema.copy_to(self.clone.parameters)
+        self.clone.policy.freeze_prefix()
         return self.clone.policy
 
     def __exit__(self, *exception) -> None:
@@ -203,4 +205,5 @@ def fit_clone(
             "from a sparse reward cannot start there. Raise demonstrations.count or clone.steps."
         )
     clone.ema.copy_to(clone.parameters)
+    clone.policy.freeze_prefix()
     return success

@@ -45,7 +45,7 @@ class Learner:
         self.base_rate = config.gaussian_learning_rate if gaussian else config.actor_learning_rate
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.critic = Critic(policy.layout)
+            self.critic = Critic(policy.layout).to(policy.device)
         self.critic.encoder.load_state_dict(policy.encoder.state_dict())
         trained = [p for p in policy.parameters() if p.requires_grad]
         self.optimisers = {

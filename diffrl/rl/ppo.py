@@ -4,18 +4,21 @@ An environment step is a decision o → plan; the plan's chain has S steps that 
 `gae`, `clip_range`, `actor_loss` are pure; `update` is one iteration of learning.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from diffrl.errors import UserError
 from diffrl.policy import ChainPolicy
-from diffrl.policy.features import select
+from diffrl.policy.features import Features, select
 from diffrl.presets import RLConfig
 from diffrl.rl.collect import Batch
 
 EPSILON = 1e-8  # beside a standard deviation
+IMAGES_AT_ONCE = 1024  # decisions of an image policy that one forward pass sees
 
 
 def gae(
@@ -79,12 +82,22 @@ def actor_loss(
 @torch.no_grad()
 def batch_values(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return V of each decision's observation and of the one it led to, both (T, n)."""
-    values = critic(batch.features).view(batch.rewards.shape)
-    next_values = torch.cat([values[1:], critic(batch.next_features)[None]])
+    value = functools.partial(_in_blocks, critic)
+    values = value(batch.features).view(batch.rewards.shape)
+    next_values = torch.cat([values[1:], value(batch.next_features)[None]])
     next_values = torch.where(batch.ended, 0.0, next_values)
     if batch.last_features is not None:
-        next_values[batch.truncated] = critic(batch.last_features)
+        next_values[batch.truncated] = value(batch.last_features)
     return values, next_values
+
+
+def _in_blocks(function: Callable, features: Features, *others: Tensor) -> Tensor:
+    """Call function(features, *others) on all rows; on a block at a time, if they hold images."""
+    if "image" not in features:
+        return function(features, *others)
+    blocks = torch.arange(len(features["image"])).split(IMAGES_AT_ONCE)
+    parts = [function(select(features, b), *(other[b] for other in others)) for b in blocks]
+    return torch.cat(parts)
 
 
 def update(
@@ -99,7 +112,8 @@ def update(
 ) -> dict[str, float]:
     """Improve policy and critic on one batch; return the diagnostics.
 
-    A minibatch holds whole decisions, each with all its S steps, so an observation is encoded once.
+    A minibatch holds whole decisions, each with all its S steps, so an observation is encoded once;
+    steps before the S that are trained count as if they were.
 
     Args:
         policy: improved in place, unless `learn_actor` is false (the critic's warm-up).
@@ -121,7 +135,7 @@ def update(
     advantages, returns = advantages.flatten(), returns.flatten()
     chains = batch.chains.flatten(0, 1)
     with torch.no_grad():
-        old = policy.log_prob(batch.features, chains)
+        old = _in_blocks(policy.log_prob, batch.features, chains)
     first = clip_last * config.clip_first / config.clip
     clip = clip_range(policy.steps, first, clip_last, config.clip_rate)
     rows_at_once = max(1, config.minibatch // config.sampling_steps)

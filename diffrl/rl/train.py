@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from diffrl import policy as policies
-from diffrl.artifacts import Stage, config_hash, write_csv, write_json
+from diffrl.artifacts import Stage, config_hash, forced, write_csv, write_json
 from diffrl.data.operator import operator_demonstrations
 from diffrl.policy import ChainPolicy, Layout
 from diffrl.presets import Preset, get_preset
@@ -94,19 +94,18 @@ class Training:
         config = policies.make_config(self.algorithm, self.preset.clone, self.preset.rl)
         return policies.make_policy(config, layout, self.seed)
 
-    def measure(self, count: int, policy: ChainPolicy) -> list[Trial]:
-        """Play the first `count` held-out start states, deterministically."""
-        starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed)
+    def measure(self, count: int, policy: ChainPolicy, first: int = 0) -> list[Trial]:
+        """Play `count` held-out start states, from number `first` on, deterministically."""
+        starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed, first=first)
         return rollout(policy, self.scene, starts, threads=self.threads)
 
     def judge(self, policy: ChainPolicy) -> list[Trial]:
         """Measure during RL; what seems to have reached the target is measured on more states."""
         config = self.preset.rl
         trials = self.measure(config.measure_starts, policy)
-        target = config.target_success
-        if target is not None and success_rate(trials) >= target and config.confirm_starts:
-            more = self.measure(config.confirm_starts, policy)
-            return more if len(more) > len(trials) else trials
+        target, more = config.target_success, config.confirm_starts - config.measure_starts
+        if target is not None and success_rate(trials) >= target and more > 0:
+            trials += self.measure(more, policy, first=config.measure_starts)
         return trials
 
     def clone(self) -> tuple[ChainPolicy, float]:
@@ -128,8 +127,6 @@ class Training:
             lambda: checkpoint.save(path, clone.state(), self.key),
             lambda row: self.journal.row(row, clone.steps, SHOWN_CLONE),
         )
-        if hasattr(policy, "freeze_prefix"):
-            policy.freeze_prefix()
         write_csv(self.folder / "clone.csv", pd.DataFrame(clone.curve))
         policies.save(self.folder / "clone", policy)
         stage.finish({"seconds": clone.seconds, "steps": clone.steps, "attempts": attempts})
@@ -171,8 +168,12 @@ class Training:
         Raises:
             UserError: the checkpoint is of other settings, and whatever a phase raises.
         """
+        if any(map(forced, (self.folder / "checkpoint").glob("*"))):
+            self.drop_checkpoints()
         for path in filter(Path.exists, (self.checkpoint("clone"), self.checkpoint("rl"))):
             checkpoint.check(path, self.key)  # before anything is written
+        for marker in self.folder.glob("*.done.json"):
+            marker.unlink()  # of other settings: what lies here is theirs no more
         torch.set_num_threads(self.preset.rl.torch_threads)
         write_json(self.folder / "config.json", self.config)
         policy, seconds = self.clone()
@@ -193,8 +194,12 @@ class Training:
 
     def close(self) -> None:
         """Drop what only an unfinished run needs."""
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        self.drop_checkpoints()
         self.journal.close()
+
+    def drop_checkpoints(self) -> None:
+        """Forget an unfinished run."""
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
 
 
 SHOWN_CLONE = ("steps", "loss", "success")
@@ -230,7 +235,7 @@ def train_expert(
     """
     run = Training(task, algorithm, preset, seed, threads, folder, journal)
     if force:
-        shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
+        run.drop_checkpoints()
         for marker in (run.stage.marker, run.folder / "clone" / "clone.done.json"):
             marker.unlink(missing_ok=True)
     if run.stage.done:
