@@ -285,6 +285,7 @@ _LAPTOP_OWN = (
     ("libero_spatial/0", "rl.iterations", 12),
     ("libero_90/1", "rl.iterations", 16),
     ("libero_10/2", "rl.iterations", 40),
+    ("libero_90/1", "rl.actor_learning_rate", 2e-4),  # 5e-4 took held-out success from .94 to .29
     ("libero_90/1", "clone.first_measure", 1500),  # long episodes take longer to clone
     ("libero_10/2", "clone.first_measure", 1500),
 )

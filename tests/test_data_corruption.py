@@ -227,6 +227,8 @@ OURS = {
     "no-seal": (attribute("data", "diffrl_format"), "seal"),
     "no-mask": (remove("mask"), ""),
     "no-filter": (remove("mask/train"), "mask"),
+    "numbers-as-mask": (put("mask/train", np.array([1, 2])), "mask/train"),
+    "scalar-mask": (put("mask/train", np.array(b"demo_0")), "mask/train"),
     "unknown-in-mask": (put("mask/train", np.array([b"demo_99"])), "mask/train"),
     "no-checksum": (attribute(DEMO, "checksum"), f"{DEMO}/@checksum"),
     "no-metadata": (attribute(DEMO, "episode"), f"{DEMO}/@episode"),

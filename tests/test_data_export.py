@@ -125,7 +125,30 @@ def test_the_card_says_what_it_is_and_what_it_is_not(exported):
     card = (exported[0] / "README.md").read_text()
     assert card.startswith("---\nlicense:")
     assert "| libero_object/0 | diffusion | deterministic | 3 | 21.0 |" in card
-    assert "only successes are kept" in card
+    assert "was filtered, and under which licence" in " ".join(card.split())
+
+
+def test_the_card_names_licence_and_protocol_of_what_is_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lerobot, "with_frames", painted)
+    made = {"preset": "smoke", "task": samples.TASK, "source": "diffusion", "mode": "deterministic"}
+    made |= {"seed": 1, "experts": ["0123456789abcdef"]}
+    ours, human = tmp_path / "ours_demo.hdf5", tmp_path / "human_demo.hdf5"
+    attrs = samples.ATTRS | {"generation": json.dumps(made)}
+    write_episodes(ours, [samples.sample_episode(0)], attrs)
+    pd.DataFrame({"outcome": ["success", "failure", "error"]}).to_csv(
+        ours.with_suffix(".attempts.csv")
+    )
+    write_episodes(human, [replace(samples.sample_episode(1), source="human")], samples.ATTRS)
+    cards = {}
+    for name, files in {"ours": [ours], "both": [ours, human]}.items():
+        lerobot.export_lerobot(files, tmp_path / name, SIZE)
+        cards[name] = (tmp_path / name / "README.md").read_text()
+    assert "license: mit" in cards["ours"]
+    assert "only successes are kept" in cards["ours"]
+    assert "| 3 | 50% |" in cards["ours"]  # an error is no failure
+    assert "CC BY" not in cards["ours"]
+    assert "license: cc-by-4.0" in cards["both"]
+    assert "licensed CC BY" in cards["both"]
 
 
 def test_an_export_does_not_overwrite_and_does_not_leave_halves(exported, tmp_path):
@@ -153,6 +176,9 @@ def test_hdf5_gets_liberos_images_and_nothing_else_changes(tmp_path, monkeypatch
 
 def test_validate_prints_remedies_and_tells_by_its_exit_code(tmp_path, capsys):
     write_episodes(tmp_path / "good.hdf5", [samples.sample_episode()], samples.ATTRS)
+    for unfinished in ("b.hdf5.parts/000000.hdf5", ".a-1.tmp.hdf5"):  # of an interrupted generation
+        (tmp_path / unfinished).parent.mkdir(exist_ok=True)
+        (tmp_path / unfinished).write_bytes(b"half")
     assert validate((tmp_path,)) == 0
     (tmp_path / "bad.hdf5").write_bytes(b"nothing")
     assert validate((tmp_path,)) == 1

@@ -12,8 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffrl.data.attempts import Attempt
-from diffrl.data.generate import collect, dataset_path, generate, sources_of
+from diffrl.data import generate as data_generate
+from diffrl.data.attempts import Attempt, Player
+from diffrl.data.generate import (
+    collect,
+    dataset_path,
+    distance_to_official,
+    generate,
+    sources_of,
+)
 from diffrl.data.hdf5 import EpisodeWriter, read_episodes, validate_file
 from diffrl.errors import UserError
 from diffrl.presets import get_preset
@@ -112,24 +119,62 @@ def short(tmp_path, monkeypatch):
 
 
 @pytest.mark.sim
-def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short):
+def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, monkeypatch):
     from diffrl.sim.scene import load_scene
     from diffrl.sim.starts import official_start_states
 
+    scene = load_scene(samples.TASK)
     (row,) = generate(samples.TASK, "operator", "recorded", short).to_dict("records")
     path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
     assert validate_file(path) == []
     episodes = read_episodes(path)
     assert row["episodes"] == len(episodes) == 4
     assert row["attempts"] == row["episodes"] + row["failures"] + row["errors"]
-    official = official_start_states(load_scene(samples.TASK)).ids
-    assert not {episode.start_state for episode in episodes} & set(official)
+    official = official_start_states(scene)
+    near = distance_to_official(scene, [episode.start_state for episode in episodes])
+    assert near > 1e-3  # none is a state of the evaluation
+    monkeypatch.setattr(data_generate, "fresh_start_states", lambda *_, **__: official[7])
+    assert distance_to_official(scene, ["fresh/1/0"]) == 0
     before = path.stat().st_mtime_ns
     generate(samples.TASK, "operator", "recorded", short)  # finds it done
     assert path.stat().st_mtime_ns == before
     other = dataclasses.replace(short.generation, seed=2)
     generate(samples.TASK, "operator", "recorded", dataclasses.replace(short, generation=other))
     assert {e.start_state.split("/")[1] for e in read_episodes(path)} == {"2"}
+
+
+@pytest.mark.sim
+def test_a_deleted_a_damaged_and_a_too_large_data_set_are_made_anew(short):
+    def make(episodes):
+        asked = dataclasses.replace(short.generation, episodes=episodes)
+        preset = dataclasses.replace(short, generation=asked)
+        (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
+        return row["episodes"], contents(path)
+
+    path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
+    whole = make(2)[1]
+    path.unlink()  # its list of attempts stays
+    assert make(2) == (2, whole)
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(broken)
+    assert make(2) == (2, whole)
+    assert make(3)[0] == len(read_episodes(path)) == 3
+    assert make(2) == (2, whole)
+
+
+@pytest.mark.sim
+def test_a_source_that_never_succeeds_is_recorded_and_stops_nothing(short, monkeypatch):
+    def fail(self, first, count):
+        numbers = range(first, first + count)
+        return [Attempt(k, f"fresh/1/{k}", "operator", "failure", None) for k in numbers]
+
+    monkeypatch.setattr(Player, "__call__", fail)
+    few = dataclasses.replace(short.generation, max_attempts=5)
+    preset = dataclasses.replace(short, generation=few)
+    (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
+    assert (row["episodes"], row["attempts"], row["success"]) == (0, 5, 0.0)
+    assert not dataset_path(samples.TASK, "operator", "recorded", "smoke").exists()
 
 
 @pytest.mark.slow  # a ratio of times: not for a machine that does other things

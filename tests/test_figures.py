@@ -132,6 +132,17 @@ def test_the_legend_of_learning_curves_names_an_arm_that_the_first_panel_lacks(t
     assert named == [figures.arm_label(*arm) for arm in ARMS]
 
 
+def test_no_panel_of_distributions_cuts_off_what_another_holds(tables):
+    (units,) = tables["measure_distributions"]
+    for measure, factor in (("jerk_rms", 3.0), ("ldlj", 2.0)):  # above and below zero
+        rows = units[units["measure"] == measure].copy()
+        rows.loc[rows["task"] == "libero_object/1", "value"] *= factor
+        figure = figures.measure_distributions(rows, measure)
+        limits = {axes.get_xlim() for axes in figure.axes if axes.get_visible()}
+        ((low, high),) = limits
+        assert low <= rows["value"].min() < rows["value"].max() <= high
+
+
 def test_a_source_has_one_colour_in_every_figure(drawn):
     for name in ("learning_curves", "speed_profiles", "action_variance_over_phase"):
         for axes in drawn[name].axes:

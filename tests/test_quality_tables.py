@@ -1,8 +1,11 @@
 """From files to tables: comparisons, records, and the refusal of what cannot be measured."""
 
+import dataclasses
 import json
 
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from quality_samples import CONFIG, arms, arrays_file, minimum_jerk, trajectory, write_data_set
 
@@ -102,6 +105,23 @@ def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(hom
     assert record.read_bytes() != written
 
 
+def test_an_arm_with_one_success_is_left_out_and_told(home, capsys):
+    path = dataset_path("libero_object/0", "diffusion", "stochastic", "smoke")
+    path.parent.mkdir(parents=True)
+    only = next(arms())
+    write_data_set(path, [dataclasses.replace(only, source="diffusion", mode="stochastic")])
+    arms_left = set(map(tuple, quality.run_quality("smoke").summary[["source", "mode"]].to_numpy()))
+    assert arms_left == {("diffusion", "deterministic"), ("gaussian", "deterministic")}
+    assert "diffusion stochastic on libero_object/0 has 1 success" in capsys.readouterr().out
+
+
+def test_a_count_of_one_per_task_enters_no_test():
+    units = quality.measure(list(arms(3.0)), CONFIG)
+    several = pd.concat([units.assign(task=f"libero_object/{k}") for k in range(8)])
+    assert "mode_count" in set(several["measure"])
+    assert "mode_count" not in set(quality.compare(several, CONFIG)["measure"])
+
+
 def test_the_stage_says_which_notebook_to_run_when_there_are_no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     with pytest.raises(UserError, match="run notebook 02 first"):
@@ -132,6 +152,9 @@ def test_an_episode_without_observations_is_measured_from_its_joints():
         ({"position": np.full((9, 3), np.nan)}, "first at step 0"),
         ({"actions": np.zeros((4, 7))}, "do not belong to 4 actions"),
         ({"rate": 0.0}, "control rate 0.0"),
+        ({"actions": np.zeros((8, 14))}, r"actions \(8, 14\); expected \(8, 7\)"),
+        ({"opening": np.zeros(8)}, r"opening \(8,\); expected \(9,\)"),
+        ({"quaternion": np.zeros((9, 4))}, "quaternion is zero"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_its_name(change, message):
@@ -213,6 +236,64 @@ def test_a_file_that_cannot_be_measured_is_refused_on_the_command_line(
     error = " ".join(capsys.readouterr().err.split())
     assert message in error
     assert "bad.hdf5" in error
+
+
+def spoil(path, how):
+    """Write a sound file of arrays, then one thing that is wrong into it."""
+    arrays_file(path, minimum_jerk(), control_freq_hz=20)
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"] if "data" in file else file["demo_0"]
+        how(demo)
+
+
+def put(name, data):
+    def change(demo):
+        if name in demo:
+            del demo[name]
+        demo[name] = data
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (put("actions", np.zeros((39, 6))), "expected (39, 7)"),
+        (put("joint_pos", np.zeros((40, 9))), "expected (N, 7)"),
+        (put("gripper_qpos", np.zeros((39, 2))), "opening (39,)"),
+        (put("eef_quat", h5py.SoftLink("/nowhere")), "never followed"),
+        (put("eef_quat", h5py.ExternalLink("other.hdf5", "/a")), "never followed"),
+        (lambda demo: demo.create_dataset("eef_quat", (10**10, 4), "f4", chunks=(1, 4)), "claims"),
+        (lambda demo: demo.create_group("eef_quat"), "is a group"),
+    ],
+)
+def test_a_strange_array_is_refused_with_file_and_place(tmp_path, how, message):
+    spoil(tmp_path / "odd.hdf5", how)
+    with pytest.raises(UserError) as refused:
+        quality.read_trajectories(tmp_path / "odd.hdf5")
+    assert message in str(refused.value)
+    assert "odd.hdf5" in str(refused.value)
+    assert "demo_0" in str(refused.value)
+
+
+def test_the_failures_of_a_file_of_arrays_are_known_by_its_attribute_or_rewards(tmp_path):
+    def mark(demo):
+        demo.attrs["success"] = False
+        others = [demo.parent[name] for name in ("demo_1", "demo_2")]
+        for other, rewards in zip(others, (np.zeros(39), np.linspace(0, 0.5, 39))):
+            other["rewards"] = rewards  # none of 0 and 1; dense ones do not tell
+
+    spoil(tmp_path / "a.hdf5", mark)
+    found = quality.read_trajectories(tmp_path / "a.hdf5")
+    assert [t.success for t in found] == [False, False, True]
+
+
+def test_states_without_liberos_attributes_are_refused_with_the_reason(tmp_path):
+    with h5py.File(tmp_path / "no_noops.hdf5", "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"], demo["states"] = np.zeros((9, 7)), np.zeros((9, 20))
+    with pytest.raises(UserError, match="measure the original files"):
+        quality.read_trajectories(tmp_path / "no_noops.hdf5")
 
 
 def test_a_file_that_is_no_hdf5_or_missing_is_refused(tmp_path, capsys):

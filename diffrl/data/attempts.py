@@ -99,8 +99,10 @@ class Player:
         seed, config = self.preset.generation.seed, self.preset.demonstrations
         episodes = operator_episodes(self.scene, starts, seed, config, self.threads)
         return [
-            _attempt(number, "operator", episode.start_state, episode, episode.success)
-            for number, (episode, _) in enumerate(episodes, start=first)
+            _attempt(
+                first + k, "operator", name, episode, bool(episode and episode.success), not episode
+            )
+            for k, (name, (episode, _)) in enumerate(zip(starts.ids, episodes))
         ]
 
     def _expert(self, which: int, first: int, starts: StartStates) -> list[Attempt]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -28,10 +29,12 @@ from diffrl.data.attempts import ATTEMPT, EXPERTS, Mode, Play, Player, Source, e
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, replay
+from diffrl.data.safety import check_bytes
 from diffrl.errors import UserError
 from diffrl.presets import Preset, get_preset
 from diffrl.scale import cores, map_tasks, progress
-from diffrl.sim.scene import load_scene
+from diffrl.sim.scene import Scene, load_scene
+from diffrl.sim.starts import fresh_start_states, official_start_states
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
 
@@ -79,7 +82,9 @@ def collect(
     log = path.with_suffix(".attempts.csv")
     with EpisodeWriter(path, task, attrs) as writer:
         rows = pd.read_csv(log).to_dict("records") if log.exists() else []
-        successes = sum(row["outcome"] == "success" for row in rows)
+        successes = _successes(rows)
+        if successes > len(writer):  # the file was deleted, its list was not
+            rows, successes = [], 0
         if bar is not None:
             bar.update(successes)
         while successes < wanted and len(rows) < limit:
@@ -113,10 +118,11 @@ def generate(
 ) -> pd.DataFrame:
     """Make one data set, or find it done; return its row of ``generation.csv``.
 
-    A data set that was made with other settings or by other experts is made anew.
+    A data set that is damaged, larger than asked for, or made with other settings or by other
+    experts, is made anew. Where no attempt succeeded the row says so, and there is no file.
 
     Raises:
-        UserError: the experts are missing, or no attempt succeeded.
+        UserError: the experts are missing.
     """
     path = dataset_path(task, source, mode, preset.name)
     experts = expert_folders(task, source, preset)
@@ -126,24 +132,19 @@ def generate(
     config["max_attempts"] = preset.generation.max_attempts
     weights = [folder / "policy.safetensors" for folder in experts]
     stage = Stage(path.parent, path.stem, config, inputs=weights)
-    if stage.done and not force:
+    if stage.done and not force and not (path.exists() and any(check_bytes(path))):
         return pd.DataFrame([stage.records], columns=RECORD)
     settings["experts"] = [file_hash(file) for file in weights]
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
-    _discard_other(path, attrs, force)
+    wanted, limit = preset.generation.episodes, preset.generation.max_attempts
+    _discard_other(path, attrs, force or _listed(path) > wanted)
     began = time.perf_counter()
     play = Player(load_scene(task), source, mode, preset, experts, threads)
-    wanted, limit = preset.generation.episodes, preset.generation.max_attempts
     attempts = collect(path, task, attrs, play, wanted, limit, bar=bar)
     row = _record(task, source, mode, attempts, (time.perf_counter() - began) / 60)
-    if not row["episodes"]:
-        raise UserError(
-            f"None of {len(attempts)} attempts of {source} ({mode}) at {task} succeeded: there is "
-            "nothing to store. Train the expert longer, or raise generation.max_attempts."
-        )
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
-    stage.finish(row, outputs=[path], seed=preset.generation.seed)
+    stage.finish(row, outputs=[path] if row["episodes"] else [], seed=preset.generation.seed)
     return pd.DataFrame([row], columns=RECORD)
 
 
@@ -160,11 +161,32 @@ def _discard_other(path: Path, attrs: dict, force: bool) -> None:
     parts = path.with_name(path.name + ".parts")
     begun = [file for file in (path, *sorted(parts.glob("[0-9]*.hdf5"))[:1]) if file.exists()]
     with contextlib.suppress(UserError):  # a damaged file is made anew as well
-        if not force and all(read_attributes(file) == attrs for file in begun):
+        if begun and not force and all(read_attributes(file) == attrs for file in begun):
             return
     for file in (path, path.with_suffix(".attempts.csv")):
         file.unlink(missing_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _successes(rows: list[dict]) -> int:
+    return sum(row["outcome"] == "success" for row in rows)
+
+
+def _listed(path: Path) -> int:
+    """Successes in the list of attempts beside a data set, which may not be there."""
+    log = path.with_suffix(".attempts.csv")
+    return _successes(pd.read_csv(log).to_dict("records")) if log.exists() else 0
+
+
+def distance_to_official(scene: Scene, used: Sequence[str]) -> float:
+    """Return how near fresh start states, by id, come to an official one: the largest difference
+    in any coordinate (m, rad), least over all pairs. 0 would be a state of the evaluation."""
+    official, least = official_start_states(scene).states, math.inf
+    for name in used:
+        _, seed, number = name.split("/")
+        fresh = fresh_start_states(scene, 1, int(seed), first=int(number)).states
+        least = min(least, np.abs(fresh - official).max(axis=1).min())
+    return float(least)
 
 
 def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: float) -> dict:
@@ -258,6 +280,14 @@ def main(
     table = generate_all(settings, tasks, pairs, workers, force)
     for row in table[table["task"].isin(tasks)].to_dict("records"):
         if (row["source"], row["mode"]) in pairs:
+            if not row["episodes"]:
+                print(
+                    "{task} {source} {mode}: none of {attempts} attempts succeeded, so there is no "
+                    "data set. Train the expert longer, or raise generation.max_attempts.".format(
+                        **row
+                    )
+                )
+                continue
             print(
                 "{task} {source} {mode}: {episodes} episodes from {attempts} attempts "
                 "({success:.0%} succeeded, {low:.0%}-{high:.0%}; {failures} failures and "

@@ -285,7 +285,11 @@ def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
     if kind == "diffrl" and set(masks) != {"train", "valid", "success"}:
         yield Finding(path, "mask", f"it holds {sorted(masks)}, not success, train and valid")
     for name in masks:
-        listed = {entry.decode() for entry in masks[name][()].tolist()}
+        mask = masks[name]
+        if not isinstance(mask, h5py.Dataset) or mask.dtype.kind != "S" or mask.ndim != 1:
+            yield Finding(path, f"mask/{name}", "it is no list of names of episodes")
+            continue
+        listed = {entry.decode(errors="replace") for entry in mask[()].tolist()}
         if unknown := sorted(listed - set(file["data"])):
             yield Finding(path, f"mask/{name}", f"it names {unknown[0]!r}, which is not there")
     if attrs.get("num_demos") != len(file["data"]):

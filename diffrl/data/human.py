@@ -166,6 +166,7 @@ def replay(scene: Scene, episodes: list[Episode], threads: int | None = None) ->
         np.stack([episode.fixtures for episode in episodes]),
     )
     paths: list[list[np.ndarray]] = [[] for _ in episodes]
+    lengths, success = np.array([episode.length for episode in episodes]), np.zeros(n, bool)
     with Simulator(scene, n, threads=threads, max_steps=longest) as simulator:
         simulator.reset(starts, settle=0)
         for t in range(longest):
@@ -175,8 +176,7 @@ def replay(scene: Scene, episodes: list[Episode], threads: int | None = None) ->
                     actions[row] = episode.actions[t]
                     if not simulator.done[row]:
                         paths[row].append(simulator.observation.eef_pos[row].copy())
-            simulator.step(actions)
-        success = simulator.success.copy()
+            success |= simulator.step(actions).success & (t < lengths)
     recorded = [observe(scene, e.states, e.fixtures).eef_pos for e in episodes]
     drift = [
         np.median(np.linalg.norm(np.array(path) - truth[: len(path)], axis=1))

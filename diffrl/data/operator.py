@@ -128,11 +128,14 @@ def operator_episodes(
     config: OperatorConfig,
     threads: int | None = None,
     manner: Manner | None = None,
-) -> Iterator[tuple[Episode, str]]:
-    """Yield one episode per start state, in their order, and what was in the way if it failed."""
+) -> Iterator[tuple[Episode | None, str]]:
+    """Yield one episode per start state, in their order, and what was in the way if it failed.
+
+    None stands for an attempt whose physics diverged.
+    """
     manner = (manner or MANNERS[suite_of(scene.task.id)]).scaled(config.noise)
     copies = min(COPIES, len(starts))
-    finished: dict[int, tuple[Episode, str]] = {}
+    finished: dict[int, tuple[Episode | None, str]] = {}
     wanted = 0
     with Simulator(scene, copies, threads=threads) as simulator:
         trials: list[_Trial | None] = [None] * copies
@@ -141,9 +144,7 @@ def operator_episodes(
             for slot in range(copies):
                 if simulator.done[slot] and trials[slot] is not None:
                     trial, trials[slot] = trials[slot], None
-                    episode = _episode(scene, simulator, slot, trial, seed)
-                    trouble = "" if episode.success else trial.operator.trouble
-                    finished[trial.number] = episode, trouble
+                    finished[trial.number] = _outcome(scene, simulator, slot, trial, seed)
                 if trials[slot] is None and (number := next(waiting, None)) is not None:
                     start = starts[number]
                     simulator.reset(start, copies=[slot])
@@ -178,6 +179,15 @@ def _advance(simulator: Simulator, trials: list[_Trial | None]) -> None:
             actions[slot] = next(trial.actions)
             trial.commands.append(actions[slot].copy())
     simulator.step(actions)
+
+
+def _outcome(
+    scene: Scene, simulator: Simulator, slot: int, trial: _Trial, seed: int
+) -> tuple[Episode | None, str]:
+    if simulator.error[slot]:
+        return None, "the physics diverged"
+    episode = _episode(scene, simulator, slot, trial, seed)
+    return episode, "" if episode.success else trial.operator.trouble
 
 
 def _episode(scene: Scene, simulator: Simulator, slot: int, trial: _Trial, seed: int) -> Episode:
@@ -221,7 +231,7 @@ def operator_demonstrations(
     attempts, trouble = 0, ""
     for episode, why in operator_episodes(scene, starts, seed, config, threads):
         attempts, trouble = attempts + 1, why or trouble
-        if episode.success:
+        if episode is not None and episode.success:
             successes.append(episode.validate())
         if len(successes) == n:
             return successes, attempts

@@ -94,7 +94,7 @@ def _try(task: str, attempts: int, noise: float, seed: int, threads: int) -> tup
     starts = fresh_start_states(scene, attempts, seed)
     config = OperatorConfig(noise=noise)
     trials = list(operator_episodes(scene, starts, seed, config, threads))
-    good = [episode for episode, _ in trials if episode.success]
+    good = [episode for episode, _ in trials if episode is not None and episode.success]
     low, high = (float(bound) for bound in wilson(len(good), attempts))
     row = {
         "task": task,

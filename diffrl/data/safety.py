@@ -79,6 +79,29 @@ def check_structure(file: h5py.File, path: Path) -> Iterator[Finding]:
     yield from _check_group(file, path, depth=0)
 
 
+def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray | None:
+    """Return the array `name` ("obs/eef_pos") of an open file as float64, None if it is not there.
+
+    Raises:
+        UserError: it is a link, no array of numbers, or claims more than the file holds.
+    """
+    item = group
+    for part in name.split("/"):
+        if not isinstance(item, h5py.Group) or part not in item.keys():  # noqa: SIM118 (links, too)
+            return None
+        place = f"{item.name.rstrip('/')}/{part}".lstrip("/")
+        findings = []
+        if not isinstance(item.get(part, getlink=True), h5py.HardLink):
+            findings = [Finding(path, place, "it is a link, which is never followed")]
+        elif isinstance(item := item[part], h5py.Dataset):
+            findings = list(_check_dataset(item, path, place))
+        for finding in findings:
+            raise UserError(str(finding))
+    if not isinstance(item, h5py.Dataset):
+        raise UserError(str(Finding(path, item.name.lstrip("/"), "it is a group, not an array")))
+    return np.asarray(item, float)
+
+
 def _seal_of(path: Path) -> bytes:
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as stream:

@@ -11,16 +11,25 @@ from diffrl.errors import UserError
 def data_files(paths: tuple[Path, ...]) -> list[Path]:
     """Return the files that are meant: HDF5 files, and all of them in folders.
 
+    What an interrupted generation has left in a folder is passed over.
+
     Raises:
         UserError: a folder holds none.
     """
     files = []
     for path in paths:
-        inside = sorted(path.rglob("*.hdf5")) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*.hdf5")) if not _unfinished(file, path)]
         if not inside:
             raise UserError(f"{path} holds no .hdf5 file: name a data set or a folder of them.")
         files += inside
     return files
+
+
+def _unfinished(file: Path, folder: Path) -> bool:
+    places = file.relative_to(folder).parts
+    return any(place.startswith(".") or place.endswith(".parts") for place in places)
 
 
 def main(paths: tyro.conf.Positional[tuple[Path, ...]]) -> int:

@@ -77,7 +77,8 @@ def measure_distributions(units: pd.DataFrame, measure: str = "jerk_rms") -> Fig
         axes.tick_params(axis="x", labelbottom=True)
         axes.set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
         axes.tick_params(axis="y", length=0)
-        axes.set_xlim(left=0)
+    if rows["value"].min() >= 0:
+        panels[0, 0].set_xlim(left=0)  # after all panels: it ends their common scaling
     for axes in list(panels.flat)[len(tasks) :]:
         axes.set_visible(False)
     if len(tasks) == 1:
@@ -232,7 +233,8 @@ def phase_profiles(trajectories, phases: int = 50, seed: int = 0) -> pd.DataFram
         low, middle, high = np.quantile(speed, [0.1, 0.5, 0.9], axis=0)
         actions = np.stack([at_phases(t.actions[:, :6], phases) for t in group])  # (n, phases, 6)
         draws = actions[rng.integers(len(group), size=(300, len(group)))]
-        spread = draws.var(axis=1).sum(axis=-1) * len(group) / max(len(group) - 1, 1)
+        # a resample's variance misses a share 1/n twice: as any sample's, and for its doubles
+        spread = draws.var(axis=1).sum(axis=-1) * (len(group) / max(len(group) - 1, 1)) ** 2
         limits = np.quantile(spread, [0.025, 0.975], axis=0)
         variance = actions.var(axis=0, ddof=1).sum(axis=-1)
         shared = {"source": source, "mode": mode, "phase": phase}

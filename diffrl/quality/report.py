@@ -57,6 +57,7 @@ PLANNED = (
     (("diffusion", "deterministic"), ("operator", "recorded")),
     (("diffusion", "deterministic"), ("human", "recorded")),
     (("gaussian", "deterministic"), ("operator", "recorded")),
+    (("gaussian", "deterministic"), ("human", "recorded")),
     (("diffusion", "deterministic"), ("diffusion", "stochastic")),
     (("diffusion", "deterministic"), ("gaussian", "stochastic")),
 )
@@ -92,7 +93,8 @@ def measure(trajectories: list[Trajectory], config: QualityConfig) -> pd.DataFra
             for start_state, name, value in _rows(group, moved, config):
                 rows.append((source, mode, task, start_state, name, value))
     columns = [*_ARM, "task", "start_state", "measure", "value"]
-    return pd.DataFrame(rows, columns=columns).dropna(subset="value", ignore_index=True)
+    table = pd.DataFrame(rows, columns=columns)
+    return table[np.isfinite(table["value"])].reset_index(drop=True)
 
 
 def select(trajectories: list[Trajectory], episodes: int) -> list[Trajectory]:
@@ -137,7 +139,7 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
     means = units.groupby([*_ARM, "measure", "task", "start_state"])["value"].mean()
     rows = []
     for first, second in pairs:
-        for name in MEASURES:
+        for name in (n for n in MEASURES if MEASURES[n].better):  # else one number a task
             try:
                 a, b = means.loc[(*first, name)], means.loc[(*second, name)]
             except KeyError:
@@ -188,7 +190,7 @@ def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):
         p = statistics.permutation_test(a, b, labels_a, labels_b, seed=config.seed)
         test, n = "permutation", len(a) + len(b)
     else:
-        return None  # e.g. the count of modes: one number per task, nothing to permute
+        return None  # too few to reach any level
     deltas = [statistics.cliffs_delta(a.loc[t], b.loc[t]) for t in tasks if t in a and t in b]
     return {
         **{"difference": interval.value, "low": interval.low, "high": interval.high, "p": p},
@@ -217,7 +219,8 @@ def _rows(group, moved, config):
         yield from ((start, name, value) for start, value in zip(np.unique(starts), data))
         if f"own_{name}" in MEASURES:
             yield from ((s, f"own_{name}", value) for s, value in zip(np.unique(starts), own))
-    if sum(len(t.actions) for t in group[1:]) > config.neighbours:
+    steps = [len(t.actions) for t in group]
+    if sum(steps) - max(steps) >= config.neighbours:
         given_state = consistency.conditional_action_variance(
             [_state(t, moved) for t in group], [t.actions[:, :6] for t in group], config.neighbours
         )

@@ -1,6 +1,7 @@
 """The quality stage of a preset, and ``python -m diffrl quality FILE…``."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -70,7 +71,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     """
     config, folder = get_preset(preset).quality, artifacts.results_dir(preset)
     files = dataset_files(preset)
-    trajectories = report.select(load_datasets(files), config.episodes)
+    trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
     stage = artifacts.Stage(folder, "quality", config, files)
     if stage.done and not force:
@@ -84,6 +85,15 @@ def run_quality(preset: str, force: bool = False) -> Quality:
         {"/".join(arm): int(n) for arm, n in counts.items()}, outputs=paths, seed=config.seed
     )
     return Quality(trajectories, *map(pd.read_csv, paths))
+
+
+def _pairs(trajectories: list[Trajectory]) -> list[Trajectory]:
+    """Leave out, and tell, an arm with one success on a task: it must not stop all the others."""
+    counts = Counter((t.arm, t.task) for t in trajectories)
+    for (arm, task), count in counts.items():
+        if count < 2:
+            print(f"Left out: {' '.join(arm)} on {task} has {count} success, too few to measure.")
+    return [t for t in trajectories if counts[t.arm, t.task] >= 2]
 
 
 def main(

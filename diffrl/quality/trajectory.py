@@ -1,5 +1,6 @@
 """What quality is measured on: one end-effector trajectory with its actions, from any HDF5 file."""
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from diffrl.data.hdf5 import read_episodes
+from diffrl.data.layout import DAMAGE
+from diffrl.data.safety import read_array
 from diffrl.errors import UserError
 
 MIN_SAMPLES = 4  # a third difference needs four positions
+ACTION_SIZE = 7
 
 # Panda, modified Denavit-Hartenberg: a (m), d (m), alpha (rad) of joints 1-7 (Franka's manual).
 _A = (0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088)
@@ -23,6 +27,9 @@ _BASE = (-0.6, 0.0, 0.0)  # m, robot base in a table-top arena; measures ignore 
 
 # Arrays of files that are neither LIBERO's nor ours: robomimic's names, then plain ones.
 _POSITION = ("obs/robot0_eef_pos", "obs/eef_pos", "eef_pos")  # (N, 3) m
+_NO_ATTRIBUTES = """it stores LIBERO's states without LIBERO's attributes, as the sets that were
+ replayed for OpenVLA ("no_noops"). There the idle steps are cut out, so differences over time mean
+ nothing: measure the original files."""
 _QUATERNION = ("obs/robot0_eef_quat", "obs/eef_quat", "eef_quat")  # (N, 4) xyzw
 _JOINTS = ("obs/robot0_joint_pos", "obs/joint_pos", "joint_pos")  # (N, 7) rad
 _GRIPPER = ("obs/robot0_gripper_qpos", "obs/gripper_qpos", "gripper_qpos")  # (N, 2) m
@@ -34,7 +41,7 @@ class Trajectory:
 
     position (N, 3) m: end-effector, N = T or T+1; actions (T, 7) in [-1, 1], the last the gripper;
     rate Hz; quaternion (N, 4) xyzw; opening (N,) m between the fingers; objects (N, K, 3) m.
-    Raises UserError when an array is too short, not finite, or of another length; `label` names it.
+    Raises UserError when an array is too short, not finite, or of another shape; `label` names it.
     """
 
     position: np.ndarray
@@ -62,6 +69,17 @@ class Trajectory:
                 f"{self.label}: positions {self.position.shape} do not belong to {steps} actions; "
                 "expected (T, 3) or (T+1, 3)."
             )
+        if self.actions.shape != (steps, ACTION_SIZE):
+            raise UserError(
+                f"{self.label}: actions {self.actions.shape}; expected ({steps}, {ACTION_SIZE}): "
+                "six motion commands and the gripper, in [-1, 1]."
+            )
+        for name, shape in (("quaternion", (n, 4)), ("opening", (n,))):
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise UserError(f"{self.label}: {name} {array.shape}; expected {shape}.")
+        if self.quaternion is not None and not self.quaternion.any(axis=1).all():
+            raise UserError(f"{self.label}: a quaternion is zero, which is no orientation.")
         if not (np.isfinite(self.rate) and self.rate > 0):
             raise UserError(f"{self.label}: control rate {self.rate} Hz; expected more than 0.")
         for name in ("position", "actions", "quaternion", "opening", "objects"):
@@ -155,13 +173,15 @@ def read_trajectories(path, *, rate: float | None = None, source: str | None = N
             demos = sorted((k for k in group if k.startswith("demo")), key=lambda k: (len(k), k))
             if not demos:
                 raise UserError(f"{path}: holds no demonstrations (data/demo_0, …).")
-            plain = (
-                "states" not in group[demos[0]] or _array(group[demos[0]], _POSITION) is not None
-            )
+            states = "states" in group[demos[0]]
+            plain = not states or _array(group[demos[0]], _POSITION, path) is not None
+            if not plain and not len(group.attrs):
+                raise UserError(f"{path}: {' '.join(_NO_ATTRIBUTES.split())}")
             found = [_from_arrays(group, k, path, rate) for k in demos] if plain else None
-    except OSError as error:
+    except DAMAGE as error:
         raise UserError(
-            f"{path}: cannot be read as HDF5 ({error}). Is the path right, the file complete?"
+            f"{path}: cannot be read as HDF5 of demonstrations ({error}). Is the path right, the "
+            "file complete?"
         ) from error
     if found is None:
         pairs = enumerate(read_episodes(path))
@@ -172,10 +192,15 @@ def read_trajectories(path, *, rate: float | None = None, source: str | None = N
 def _from_arrays(group, name, path, rate) -> Trajectory:
     demo, label = group[name], f"{path.name}, {name}"
     attrs = {**group.attrs, **demo.attrs}
-    if "actions" not in demo:
+    actions = _array(demo, ("actions",), path)
+    if actions is None:
         raise UserError(f"{label}: no actions; is this a demonstration file?")
-    position, quaternion = _array(demo, _POSITION), _array(demo, _QUATERNION)
-    joints, gripper = _array(demo, _JOINTS), _array(demo, _GRIPPER)
+    position, quaternion = _array(demo, _POSITION, path), _array(demo, _QUATERNION, path)
+    joints, gripper = _array(demo, _JOINTS, path), _array(demo, _GRIPPER, path)
+    if joints is not None and joints.shape[1:] != (7,):
+        raise UserError(f"{label}: joints {joints.shape}; expected (N, 7), the Panda's.")
+    if gripper is not None and gripper.ndim == 1:
+        gripper = gripper[:, None]
     if joints is not None and (position is None or quaternion is None):
         computed = panda_forward_kinematics(joints)
         position = computed[0] if position is None else position
@@ -187,26 +212,35 @@ def _from_arrays(group, name, path, rate) -> Trajectory:
         )
     return Trajectory(
         position=position,
-        actions=_array(demo, ("actions",)),
+        actions=actions,
         rate=rate or _stated_rate(attrs, label),
         quaternion=quaternion,
         opening=None if gripper is None else np.abs(gripper).sum(axis=1),
         task=str(attrs.get("task", path.stem.removesuffix("_demo"))),
         source=str(attrs.get("source", path.stem)),
         start_state=f"{path.stem}/{name}",
+        success=_succeeded(attrs, _array(demo, ("rewards",), path)),
         label=label,
     )
+
+
+def _succeeded(attrs, rewards) -> bool:
+    """What the file says, or its rewards if they are 0 and 1; assumed where nothing tells."""
+    if "success" in attrs:
+        return bool(attrs["success"])
+    sparse = rewards is not None and np.isin(rewards, (0.0, 1.0)).all()
+    return bool(rewards.any()) if sparse else True
 
 
 def _stated_rate(attrs, label) -> float:
     if "control_freq_hz" in attrs:
         return float(attrs["control_freq_hz"])
-    arguments = json.loads(attrs.get("env_args", "{}")).get("env_kwargs", {})
-    if "control_freq" in arguments:
-        return float(arguments["control_freq"])
+    with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+        return float(json.loads(attrs["env_args"])["env_kwargs"]["control_freq"])
     raise UserError(f"{label}: it does not say its control rate. Pass it: --rate 20 (LIBERO's).")
 
 
-def _array(demo, names):
+def _array(demo, names, path):
     """The first of these arrays that is there, as float64."""
-    return next((np.asarray(demo[name], float) for name in names if name in demo), None)
+    arrays = (read_array(demo, name, path) for name in names)
+    return next((array for array in arrays if array is not None), None)
