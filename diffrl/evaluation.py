@@ -32,10 +32,11 @@ from diffrl.scale import cores, map_tasks
 from diffrl.scores import ARM, compare, protocol, summarise
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.adapters import Oracle, Policy, Trial, open_policy
-from diffrl.vla.fit import MODEL, arm_of, arms_of, model_folder
+from diffrl.vla.fit import arm_of, arms_of, finished, model_folder
 from diffrl.vla.play import SETTLE, Outcome, film, play
 
 OFFICIAL = 50  # start states of every LIBERO task
+COPIES = 8  # robots that a process simulates at once: one block of the compact VLA's
 COLUMNS = ["suite", "task", "source", "mode", "training_seed", "start_state", "trial_seed"]
 COLUMNS += ["status", "steps", "seconds"]
 
@@ -89,7 +90,7 @@ def evaluate(
     jobs: Sequence[Job],
     *,
     workers: int | None = None,
-    copies: int = 10,
+    copies: int = COPIES,
     videos: Sequence[str] = (),
     retry_errors: bool = False,
 ) -> pd.DataFrame:
@@ -109,16 +110,27 @@ def evaluate(
     Raises:
         UserError: a policy cannot be opened, or its actions have a wrong shape.
     """
+    if copies < 1:
+        raise UserError(f"copies must be at least 1, it is {copies}.")
     workers = workers or cores()
-    items, names = [], []
+    _policy.cache_clear()  # a policy may have been trained again under its old name
+    items = []
     for job in jobs:
         key = _key(job.policy)
         if retry_errors:
             _forget_errors(job.folder, key)
         done = _recorded(job.folder, key)
-        for shard in _shards([t for t in job.trials if t not in done], workers, copies):
+        missing = [t for t in job.trials if t not in done]
+        if done:
+            print(
+                f"{len(job.trials) - len(missing)} of {len(job.trials)} trials of {job.policy} are "
+                f"found in {job.folder} and not played (or filmed) again."
+            )
+        for shard in _shards(missing, workers):
             items.append((job, key, shard, copies, tuple(videos)))
-            names.append(f"{job.policy} on {len(shard)} trials of {shard[0].task}")
+    tasks = list(dict.fromkeys(item[2][0].task for item in items))
+    items.sort(key=lambda item: tasks.index(item[2][0].task))  # a worker keeps its renderer
+    names = [f"{job.policy} on {len(t)} trials of {t[0].task}" for job, _, t, *_ in items]
     if items:
         map_tasks(_play_shard, items, names=names, workers=workers, description="trials")
     return pd.concat([_record(job) for job in jobs], ignore_index=True)
@@ -137,12 +149,13 @@ def _record(job: Job) -> pd.DataFrame:
     if errors:
         print(
             f"{len(errors)} of {len(table)} trials ended in an error, for instance because "
-            f"{next(iter(errors.values()))} (all in {job.folder / 'trials.json'})"
+            f"{next(iter(errors.values()))} (all in {job.folder / 'trials.json'}; --retry-errors "
+            "plays them once more)"
         )
     return table
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _policy(name: str) -> Policy:
     return open_policy(name)
 
@@ -151,27 +164,31 @@ def _key(policy: str) -> str:
     return config_hash([_policy(policy).fingerprint, SETTLE])
 
 
-def _shards(trials: list[Trial], workers: int, copies: int) -> list[list[Trial]]:
-    """Part trials into units of work: of one task, at most `copies`, enough for all workers."""
+def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:
+    """Part trials into units of work: a task each, or shares of it where tasks are few."""
+    tasks = dict.fromkeys(trial.task for trial in trials)
     shards = []
-    for task in dict.fromkeys(trial.task for trial in trials):
+    for task in tasks:
         own = [trial for trial in trials if trial.task == task]
-        size = min(copies, -(-len(own) // workers))
+        size = len(own) if len(tasks) >= 2 * workers else -(-len(own) // workers)
         shards += [own[i : i + size] for i in range(0, len(own), size)]
     return shards
 
 
 def _play_shard(item: tuple) -> int:
-    """Play one shard and write its outcomes; runs in a worker process."""
+    """Play one shard and write its outcomes as they come; runs in a worker process."""
     job, key, trials, copies, videos = item
     torch.set_num_threads(1)
-    policy = _policy(job.policy)
-    outcomes = play(policy, trials, copies, keep=lambda trial: trial.start_state in videos)
-    for outcome in outcomes:
-        if outcome.states:
-            film(outcome, job.folder / "videos", policy.detail)
-    records = [[*o.trial, o.status, o.steps, round(o.seconds, 3), o.message] for o in outcomes]
-    write_json(job.folder / "checkpoint" / key / f"{config_hash(trials)}.json", records)
+    policy, records = _policy(job.policy), []
+    path = job.folder / "checkpoint" / key / f"{config_hash(trials)}.json"
+
+    def note(o: Outcome) -> None:
+        if o.states:
+            film(o, job.folder / "videos", policy.detail)
+        records.append([*o.trial, o.status, o.steps, round(o.seconds, 3), o.message])
+        write_json(path, records)
+
+    play(policy, trials, copies, lambda trial: trial.start_state in videos, note)
     return len(trials)
 
 
@@ -212,7 +229,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences.
     """
     folder = results_dir(preset.name)
-    table = _evaluate_arms(preset, arms_of(preset), workers)
+    table = _evaluate_arms(preset, arms_of(preset), plan_of(preset), workers)
     write_csv(folder / "vla_trials.csv", table)
     write_csv(folder / "evaluation.csv", summarise(table))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
@@ -223,24 +240,26 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
 def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     """Evaluate those VLAs of fewer and mixed demonstrations that are trained; maybe none.
 
-    They play the trials of the others, and are recorded in ``vla_further_trials.csv``.
+    They play the others' trials of the preset's own tasks; see ``vla_further_trials.csv``.
     """
-    arms = [a for a in arms_of(preset, True) if (model_folder(preset.name, *a) / MODEL).exists()]
+    arms = [arm for arm in arms_of(preset, True) if finished(preset, *arm)]
     if not arms:
         return pd.DataFrame(columns=COLUMNS)
-    table = _evaluate_arms(preset, arms, workers)
+    settings = preset.evaluation
+    own = plan(preset.vla_tasks, settings.trials, settings.seed)
+    table = _evaluate_arms(preset, arms, own, workers)
     write_csv(results_dir(preset.name) / "vla_further_trials.csv", table)
     return table
 
 
 def _evaluate_arms(
-    preset: Preset, arms: Sequence[tuple[str, int]], workers: int | None
+    preset: Preset, arms: Sequence[tuple[str, int]], trials: list[Trial], workers: int | None
 ) -> pd.DataFrame:
-    trials, jobs = tuple(plan_of(preset)), []
+    jobs = []
     for data, seed in arms:
         model = model_folder(preset.name, data, seed)
         arm = Arm(*arm_of(data), seed)
-        jobs.append(Job(f"compact:{model}", trials, model / "evaluation", arm))
+        jobs.append(Job(f"compact:{model}", tuple(trials), model / "evaluation", arm))
     return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
 
 
@@ -250,7 +269,7 @@ def main(
     trials: int = OFFICIAL,
     seed: int = 0,
     workers: int | None = None,
-    copies: int = 10,
+    copies: int = COPIES,
     out: Path | None = None,
     videos: tuple[str, ...] = (),
     retry_errors: bool = False,
@@ -263,7 +282,8 @@ def main(
         suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
         trials: official start states per task, 1 to 50.
         seed: of the fixtures' poses and of the policy's noise.
-        workers: processes; default: the cores. It changes no result.
+        workers: processes; default: the cores (one for lerobot, whose policy each would load). It
+            changes no result.
         copies: robots that a process simulates at once. It changes no result.
         out: folder of the records; default: results/evaluations/<policy>. A second call continues.
         videos: start states to film, e.g. official/0.
@@ -278,6 +298,7 @@ def main(
         raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
     name = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
     folder = out or root() / "results" / "evaluations" / f"{name}-{config_hash(planned)}"
+    workers = workers or (1 if kind == "lerobot" else None)
     options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
     table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)
     print(summarise(table, by=("suite", "task")).to_string(index=False))

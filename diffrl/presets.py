@@ -170,7 +170,7 @@ class EvaluationConfig:
     settle: int = 10  # control steps of (0, ..., 0, -1) before the policy acts [L]
     suites: tuple[str, ...] = ()  # further ones, out of distribution; the tasks' own always [C]
     suite_trials: int = 10  # official start states per task of these [C]
-    copies: int = 10  # robots simulated at once; changes no result [C]
+    copies: int = 8  # robots simulated at once; changes no result [C]
     seed: int = 0  # of the fixtures' poses and of the policy's noise [C]
 
 

@@ -23,6 +23,11 @@ from diffrl.opengl import find_opengl
 from diffrl.presets import Preset, get_preset
 
 COUNT = 5  # notebooks of the series
+SHOWN = {  # records of longer runs that a notebook shows when they are there
+    "01": ("experiments.csv",),
+    "03": ("experiments.csv",),
+    "05": ("vla_further.csv",),
+}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -51,8 +56,9 @@ def stage_of(notebook: Path, before: Path | None, preset: Preset) -> artifacts.S
         "package": _package_hash(),
     }
     folder = executed_folder(preset.name)
-    executed = [folder / before.name] if before and (folder / before.name).is_file() else []
-    return artifacts.Stage(folder, notebook.stem, config, inputs=executed)
+    shown = [artifacts.results_dir(preset.name) / name for name in SHOWN.get(notebook.stem[:2], ())]
+    inputs = [path for path in (before and folder / before.name, *shown) if path and path.is_file()]
+    return artifacts.Stage(folder, notebook.stem, config, inputs=inputs)
 
 
 def executed_folder(preset: str) -> Path:

@@ -55,8 +55,12 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     """Paired differences between all arms (source, mode), in each suite.
 
     A pair is the same task, start state, trial seed and training seed. Columns: suite, first,
-    second, pairs, difference (first − second) with its 95 % bootstrap interval stratified by
-    task, only_first, only_second, p (exact McNemar), p_holm (Holm over the suite's pairs).
+    second, pairs, difference (first − second) with its 95 % bootstrap interval (start states are
+    drawn, with all their pairs, within each task), only_first, only_second, p (exact McNemar),
+    p_holm (Holm over the suite's pairs), by_seed (the difference of each training seed).
+
+    All of it but the last is about the networks that were trained: training again may give others,
+    and how much that changes only `by_seed` hints at. A difference that one seed lacks is none.
     """
     key = ["suite", "task", "start_state", "trial_seed", "training_seed"]
     played = table[table["status"] != "error"].copy()
@@ -66,21 +70,25 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     for suite, part in played.groupby("suite", sort=True):
         wide = part.pivot(index=key, columns="arm", values="won")
         found = [_pair(suite, wide, a, b) for a, b in combinations(wide.columns, 2)]
-        adjusted = holm(np.array([row[-1] for row in found])) if found else []
+        adjusted = holm(np.array([row[-2] for row in found])) if found else []
         rows += [[*row, p] for row, p in zip(found, adjusted)]
     columns = ["suite", "first", "second", "pairs", "difference", "low", "high"]
-    columns += ["only_first", "only_second", "p", "p_holm"]
+    columns += ["only_first", "only_second", "p", "by_seed", "p_holm"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _pair(suite: str, wide: pd.DataFrame, first: str, second: str) -> list:
     both = wide[[first, second]].dropna().astype(bool)
     if both.empty:
-        return [suite, first, second, 0, *[np.nan] * 3, 0, 0, np.nan]
-    gap = both[first].to_numpy(float) - both[second].to_numpy(float)
-    interval = stratified_bootstrap(gap, both.index.get_level_values("task").to_numpy())
+        return [suite, first, second, 0, *[np.nan] * 3, 0, 0, np.nan, ""]
+    gap = both[first].astype(float) - both[second].astype(float)
+    states = gap.groupby(["task", "start_state", "trial_seed"], sort=False).mean()
+    interval = stratified_bootstrap(
+        states.to_numpy(), states.index.get_level_values("task").to_numpy()
+    )
     test = mcnemar(both[first].to_numpy(), both[second].to_numpy())
-    return [suite, first, second, len(both), *interval, *test]
+    seeds = " ".join(f"{seed:+.3f}" for seed in gap.groupby("training_seed").mean())
+    return [suite, first, second, len(both), *interval, *test, seeds]
 
 
 def protocol(table: pd.DataFrame) -> str:

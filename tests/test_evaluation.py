@@ -96,6 +96,18 @@ def test_arms_are_compared_on_the_same_start_states_only():
     assert first.p_holm == 3 * first.p
 
 
+def test_two_training_seeds_share_their_start_states_and_are_told_apart():
+    one = trials_table({"diffusion": "ssssssss", "gaussian": "ssssffff"})
+    two = trials_table({"diffusion": "ssffssff", "gaussian": "ssffssff"}).assign(training_seed=1)
+    alone, both = (compare(table).iloc[0] for table in (one, pd.concat([one, two])))
+    assert (alone["by_seed"], both["by_seed"]) == ("+0.500", "+0.500 +0.000")
+    assert both["pairs"] == 16
+    assert np.isclose(both["difference"], 0.25)
+    # the same two networks twice: as many pairs, but no more start states, so no narrower
+    twice = compare(pd.concat([one, one.assign(training_seed=1)])).iloc[0]
+    assert (twice["low"], twice["high"]) == (alone["low"], alone["high"])
+
+
 def test_a_scaling_curve_joins_the_parts_of_a_source_and_leaves_mixtures_out():
     outcomes = {"diffusion": "ssss", "diffusion:25": "sssf", "diffusion:10": "sfff"}
     curve = scaling(trials_table(outcomes | {"operator": "ssff", "operator+diffusion": "ssss"}), 50)
@@ -311,6 +323,48 @@ def test_records_do_not_depend_on_batch_processes_order_or_interruption(tmp_path
 
 
 @pytest.mark.sim
+def test_a_killed_evaluation_keeps_every_trial_that_had_ended(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    played, real = [], evaluation.write_json
+
+    def write(path, records):
+        real(path, records)
+        played.append(len(records))
+        if len(played) == 2:
+            raise Killed
+
+    monkeypatch.setattr(evaluation, "write_json", write)
+    trials, policy = plan([TASK], 4), "random:"
+    with pytest.raises(Killed):
+        item = (Job(policy, tuple(trials), tmp_path, Arm("random")), "key", trials, 1, ())
+        evaluation._play_shard(item)
+    assert len(evaluation._recorded(tmp_path, "key")) == 2
+
+
+def test_a_model_that_acts_otherwise_is_another_policy_under_the_same_name(tmp_path):
+    import test_vla
+
+    from diffrl.vla import model as vla
+
+    model = test_vla.make_model()
+    keys = set()
+    for chunk in (2, 1):
+        model.config = replace(model.config, chunk=chunk)
+        vla.save(model, tmp_path, {})
+        evaluation._policy.cache_clear()
+        keys.add(evaluation._key(f"compact:{tmp_path}"))
+    assert len(keys) == 2
+
+
+def test_shards_hold_a_task_each_or_shares_of_it_where_tasks_are_few():
+    many, few = plan(["libero_object/0", "libero_object/1"], 6), plan(["libero_object/0"], 5)
+    assert [len(shard) for shard in evaluation._shards(many, workers=1)] == [6, 6]
+    assert [len(shard) for shard in evaluation._shards(few, workers=2)] == [3, 2]
+
+
+@pytest.mark.sim
 def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trained(
     tmp_path, monkeypatch
 ):
@@ -323,6 +377,8 @@ def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trai
     preset = replace(smoke, evaluation=replace(smoke.evaluation, trials=1))
     assert evaluation.evaluate_further(preset, workers=1).empty
     vla.save(test_vla.make_model(), model_folder("smoke", "diffusion-deterministic:10", 0), {})
+    assert evaluation.evaluate_further(preset, workers=1).empty  # of other settings, perhaps
+    monkeypatch.setattr(evaluation, "finished", lambda preset, data, seed: data.endswith(":10"))
     found = evaluation.evaluate_further(preset, workers=1)
     assert found[["source", "mode"]].values.tolist() == [["diffusion:10", "deterministic"]]
     assert (tmp_path / "results" / "smoke" / "vla_further_trials.csv").exists()

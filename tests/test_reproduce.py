@@ -51,6 +51,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_notebook_runs_again_when_a_longer_run_that_it_shows_has_finished(home):
+    assert main(["reproduce", "--preset", "smoke"]) == 0
+    artifacts.write_json(home / "results" / "smoke" / "vla_further.csv", {})
+    assert main(["reproduce", "--preset", "smoke"]) == 0
+    assert runs(home) == [1, 1, 1, 1, 2]
+
+
 def test_the_series_runs_once_and_is_found_afterwards(home, capsys):
     assert main(["reproduce", "--preset", "smoke"]) == 0
     assert main(["reproduce", "--preset", "smoke"]) == 0

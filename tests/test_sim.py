@@ -59,6 +59,11 @@ def test_an_instruction_is_the_sentence_that_vlas_are_given():
     )
     assert get_task("libero_90/3").instruction[0].islower()
     assert get_task("libero_spatial_lan/0").instruction.startswith("lift the black bowl")
+    for suite in PRO_SUITES:  # only `lan` and `task` change the words
+        base, _, variant = suite.rpartition("_")
+        official = {task.name: task.instruction for task in suite_tasks(base)}
+        same = [official[task.name] == task.instruction for task in suite_tasks(suite)]
+        assert all(same) if variant in ("object", "swap") else not any(same)
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,33 @@ def test_training_data_are_named_by_source_mode_count_and_mixture():
             fit.parts_of(wrong)
 
 
+def test_a_part_of_a_data_set_is_learned_from_whole(tmp_path, monkeypatch):
+    file = data_file(tmp_path / "some_demo.hdf5", 6)
+    smoke = PRESETS["smoke"]
+    preset = dataclasses.replace(
+        smoke, vla=dataclasses.replace(smoke.vla, demonstrations=6, held_out=2)
+    )
+    asked = []
+    monkeypatch.setattr(fit, "_files", lambda part, preset: [file])
+    monkeypatch.setattr(fit, "make_frames", lambda e, *_: asked.append(len(e)) or toy_frames())
+    for data in ("operator-recorded:3", "operator-recorded", "operator-recorded:5"):
+        fit.mix(data, preset)
+    assert asked == [3, 2, 4, 2, 4, 2]  # episodes to learn from and held-out ones, each time
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": Path("model")}, "give --data and --out together"),
+        ({"data": (Path("a.hdf5"),)}, "give --data and --out together"),
+        ({"data": (Path("a"),), "out": Path("m"), "weights": (1.0, 2.0)}, "2 --weights"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_told_before_any_work(options, message):
+    with pytest.raises(UserError, match=message):
+        fit.main("smoke", **options)
+
+
 def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
     file = data_file(tmp_path / "some_demo.hdf5", 5)
     assert len(fit.load([file], 3)) == 3

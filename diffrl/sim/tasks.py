@@ -32,7 +32,9 @@ class Task:
 
     `id` is `<suite>/<index>` with LIBERO's own order (`task_order_index=0`). `instruction` is the
     sentence that VLAs are given: from the file name in the official suites (LIBERO's
-    `Task.language`), from the BDDL file in LIBERO-PRO, where the file name no longer tells it.
+    `Task.language`), from the BDDL file in LIBERO-PRO, where the file name no longer tells it. The
+    official BDDL files word the same tasks differently; where LIBERO-PRO's says what one of them
+    says, the sentence is that task's official one, so that only `lan` changes words of a task.
     `max_steps` counts control steps at 20 Hz after settling.
     """
 

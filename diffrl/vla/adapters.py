@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from diffrl import policy as rl_policy
-from diffrl.artifacts import file_hash
+from diffrl.artifacts import config_hash, file_hash
 from diffrl.data.hdf5 import read_episodes
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
@@ -122,7 +122,8 @@ class Expert(Base):
         if mode not in ("deterministic", "stochastic"):
             raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
         self.policy, self.mode = rl_policy.load(folder), mode
-        self.fingerprint = f"{mode} {file_hash(Path(folder) / rl_policy.WEIGHTS)}"
+        weights = file_hash(Path(folder) / rl_policy.WEIGHTS)
+        self.fingerprint = f"{mode} {weights} {config_hash(self.policy.config)}"
         self.cameras, self.chunk = tuple(self.policy.cameras), self.policy.chunk
         self.image_size = self.policy.layout.image_size or self.image_size
 
@@ -160,7 +161,8 @@ class Compact(Base):
         super().__init__()
         self.model = vla.load(Path(folder))
         config = self.model.config
-        self.fingerprint = f"compact {file_hash(Path(folder) / 'model.safetensors')}"
+        weights = file_hash(Path(folder) / "model.safetensors")
+        self.fingerprint = f"compact {weights} {config_hash(config)}"
         self.image_size, self.detail, self.chunk = config.image_size, config.detail, config.chunk
         self.horizon = config.horizon
 

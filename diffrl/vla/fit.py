@@ -28,7 +28,7 @@ from diffrl.errors import UserError
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.scale import cores, map_tasks
 from diffrl.vla import model
-from diffrl.vla.frames import Frames, make_frames
+from diffrl.vla.frames import Frames, make_frames, moments, render
 from diffrl.vla.train import split, train
 
 MODEL = "model.safetensors"
@@ -36,7 +36,10 @@ PATIENCE = timedelta(hours=12)  # of the processes of `accelerate launch`, while
 
 
 class Part(NamedTuple):
-    """A share of a VLA's data: one source's data set, or its first `count` episodes per task."""
+    """A share of a VLA's data: one source's data set, or its first `count` episodes per task.
+
+    Of a whole data set the last `VLAConfig.held_out` episodes are not learned from.
+    """
 
     source: str
     mode: str
@@ -167,10 +170,14 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
 
 
 def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Frames]:
-    """Return what a VLA learns from and what it is validated on; parts weigh the same."""
+    """Return what a VLA learns from and what it is validated on; parts weigh the same.
+
+    A part of `count` episodes is learned from whole, and the episodes after it are held out.
+    """
     pairs = []
     for part in parts_of(data):
-        count = part.count or preset.vla.demonstrations
+        whole, held_out = preset.vla.demonstrations, preset.vla.held_out
+        count = min(part.count + held_out, whole) if part.count else whole
         config = replace(preset.vla, demonstrations=count)
         pairs.append(prepare(_files(part, preset), config, workers))
     learn, check = (Frames.concatenate(frames, [1.0] * len(pairs)) for frames in zip(*pairs))
@@ -182,7 +189,16 @@ def render_all(preset: Preset, workers: int | None = None, further: bool = False
     chosen = preset.vla.further if further else preset.vla.data
     paths = dict.fromkeys(path for data in chosen for path in files_of(data, preset))
     episodes = load(list(paths), preset.vla.demonstrations)
-    return len(make_frames(episodes, preset.vla, workers))
+    render(episodes, preset.vla, workers)
+    return sum(len(moments(episode, preset.vla)) for episode in episodes)
+
+
+def finished(preset: Preset, data: str, seed: int) -> bool:
+    """Whether that VLA is trained, with the preset's settings and the data that are there."""
+    try:
+        return _stage(data, seed, preset).done
+    except UserError:  # there are no such data
+        return False
 
 
 def arms_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
@@ -282,12 +298,16 @@ def main(
     settings = get_preset(preset)
     if steps is not None:
         settings = replace(settings, vla=replace(settings.vla, steps=steps))
+    if bool(data) != (out is not None):
+        raise UserError(
+            "A VLA on data of your own needs files and a folder: give --data and --out together."
+        )
+    if weights and len(weights) != len(data):
+        raise UserError(f"{len(weights)} --weights were given for {len(data)} files of --data.")
     if not data:
         table = fit_all(settings, workers, device, force, further)
         print(table.drop(columns=["preset"]).to_string(index=False))
         return
-    if out is None:
-        raise UserError("A VLA on data of your own needs a folder: give --out.")
     parts = [prepare([path], settings.vla, workers) for path in data]
     learn, check = (Frames.concatenate(p, weights or [1.0] * len(p)) for p in zip(*parts))
     losses = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)

@@ -51,6 +51,8 @@ class Frames:
                 f"{len(weights)} weights {tuple(weights)} were given for {len(parts)} data sets: "
                 "give one positive weight for each."
             )
+        if len(parts) == 1:
+            return parts[0]  # gigabytes need no copy
         names = ("vision", "proprio", "instructions", "actions", "real")
         arrays = [np.concatenate([getattr(p, name) for p in parts]) for name in names]
         share = np.asarray(weights, float) / sum(weights)
@@ -88,8 +90,8 @@ def make_frames(episodes: Sequence, config: VLAConfig, workers: int | None = Non
     for episode in episodes:
         _check(episode)
     parts = defaultdict(list)
-    for episode, (vision, proprio) in zip(episodes, _look(episodes, config, workers)):
-        at = _moments(episode, config)
+    for episode, path in zip(episodes, render(episodes, config, workers)):
+        (vision, proprio), at = _read(path), moments(episode, config)
         actions, real = chunks(episode.actions, at, config.horizon)
         columns = (vision, proprio, [episode.instruction] * len(at), actions, real)
         for name, column in zip(("vision", "proprio", "instructions", "actions", "real"), columns):
@@ -99,7 +101,8 @@ def make_frames(episodes: Sequence, config: VLAConfig, workers: int | None = Non
     return Frames(**arrays, weights=np.full(count, 1 / count))
 
 
-def _moments(episode, config: VLAConfig) -> np.ndarray:
+def moments(episode, config: VLAConfig) -> np.ndarray:
+    """Return the steps of an episode that are training frames, (F,)."""
     return np.arange(0, len(episode.actions), config.frame_stride)
 
 
@@ -117,18 +120,18 @@ def _key(episode, config: VLAConfig) -> str:
     digest = hashlib.sha256()
     settings = (FORMAT, episode.task, config.image_size, config.detail, config.vision, CAMERAS)
     digest.update(repr(settings).encode())
-    digest.update(np.ascontiguousarray(episode.states[_moments(episode, config)]).tobytes())
+    digest.update(np.ascontiguousarray(episode.states[moments(episode, config)]).tobytes())
     digest.update(np.ascontiguousarray(episode.fixtures).tobytes())
     return digest.hexdigest()[:24]
 
 
-def _look(episodes: Sequence, config: VLAConfig, workers: int | None) -> list[tuple]:
-    """Return each episode's cells (or images) and proprioception, making what the cache lacks."""
+def render(episodes: Sequence, config: VLAConfig, workers: int | None = None) -> list[Path]:
+    """Render what the cache lacks; return each episode's file of cells (or images)."""
     folder = cache_dir() / "frames"
     paths = [folder / f"{_key(episode, config)}.safetensors" for episode in episodes]
     with PartialState().main_process_first():  # the others find what it made
         _make(episodes, paths, config, workers)
-    return [_read(path) for path in paths]
+    return paths
 
 
 def _make(episodes: Sequence, paths: list[Path], config: VLAConfig, workers: int | None) -> None:
@@ -136,7 +139,7 @@ def _make(episodes: Sequence, paths: list[Path], config: VLAConfig, workers: int
     missing: dict[str, list] = defaultdict(list)
     for episode, path in zip(episodes, paths):
         if not path.exists():
-            states = episode.states[_moments(episode, config)]
+            states = episode.states[moments(episode, config)]
             missing[episode.task].append((path, states, episode.fixtures))
     groups = [
         (task, jobs[i : i + GROUP], config)

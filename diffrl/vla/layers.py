@@ -36,7 +36,7 @@ class Glimpses(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with a norm before it: (n, K, width), memory (n, M, width) -> x + …"""
+    """Multi-head attention with a norm before it: (n, K, width) -> x + …"""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -45,9 +45,10 @@ class Attention(nn.Module):
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
 
-    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None):
+    def forward(self, x: Tensor, key_value: Tensor | None = None, mask: Tensor | None = None):
+        """Attend to x itself, or to a memory's keys and values (n, M, 2 width)."""
         normal = self.norm(x)
-        key_value = self.key_value(normal if memory is None else memory)
+        key_value = self.key_value(normal) if key_value is None else key_value
         query, key, value = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for y in (self.query(normal), *key_value.chunk(2, dim=-1))
@@ -72,11 +73,15 @@ class Layer(nn.Module):
         x = self.itself(x, mask=mask)
         return x + self.mlp(x)
 
-    def chunk(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """x (n, draws, horizon, width): a draw sees itself and the memory (n, M, width) only."""
+    def remember(self, memory: Tensor) -> Tensor:
+        """Keys and values (n, M, 2 width) of a memory (n, M, width), for any number of chunks."""
+        return self.cross.key_value(memory)
+
+    def chunk(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
+        """x (n, draws, horizon, width): a draw sees itself and the memory only."""
         draws = x.shape[1]
         x = self.itself(x.flatten(0, 1)).view_as(x)
-        x = self.cross(x.flatten(1, 2), memory, mask).unflatten(1, (draws, -1))
+        x = self.cross(x.flatten(1, 2), key_value, mask).unflatten(1, (draws, -1))
         return x + self.mlp(x)
 
 

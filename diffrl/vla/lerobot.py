@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from diffrl.artifacts import file_hash
 from diffrl.errors import UserError
 from diffrl.vla.openpi import OpenPI
 
@@ -31,9 +32,13 @@ class LeRobot(OpenPI):
 
     def __init__(self, python: str, checkpoint: str, replan="8", timeout="60", start="600"):
         super().__init__("ws://127.0.0.1:0", replan, timeout)
-        self.fingerprint = f"lerobot {checkpoint} {replan}"
+        content = file_hash(checkpoint) if Path(checkpoint).exists() else "of the hub"
+        self.fingerprint = f"lerobot {checkpoint} {content} {replan}"
         self.command = [python, "-I", str(SERVER), checkpoint]  # -I: our folder is not importable
-        self.start = float(start)
+        try:
+            self.start = float(start)
+        except ValueError as error:
+            raise UserError(f"lerobot's start must be a number of seconds: {error}.") from error
         self.server: subprocess.Popen | None = None
 
     def _connect(self):

@@ -6,7 +6,10 @@ It imports nothing of this package. It prints "listening <port>" once the policy
 checkpoint's first two image features are the agentview and the wrist camera, in this order.
 """
 
+import os
 import sys
+import threading
+import time
 import traceback
 
 import msgpack
@@ -55,8 +58,16 @@ class Served:
         return self.after(chunk)[0].float().cpu().numpy()
 
 
+def end_with(parent):
+    """Exit when the process that started this one is gone, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(0)
+
+
 def main(checkpoint):
-    """Serve until killed."""
+    """Serve until killed, or until nobody is left to serve."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     served = Served(checkpoint)
 
     def handle(connection):

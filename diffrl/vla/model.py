@@ -128,8 +128,11 @@ class VLA(nn.Module):
         """Whether the image encoder is not trained, so that its maps can be cached."""
         return not any(p.requires_grad for p in self.encoder.parameters())
 
-    def context(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Encode what is seen, read and felt -> tokens (n, K, width), mask (n, 1, 1, K)."""
+    def context(self, inputs: Inputs) -> tuple[list[Tensor], Tensor]:
+        """Encode what is seen, read and felt into K tokens.
+
+        Returns each flow layer's keys and values of them (n, K, 2 width), and mask (n, 1, 1, K).
+        """
         seen = inputs.vision if self.frozen_vision else _per_image(self.encoder, inputs.vision)
         words = self.words(inputs.words) + self.word_position
         present = inputs.words != 0
@@ -140,14 +143,15 @@ class VLA(nn.Module):
         mask = torch.cat([others, present], dim=1)[:, None, None]
         for layer in self.context_layers:
             tokens = layer(tokens, mask)
-        return tokens, mask
+        return [layer.remember(tokens) for layer in self.flow_layers], mask
 
-    def velocity(self, noisy: Tensor, time: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+    def velocity(self, noisy: Tensor, time: Tensor, context: tuple[list[Tensor], Tensor]) -> Tensor:
         """Velocity of the flow at `noisy` (n, draws, horizon, 7) and times (n, draws)."""
         clock = self.time(time_embedding(time, self.config.width))[:, :, None]
         hidden = self.action_in(noisy) + self.step_position + clock
-        for layer in self.flow_layers:
-            hidden = layer.chunk(hidden, *context)
+        memories, mask = context
+        for layer, memory in zip(self.flow_layers, memories, strict=True):
+            hidden = layer.chunk(hidden, memory, mask)
         return self.action_out(hidden)
 
     def normalize(self, actions: Tensor) -> Tensor:
@@ -208,13 +212,13 @@ def trained_state(model: VLA) -> dict[str, Tensor]:
     """The tensors that training changes: all but a frozen encoder's."""
     skip = "encoder." if model.frozen_vision else "\0"
     state = model.state_dict()
-    return {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith(skip)}
+    return {k: v.detach().contiguous() for k, v in state.items() if not k.startswith(skip)}
 
 
 def save(model: VLA, folder: Path, about: dict) -> None:
     """Write `model.safetensors` and `model.json` (config, vocabulary, scales, `about`)."""
     with atomic_path(Path(folder) / "model.safetensors") as temporary:
-        save_file(trained_state(model), temporary)
+        save_file({k: v.cpu() for k, v in trained_state(model).items()}, temporary)
     description = {
         "format": 1,
         "cameras": CAMERAS,

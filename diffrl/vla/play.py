@@ -70,11 +70,12 @@ def play(
     trials: Sequence[Trial],
     copies: int,
     keep: Callable[[Trial], bool] | None = None,
+    report: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Play trials of one task, up to `copies` at once; outcomes in the order of `trials`.
 
     Images are rendered only when the policy decides, and only for robots that still play. `keep`
-    tells whose states are to be kept.
+    tells whose states are to be kept, `report` gets each outcome as soon as it is known.
 
     Raises:
         UserError: the policy's actions have a wrong shape or are not finite.
@@ -85,7 +86,7 @@ def play(
     waiting = deque(range(len(trials)))
     n = min(copies, len(trials))
     with Simulator(scene, n, threads=1) as simulator:
-        stage = _Stage(policy, scene, simulator, keep or (lambda trial: False))
+        stage = _Stage(policy, scene, simulator, keep or _never, report or _never)
         while waiting or stage.playing:
             for copy in stage.free()[: len(waiting)]:
                 index = waiting.popleft()
@@ -94,11 +95,23 @@ def play(
     return outcomes
 
 
+def _never(*_) -> bool:
+    return False
+
+
 class _Stage:
     """A simulator's copies and the trials that are playing on them."""
 
-    def __init__(self, policy: Policy, scene: Scene, simulator: Simulator, keep: Callable):
-        self.policy, self.scene, self.simulator, self.keep = policy, scene, simulator, keep
+    def __init__(
+        self,
+        policy: Policy,
+        scene: Scene,
+        simulator: Simulator,
+        keep: Callable,
+        report: Callable,
+    ):
+        self.policy, self.scene, self.simulator = policy, scene, simulator
+        self.keep, self.report = keep, report
         self.playing: dict[int, Outcome] = {}  # by copy
         self.renderer = None
         if policy.cameras:
@@ -124,6 +137,7 @@ class _Stage:
         outcome.seconds += time.perf_counter()
         self.policy.end(outcome.trial)
         self.simulator.done[copy] = True
+        self.report(outcome)
 
     def advance(self) -> None:
         """Let the policy decide once for every trial under way, and execute its chunks."""

@@ -23,7 +23,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     config = f"pi0_{data.replace('-', '_')}"
     rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}
     checkpoint = f"outputs/smolvla-{data}/checkpoints/last/pretrained_model"
-    evaluate = f"python -m diffrl evaluate --suite {suites} --policy"
+    evaluate = f"python -m diffrl evaluate --suite {suites} --out results/evaluations/"
     return {
         "export": [
             f"python -m diffrl export results/{preset.name}/datasets/{data} --to {folder}",
@@ -32,13 +32,14 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
             "lerobot-train --policy.path=lerobot/smolvla_base --policy.push_to_hub=false "
             f"--dataset.repo_id={name} --dataset.root={folder} --batch_size=64 --steps=20000 "
             f"--seed=1000 --output_dir=outputs/smolvla-{data} --rename_map='{json.dumps(rename)}'",
-            f"{evaluate} 'lerobot:LEROBOT/bin/python?checkpoint={checkpoint}'",
+            f"{evaluate}smolvla-{data} "
+            f"--policy 'lerobot:LEROBOT/bin/python?checkpoint={checkpoint}'",
         ],
         "π0": [
             f"uv run scripts/compute_norm_stats.py --config-name {config}",
             f"uv run scripts/train.py {config} --exp-name={data}",
             "uv run scripts/serve_policy.py policy:checkpoint "
             f"--policy.config={config} --policy.dir=checkpoints/{config}/{data}/29999",
-            f"{evaluate} openpi:ws://localhost:8000",
+            f"{evaluate}pi0-{data} --policy openpi:ws://localhost:8000",
         ],
     }

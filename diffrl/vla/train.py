@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffrl.artifacts import atomic_path, config_hash, write_csv
+from diffrl.artifacts import atomic_path, config_hash, forced, write_csv
 from diffrl.errors import UserError
 from diffrl.presets import VLAConfig
 from diffrl.vla.frames import Frames
@@ -67,7 +67,7 @@ def train(
     key = config_hash([config, seed, data_hash(frames), data_hash(held_out)])
     run = _start(crew, frames, config, seed, device)
     checkpoint = folder / "checkpoint" / f"{key}.safetensors"
-    if checkpoint.exists():
+    if checkpoint.exists() and not forced(checkpoint):
         _resume(run, checkpoint)
     crew.wait_for_everyone()  # before the first one writes another checkpoint
     loss_of = crew.prepare_model(run.model)
@@ -206,8 +206,9 @@ def _checkpoint(run: Run, path: Path) -> None:
     tensors = {f"model/{k}": v for k, v in trained_state(run.model).items()}
     tensors |= {f"ema/{k}": v for k, v in run.ema.items()}
     for i, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": v.cpu().contiguous() for k, v in state.items()}
+        tensors |= {f"optimizer/{i}/{k}": v.contiguous() for k, v in state.items()}
     tensors["generator"] = run.generator.get_state()
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     about = {"step": run.step, "history": run.history}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"run": json.dumps(about)})
@@ -226,7 +227,7 @@ def _resume(run: Run, path: Path) -> None:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error}): delete it.") from error
     run.model.load_state_dict(_under("model/", tensors), strict=False)
-    run.ema = _under("ema/", tensors)
+    run.ema = {k: v.to(run.ema[k].device) for k, v in _under("ema/", tensors).items()}
     state = run.optimizer.state_dict()
     for i in range(len(state["param_groups"][0]["params"])):
         state["state"][i] = _under(f"optimizer/{i}/", tensors)
@@ -243,7 +244,7 @@ def data_hash(frames: Frames) -> str:
     """Identify a set of frames by what is learned from it."""
     digest = hashlib.sha256()
     for array in (frames.proprio, frames.actions, frames.weights, frames.vision):
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
 
