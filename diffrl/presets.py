@@ -9,17 +9,37 @@ A preset holds settings only; what was measured with it lies in ``results/<prese
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diffrl.errors import UserError
 from diffrl.sim.tasks import PRO_SUITES
+
+
+def check_choices(settings: Any) -> None:
+    """Refuse a setting that is none of those that its type, a Literal, names.
+
+    Raises:
+        UserError: naming the setting, its value and the choices.
+    """
+    for name, kind in get_type_hints(type(settings)).items():
+        if get_origin(kind) is Literal and getattr(settings, name) not in get_args(kind):
+            raise UserError(
+                f"There is no {name} {getattr(settings, name)!r}: choose "
+                f"{' or '.join(map(str, get_args(kind)))}."
+            )
+
+
+class _Settings:
+    def __post_init__(self):
+        check_choices(self)
+
 
 Source = Literal["operator", "human"]
 Mode = Literal["deterministic", "stochastic"]
 
 
 @dataclass(frozen=True)
-class OperatorConfig:
+class OperatorConfig(_Settings):
     """The few demonstrations that a clone starts from."""
 
     source: Source = "operator"  # scripted operator, or the official human sets [C]
@@ -34,7 +54,7 @@ class OperatorConfig:
 
 
 @dataclass(frozen=True)
-class CloneConfig:
+class CloneConfig(_Settings):
     """The policy's shape, and behaviour cloning."""
 
     encoder: Literal["state", "image"] = "state"  # the paper: ResNet on images [S]
@@ -54,7 +74,7 @@ class CloneConfig:
 
 
 @dataclass(frozen=True)
-class RLConfig:
+class RLConfig(_Settings):
     """PPO over the denoising chain; the Gaussian rival where it differs."""
 
     training_steps: int = 100  # denoising steps of the schedule, cosine [D]
@@ -122,7 +142,7 @@ class QualityConfig:
 
 
 @dataclass(frozen=True)
-class VLAConfig:
+class VLAConfig(_Settings):
     """The compact vision-language-action model, trained on one source alone."""
 
     data: tuple[str, ...] = (  # <source>-<mode>: one VLA for each [P] source, [C] modes
@@ -240,6 +260,7 @@ _SMOKE = Preset(
     vla=VLAConfig(
         data=("operator-recorded", "gaussian-deterministic", "diffusion-deterministic"),
         demonstrations=20,
+        further=("diffusion-deterministic:10", "operator-recorded+diffusion-deterministic"),
         frame_stride=4,
         horizon=8,
         width=128,

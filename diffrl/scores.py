@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from diffrl.sim.tasks import get_task
-from diffrl.statistics import holm, mcnemar, stratified_bootstrap, wilson
+from diffrl.statistics import holm, mcnemar, sign_flip_test, stratified_bootstrap, wilson
 from diffrl.vla.play import SETTLE
 
 ARM = ["source", "mode"]  # what is compared; training seeds are pooled
@@ -56,8 +56,10 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 
     A pair is the same task, start state, trial seed and training seed. Columns: suite, first,
     second, pairs, difference (first − second) with its 95 % bootstrap interval (start states are
-    drawn, with all their pairs, within each task), only_first, only_second, p (exact McNemar),
-    p_holm (Holm over the suite's pairs), by_seed (the difference of each training seed).
+    drawn, with all their pairs, within each task), only_first, only_second, p, p_holm (Holm over
+    the suite's pairs), by_seed (the difference of each training seed). p is McNemar's, exact; with
+    several training seeds it is that of flipping the signs of whole start states, of which
+    McNemar's is the case of one seed: the same state twice is no second witness.
 
     All of it but the last is about the networks that were trained: training again may give others,
     and how much that changes only `by_seed` hints at. A difference that one seed lacks is none.
@@ -86,9 +88,12 @@ def _pair(suite: str, wide: pd.DataFrame, first: str, second: str) -> list:
     interval = stratified_bootstrap(
         states.to_numpy(), states.index.get_level_values("task").to_numpy()
     )
-    test = mcnemar(both[first].to_numpy(), both[second].to_numpy())
-    seeds = " ".join(f"{seed:+.3f}" for seed in gap.groupby("training_seed").mean())
-    return [suite, first, second, len(both), *interval, *test, seeds]
+    only_first, only_second, p = mcnemar(both[first].to_numpy(), both[second].to_numpy())
+    by_seed = gap.groupby("training_seed").mean()
+    if len(by_seed) > 1:
+        p = sign_flip_test(states.to_numpy())
+    seeds = " ".join(f"{value:+.3f}" for value in by_seed)
+    return [suite, first, second, len(both), *interval, only_first, only_second, p, seeds]
 
 
 def protocol(table: pd.DataFrame) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffrl.artifacts import FORCE
 from diffrl.data import generate as data_generate
 from diffrl.data.attempts import Attempt, Player
 from diffrl.data.generate import (
@@ -123,7 +124,7 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, mon
     from diffrl.sim.scene import load_scene
     from diffrl.sim.starts import official_start_states
 
-    scene = load_scene(samples.TASK)
+    scene, home = load_scene(samples.TASK), os.environ["DIFFRL_HOME"]
     (row,) = generate(samples.TASK, "operator", "recorded", short).to_dict("records")
     path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
     assert validate_file(path) == []
@@ -133,8 +134,12 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, mon
     official = official_start_states(scene)
     near = distance_to_official(scene, [episode.start_state for episode in episodes])
     assert near > 1e-3  # none is a state of the evaluation
-    monkeypatch.setattr(data_generate, "fresh_start_states", lambda *_, **__: official[7])
+    moved = official[7]
+    moved.states[0, 1 + scene.arm_qpos] += 0.02  # the arm's noise hides no layout
+    monkeypatch.setattr(data_generate, "fresh_start_states", lambda *_, **__: moved)
     assert distance_to_official(scene, ["fresh/1/0"]) == 0
+    monkeypatch.undo()
+    monkeypatch.setenv("DIFFRL_HOME", home)
     before = path.stat().st_mtime_ns
     generate(samples.TASK, "operator", "recorded", short)  # finds it done
     assert path.stat().st_mtime_ns == before
@@ -144,7 +149,7 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, mon
 
 
 @pytest.mark.sim
-def test_a_deleted_a_damaged_and_a_too_large_data_set_are_made_anew(short):
+def test_a_deleted_a_damaged_and_a_too_large_data_set_are_made_anew(short, monkeypatch):
     def make(episodes):
         asked = dataclasses.replace(short.generation, episodes=episodes)
         preset = dataclasses.replace(short, generation=asked)
@@ -159,6 +164,11 @@ def test_a_deleted_a_damaged_and_a_too_large_data_set_are_made_anew(short):
     broken[len(broken) // 2] ^= 1
     path.write_bytes(broken)
     assert make(2) == (2, whole)
+    before = path.stat().st_mtime_ns
+    monkeypatch.setenv(FORCE, repr(time.time() + 1))  # `reproduce --force`
+    assert make(2) == (2, whole)
+    assert path.stat().st_mtime_ns > before
+    monkeypatch.delenv(FORCE)
     assert make(3)[0] == len(read_episodes(path)) == 3
     assert make(2) == (2, whole)
 

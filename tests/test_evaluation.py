@@ -106,6 +106,7 @@ def test_two_training_seeds_share_their_start_states_and_are_told_apart():
     # the same two networks twice: as many pairs, but no more start states, so no narrower
     twice = compare(pd.concat([one, one.assign(training_seed=1)])).iloc[0]
     assert (twice["low"], twice["high"]) == (alone["low"], alone["high"])
+    assert twice["p"] == pytest.approx(alone["p"])
 
 
 def test_a_scaling_curve_joins_the_parts_of_a_source_and_leaves_mixtures_out():

@@ -115,6 +115,20 @@ def test_a_task_may_have_its_own_count_of_demonstrations_and_settings():
     assert replace(laptop, own=own).of("libero_object/0").demonstrations.noise == 0.5
 
 
+@pytest.mark.parametrize(
+    ("stage", "setting", "value"),
+    [
+        ("clone", "encoder", "Image"),
+        ("rl", "annealing", "linear"),
+        ("demonstrations", "source", "robot"),
+        ("vla", "vision", "resnet"),
+    ],
+)
+def test_a_setting_that_is_no_choice_is_refused_by_name(stage, setting, value):
+    with pytest.raises(UserError, match=f"no {setting} '{value}': choose "):
+        get_preset("smoke").with_settings({f"{stage}.{setting}": value})
+
+
 def test_a_vla_may_learn_some_of_a_presets_tasks():
     laptop = get_preset("laptop")
     assert laptop.vla_tasks == tuple(f"libero_object/{index}" for index in range(10))

@@ -276,6 +276,16 @@ def test_a_strange_array_is_refused_with_file_and_place(tmp_path, how, message):
     assert "demo_0" in str(refused.value)
 
 
+def test_a_demonstration_that_lies_in_another_file_is_refused(tmp_path):
+    arrays_file(tmp_path / "other.hdf5", minimum_jerk(), control_freq_hz=20)
+    arrays_file(tmp_path / "linked.hdf5", minimum_jerk(), control_freq_hz=20)
+    with h5py.File(tmp_path / "linked.hdf5", "a") as file:
+        del file["demo_1"]
+        file["demo_1"] = h5py.ExternalLink("other.hdf5", "/demo_1")
+    with pytest.raises(UserError, match=r"linked\.hdf5: demo_1: it is a link"):
+        quality.read_trajectories(tmp_path / "linked.hdf5")
+
+
 def test_the_failures_of_a_file_of_arrays_are_known_by_its_attribute_or_rewards(tmp_path):
     def mark(demo):
         demo.attrs["success"] = False

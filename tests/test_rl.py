@@ -302,6 +302,17 @@ def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, k
     assert equal(weights(again.policy), weights(whole.policy))
 
 
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
+def test_a_clone_is_restored_to_the_device_that_its_policy_is_on():
+    policy = make("diffusion").to("meta")
+    frames = make_clone()
+    clone = Clone(make("diffusion"), frames.features, frames.plans, frames.config)
+    clone.policy, clone.parameters = policy, list(policy.parameters())
+    clone.optimiser = torch.optim.AdamW(clone.parameters)
+    clone.restore(frames.state())
+    assert {p.device.type for p in clone.ema.shadow_params} == {"meta"}
+
+
 def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
     clone = make_clone(steps=1000)
     measured = []

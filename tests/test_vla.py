@@ -18,6 +18,7 @@ import torch
 
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.episode import Episode
+from diffrl.data.generate import dataset_path
 from diffrl.data.hdf5 import write_episodes
 from diffrl.errors import UserError
 from diffrl.presets import PRESETS, VLAConfig
@@ -349,9 +350,29 @@ def test_a_part_of_a_data_set_is_learned_from_whole(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(fit, "_files", lambda part, preset: [file])
     monkeypatch.setattr(fit, "make_frames", lambda e, *_: asked.append(len(e)) or toy_frames())
-    for data in ("operator-recorded:3", "operator-recorded", "operator-recorded:5"):
+    for data in ("operator-recorded:3", "operator-recorded"):
         fit.mix(data, preset)
-    assert asked == [3, 2, 4, 2, 4, 2]  # episodes to learn from and held-out ones, each time
+    assert asked == [3, 2, 4, 2]  # episodes to learn from and held-out ones, each time
+    with pytest.raises(UserError, match="ask for 4 at most"):
+        fit.mix("operator-recorded:5", preset)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_s_further_data_fit_its_demonstrations(preset):
+    counts = [part.count for data in preset.vla.further for part in fit.parts_of(data)]
+    most = preset.vla.demonstrations - preset.vla.held_out
+    assert all(count is None or count <= most for count in counts)
+
+
+def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    path = dataset_path("libero_object/0", "gaussian", "stochastic", "smoke")
+    with pytest.raises(UserError, match="run notebook 02"):
+        fit.files_of("gaussian-stochastic", PRESETS["smoke"])
+    path.parent.mkdir(parents=True)
+    path.with_suffix(".attempts.csv").write_text("outcome\nfailure\n")
+    with pytest.raises(UserError, match="no attempt succeeded"):
+        fit.files_of("gaussian-stochastic", PRESETS["smoke"])
 
 
 @pytest.mark.parametrize(

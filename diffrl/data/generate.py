@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from diffrl.artifacts import Stage, file_hash, results_dir, write_csv
+from diffrl.artifacts import Stage, file_hash, forced, results_dir, write_csv
 from diffrl.data.attempts import ATTEMPT, EXPERTS, Mode, Play, Player, Source, expert_folders
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
@@ -137,7 +137,7 @@ def generate(
     settings["experts"] = [file_hash(file) for file in weights]
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
     wanted, limit = preset.generation.episodes, preset.generation.max_attempts
-    _discard_other(path, attrs, force or _listed(path) > wanted)
+    _discard_other(path, attrs, force or _listed(path) > wanted or _forced(path))
     began = time.perf_counter()
     play = Player(load_scene(task), source, mode, preset, experts, threads)
     attempts = collect(path, task, attrs, play, wanted, limit, bar=bar)
@@ -178,13 +178,23 @@ def _listed(path: Path) -> int:
     return _successes(pd.read_csv(log).to_dict("records")) if log.exists() else 0
 
 
+def _forced(path: Path) -> bool:
+    logs = (path, path.with_suffix(".attempts.csv"))
+    return any(forced(file) for file in logs if file.exists())
+
+
 def distance_to_official(scene: Scene, used: Sequence[str]) -> float:
-    """Return how near fresh start states, by id, come to an official one: the largest difference
-    in any coordinate (m, rad), least over all pairs. 0 would be a state of the evaluation."""
-    official, least = official_start_states(scene).states, math.inf
+    """Return how near the layouts of fresh start states, by id, come to an official one.
+
+    It is the largest difference in any coordinate of the things (m, rad), least over all pairs; the
+    arm, whose noise is drawn for each state, does not count. 0 would be a layout of the evaluation;
+    infinity: no id was given.
+    """
+    things = np.setdiff1d(np.arange(1, scene.state_size), 1 + scene.arm_qpos)
+    official, least = official_start_states(scene).states[:, things], math.inf
     for name in used:
         _, seed, number = name.split("/")
-        fresh = fresh_start_states(scene, 1, int(seed), first=int(number)).states
+        fresh = fresh_start_states(scene, 1, int(seed), first=int(number)).states[:, things]
         least = min(least, np.abs(fresh - official).max(axis=1).min())
     return float(least)
 

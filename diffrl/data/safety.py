@@ -79,6 +79,20 @@ def check_structure(file: h5py.File, path: Path) -> Iterator[Finding]:
     yield from _check_group(file, path, depth=0)
 
 
+def own_group(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
+    """Return the group `name` of an open file.
+
+    Raises:
+        UserError: it is a link, or no group.
+    """
+    place = f"{parent.name.rstrip('/')}/{name}".lstrip("/")
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        raise UserError(str(Finding(path, place, "it is a link, which is never followed")))
+    if not isinstance(parent[name], h5py.Group):
+        raise UserError(str(Finding(path, place, "it is an array, not a group")))
+    return parent[name]
+
+
 def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray | None:
     """Return the array `name` ("obs/eef_pos") of an open file as float64, None if it is not there.
 

@@ -66,17 +66,11 @@ def make_config(algorithm: str, clone: CloneConfig, rl: RLConfig) -> PolicyConfi
 
 
 def make_policy(config: PolicyConfig, layout: Layout, seed: int = 0) -> ChainPolicy:
-    """Return a new policy with weights from `seed`; one that sees images is on the GPU, if any.
-
-    Raises:
-        UserError: the algorithm is unknown.
-    """
+    """Return a new policy with weights from `seed`; one that sees images is on the GPU, if any."""
     from diffrl.policy.diffusion import DiffusionPolicy  # diffusers takes seconds to import
     from diffrl.policy.gaussian import GaussianPolicy
 
     kinds = {"diffusion": DiffusionPolicy, "gaussian": GaussianPolicy}
-    if config.algorithm not in kinds:
-        raise UserError(f"There is no algorithm {config.algorithm!r}: choose {' or '.join(kinds)}.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         policy = kinds[config.algorithm](config, layout)

@@ -11,7 +11,7 @@ Whatever device the weights are on, arguments and results lie on the CPU, where 
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from diffrl.policy.features import (
     state_features,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
+from diffrl.presets import check_choices
 
 Mode = Literal["deterministic", "stochastic"]
 ACTIONS = 7
@@ -53,11 +54,7 @@ class PolicyConfig:
     gaussian_std: float = 0.1
 
     def __post_init__(self):
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"There is no {name} {getattr(self, name)!r}: choose {' or '.join(known)}."
-                )
+        check_choices(self)
         if not 1 <= self.chunk <= self.chunk + self.cross_fade <= self.horizon:
             raise UserError(
                 f"A policy that predicts {self.horizon} steps (clone.horizon) cannot execute "
@@ -73,13 +70,6 @@ class PolicyConfig:
                 "rl.finetuned_steps ≤ rl.sampling_steps ≤ rl.training_steps must hold, each ≥ 1; "
                 f"they are {self.finetuned_steps}, {self.sampling_steps}, {self.training_steps}."
             )
-
-
-_CHOICES = {
-    name: get_args(kind)
-    for name, kind in get_type_hints(PolicyConfig).items()
-    if get_origin(kind) is Literal
-}
 
 
 class ChainPolicy(nn.Module):

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from diffrl.data.hdf5 import read_episodes
 from diffrl.data.layout import DAMAGE
-from diffrl.data.safety import read_array
+from diffrl.data.safety import own_group, read_array
 from diffrl.errors import UserError
 
 MIN_SAMPLES = 4  # a third difference needs four positions
@@ -169,8 +169,10 @@ def read_trajectories(path, *, rate: float | None = None, source: str | None = N
         raise UserError(f"{path}: there is no such file.")
     try:
         with h5py.File(path, "r") as file:
-            group = file.get("data", file)
+            group = own_group(file, "data", path) if "data" in file else file
             demos = sorted((k for k in group if k.startswith("demo")), key=lambda k: (len(k), k))
+            for name in demos:
+                own_group(group, name, path)
             if not demos:
                 raise UserError(f"{path}: holds no demonstrations (data/demo_0, …).")
             states = "states" in group[demos[0]]
@@ -227,7 +229,7 @@ def _from_arrays(group, name, path, rate) -> Trajectory:
 def _succeeded(attrs, rewards) -> bool:
     """What the file says, or its rewards if they are 0 and 1; assumed where nothing tells."""
     if "success" in attrs:
-        return bool(attrs["success"])
+        return str(attrs["success"]).lower() in ("true", "1", "1.0")
     sparse = rewards is not None and np.isin(rewards, (0.0, 1.0)).all()
     return bool(rewards.any()) if sparse else True
 

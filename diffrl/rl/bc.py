@@ -141,6 +141,7 @@ class Clone:
         """Continue from what `state` returned."""
         for name in ("policy", "optimiser", "ema"):
             getattr(self, name).load_state_dict(state[name])
+        self.ema.to(self.policy.device)  # the others move what they load by themselves
         self.generator.set_state(state["generator"])
         for name in ("steps", "seconds", "curve"):
             setattr(self, name, state[name])

@@ -264,13 +264,15 @@ def train_experts(
 ) -> pd.DataFrame:
     """Train every (task, algorithm, seed), in parallel processes; return the preset's table.
 
-    Each of `workers` processes (default: one per core) gets an even share of the cores.
+    Each of `workers` processes gets an even share of the cores; default: a process per core, but a
+    single one for image policies that share a GPU.
     """
     tasks, seeds = tasks or preset.tasks, preset.rl.seeds if seeds is None else seeds
     items = [
         (task, algorithm, seed) for task in tasks for seed in seeds for algorithm in algorithms
     ]
-    workers = min(workers or cores(), len(items))
+    on_gpu = preset.clone.encoder == "image" and torch.cuda.is_available()
+    workers = min(workers or (1 if on_gpu else cores()), len(items))
     function = functools.partial(_train, preset=preset, threads=cores() // workers, force=force)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
     map_tasks(function, items, names=names, workers=workers, description="experts")

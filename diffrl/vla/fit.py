@@ -83,6 +83,13 @@ def files_of(data: str, preset: Preset) -> list[Path]:
     """
     paths = [path for part in parts_of(data) for path in _files(part, preset)]
     if missing := [path for path in paths if not path.exists()]:
+        tried = missing[0].with_suffix(".attempts.csv")
+        if tried.exists() and not missing[0].with_name(missing[0].name + ".parts").exists():
+            raise UserError(
+                f"The data {data!r} of preset {preset.name} lack {missing[0]}: no attempt "
+                f"succeeded ({tried}). Train that expert longer, raise generation.max_attempts, or "
+                "leave its task out of vla.tasks."
+            )
         raise UserError(
             f"The data {data!r} of preset {preset.name} lack {missing[0]}: run notebook 02, or "
             f"`python -m diffrl generate --preset {preset.name}`."
@@ -177,7 +184,12 @@ def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Fra
     pairs = []
     for part in parts_of(data):
         whole, held_out = preset.vla.demonstrations, preset.vla.held_out
-        count = min(part.count + held_out, whole) if part.count else whole
+        count = part.count + held_out if part.count else whole
+        if count > whole:
+            raise UserError(
+                f"{data!r} asks for {part.count} episodes and {held_out} to validate on, but vla."
+                f"demonstrations is {whole}: ask for {whole - held_out} at most."
+            )
         config = replace(preset.vla, demonstrations=count)
         pairs.append(prepare(_files(part, preset), config, workers))
     learn, check = (Frames.concatenate(frames, [1.0] * len(pairs)) for frames in zip(*pairs))

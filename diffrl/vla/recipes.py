@@ -23,7 +23,9 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     config = f"pi0_{data.replace('-', '_')}"
     rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}
     checkpoint = f"outputs/smolvla-{data}/checkpoints/last/pretrained_model"
-    evaluate = f"python -m diffrl evaluate --suite {suites} --out results/evaluations/"
+    evaluate = (
+        f"python -m diffrl evaluate --suite {suites} --out results/evaluations/{preset.name}-"
+    )
     return {
         "export": [
             f"python -m diffrl export results/{preset.name}/datasets/{data} --to {folder}",
