@@ -138,6 +138,8 @@ def test_no_panel_of_distributions_cuts_off_what_another_holds(tables):
         rows = units[units["measure"] == measure].copy()
         rows.loc[rows["task"] == "libero_object/1", "value"] *= factor
         figure = figures.measure_distributions(rows, measure)
+        many = pd.concat([rows.assign(task=f"libero_object/{k}") for k in range(15)])
+        assert figures.measure_distributions(many, measure).get_size_inches()[1] <= 9.5
         limits = {axes.get_xlim() for axes in figure.axes if axes.get_visible()}
         ((low, high),) = limits
         assert low <= rows["value"].min() < rows["value"].max() <= high

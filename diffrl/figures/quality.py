@@ -61,10 +61,11 @@ def measure_distributions(units: pd.DataFrame, measure: str = "jerk_rms") -> Fig
     tasks = list(dict.fromkeys(rows["task"][~reference])) or [None]
     arms, columns = arm_order(rows), min(len(tasks), 3)
     lines = -(-len(tasks) // columns)
+    row = 0.3 if lines < 4 else 0.24  # inches; so that fifteen tasks fit on a page
     figure, panels = plt.subplots(
         lines,
         columns,
-        figsize=(SINGLE + 0.6 if columns == 1 else DOUBLE, 0.5 + lines * (0.3 + 0.3 * len(arms))),
+        figsize=(SINGLE + 0.6 if columns == 1 else DOUBLE, 0.5 + lines * (0.3 + row * len(arms))),
         squeeze=False,
         sharex=True,
         sharey=True,
