@@ -292,7 +292,8 @@ _LAPTOP_COUNTS = (
     ("libero_10/2", 10),
 )
 
-_HARDER = {  # few episodes end in an iteration, and wide noise fails many
+_HARDER = {  # few episodes end in an iteration, and wide noise fails many. libero_spatial/0 learned
+    # less from these, with 12 iterations: .85 of its held-out start states, not .96.
     "rl.decisions": 72,
     "rl.measure_every": 2,
     "rl.warmup": 2,
@@ -300,10 +301,8 @@ _HARDER = {  # few episodes end in an iteration, and wide noise fails many
     "rl.annealing": "cosine",
 }
 _LAPTOP_OWN = (
-    *(("libero_spatial/0", *setting) for setting in _HARDER.items()),
     *(("libero_90/1", *setting) for setting in _HARDER.items()),
     *(("libero_10/2", *setting) for setting in _HARDER.items()),
-    ("libero_spatial/0", "rl.iterations", 12),
     ("libero_90/1", "rl.iterations", 16),
     ("libero_10/2", "rl.iterations", 40),
     ("libero_90/1", "rl.actor_learning_rate", 2e-4),  # 5e-4 took held-out success from .94 to .29
