@@ -188,12 +188,15 @@ def distance_to_official(scene: Scene, used: Sequence[str]) -> float:
 
     It is the largest difference in any coordinate of the things (m, rad), least over all pairs; the
     arm, whose noise is drawn for each state, does not count. 0 would be a layout of the evaluation;
-    infinity: no id was given.
+    infinity: no id is that of a fresh one (people's recordings have others).
     """
     things = np.setdiff1d(np.arange(1, scene.state_size), 1 + scene.arm_qpos)
     official, least = official_start_states(scene).states[:, things], math.inf
     for name in used:
-        _, seed, number = name.split("/")
+        kind, *place = name.split("/")
+        if kind != "fresh":
+            continue
+        seed, number = place
         fresh = fresh_start_states(scene, 1, int(seed), first=int(number)).states[:, things]
         least = min(least, np.abs(fresh - official).max(axis=1).min())
     return float(least)
