@@ -13,18 +13,17 @@ import pandas as pd
 import pytest
 
 from diffrl.artifacts import FORCE
-from diffrl.data import generate as data_generate
 from diffrl.data.attempts import Attempt, Player
 from diffrl.data.generate import (
     collect,
     dataset_path,
-    distance_to_official,
     generate,
     sources_of,
 )
 from diffrl.data.hdf5 import EpisodeWriter, read_episodes, validate_file
 from diffrl.errors import UserError
 from diffrl.presets import get_preset
+from diffrl.sim import starts as sim_starts
 
 
 def attempt(number):
@@ -132,12 +131,12 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, mon
     assert row["episodes"] == len(episodes) == 4
     assert row["attempts"] == row["episodes"] + row["failures"] + row["errors"]
     official = official_start_states(scene)
-    near = distance_to_official(scene, [episode.start_state for episode in episodes])
+    near = sim_starts.distance_to_official(scene, [episode.start_state for episode in episodes])
     assert near > 1e-3  # none is a state of the evaluation
     moved = official[7]
     moved.states[0, 1 + scene.arm_qpos] += 0.02  # the arm's noise hides no layout
-    monkeypatch.setattr(data_generate, "fresh_start_states", lambda *_, **__: moved)
-    assert distance_to_official(scene, ["fresh/1/0"]) == 0
+    monkeypatch.setattr(sim_starts, "fresh_start_states", lambda *_, **__: moved)
+    assert sim_starts.distance_to_official(scene, ["fresh/1/0"]) == 0
     monkeypatch.undo()
     monkeypatch.setenv("DIFFRL_HOME", home)
     before = path.stat().st_mtime_ns

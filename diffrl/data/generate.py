@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -33,8 +32,7 @@ from diffrl.data.safety import check_bytes
 from diffrl.errors import UserError
 from diffrl.presets import Preset, get_preset
 from diffrl.scale import cores, map_tasks, progress
-from diffrl.sim.scene import Scene, load_scene
-from diffrl.sim.starts import fresh_start_states, official_start_states
+from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
 
@@ -181,25 +179,6 @@ def _listed(path: Path) -> int:
 def _forced(path: Path) -> bool:
     logs = (path, path.with_suffix(".attempts.csv"))
     return any(forced(file) for file in logs if file.exists())
-
-
-def distance_to_official(scene: Scene, used: Sequence[str]) -> float:
-    """Return how near the layouts of fresh start states, by id, come to an official one.
-
-    It is the largest difference in any coordinate of the things (m, rad), least over all pairs; the
-    arm, whose noise is drawn for each state, does not count. 0 would be a layout of the evaluation;
-    infinity: no id is that of a fresh one (people's recordings have others).
-    """
-    things = np.setdiff1d(np.arange(1, scene.state_size), 1 + scene.arm_qpos)
-    official, least = official_start_states(scene).states[:, things], math.inf
-    for name in used:
-        kind, *place = name.split("/")
-        if kind != "fresh":
-            continue
-        seed, number = place
-        fresh = fresh_start_states(scene, 1, int(seed), first=int(number)).states[:, things]
-        least = min(least, np.abs(fresh - official).max(axis=1).min())
-    return float(least)
 
 
 def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: float) -> dict:

@@ -9,6 +9,7 @@ in which things overlap so far that physics throws them apart (`diffrl.sim.compi
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,25 @@ def fresh_start_states(scene: Scene, n: int, seed: int, first: int = 0) -> Start
         states[row, 1 + scene.arm_qpos] += generator.normal(0, ARM_NOISE, 7)
     ids = tuple(f"fresh/{seed}/{first + row}" for row in range(n))
     return StartStates(scene.task.id, ids, states, scene.arrays["layout_fixtures"][rows])
+
+
+def distance_to_official(scene: Scene, used: Sequence[str]) -> float:
+    """Return how near the layouts of fresh start states, by id, come to an official one.
+
+    It is the largest difference in any coordinate of the things (m, rad), least over all pairs; the
+    arm, whose noise is drawn for each state, does not count. 0 would be a layout of the evaluation;
+    infinity: no id is that of a fresh one (people's recordings have others).
+    """
+    things = np.setdiff1d(np.arange(1, scene.state_size), 1 + scene.arm_qpos)
+    official, least = official_start_states(scene).states[:, things], np.inf
+    for name in used:
+        kind, *place = name.split("/")
+        if kind != "fresh":
+            continue
+        seed, number = place
+        fresh = fresh_start_states(scene, 1, int(seed), first=int(number)).states[:, things]
+        least = min(least, np.abs(fresh - official).max(axis=1).min())
+    return float(least)
 
 
 def _generator(scene: Scene, kind: int, seed: int, index: int) -> np.random.Generator:
