@@ -26,7 +26,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
     "train-vla": ("diffrl.vla.fit:main", "train a compact VLA on data-set files"),
     "evaluate": ("diffrl.evaluation:main", "evaluate a policy by LIBERO's protocol"),
-    "benchmark": ("diffrl.benchmark:main", "measure the simulator's and the camera's speed"),
+    "benchmark": ("diffrl.benchmark:main", "measure how fast everything is here"),
 }
 
 

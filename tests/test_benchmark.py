@@ -9,6 +9,7 @@ from diffrl import artifacts
 from diffrl.benchmark import main
 from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
+from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.training import measure_training
@@ -35,6 +36,7 @@ def sample():
         "reset_ms": {"libero": 2000.0, "ours": 1.0},
         "start_s": {"libero": 5.0, "first": 6.0, "cached": 0.1},
         "camera_fps": fps,
+        "data": {"simulating": 500.0, "writing": 20000.0, "camera": 100.0, "export": 95.0},
         "training": {"diffusion": rate, "gaussian": rate},
         "evaluation": {"libero": 8.0, "exact": 80.0, "reduced": 160.0, "workers": 2, "trials": 20},
         "machine": {"processor": "a processor", "cores": 2},
@@ -46,6 +48,8 @@ def test_the_table_tells_the_ratios():
     assert "6.0 × LIBERO" in text
     assert "120 % of bare physics" in text
     assert "34.5 dB" in text
+    assert "written 40 × as fast as they are simulated" in text
+    assert "95 images/s, 95% of the camera's 100" in text
     assert "gaussian 400 control steps/s, 80% of the bare simulator's 500" in text
     assert "reduced pictures 160 (20.0 ×)" in text
 
@@ -53,7 +57,7 @@ def test_the_table_tells_the_ratios():
 def test_half_a_record_has_a_table_and_figures_too(home):
     record = sample()
     del record["camera_fps"]
-    assert "camera" not in report(record)
+    assert "frames/s" not in report(record)
     save_figures(record)
     assert not (home / "figures" / "benchmark" / "camera.pdf").exists()
 
@@ -95,6 +99,15 @@ def test_evaluating_a_vla_is_eight_times_as_fast_as_a_loop_over_liberos_environm
     record = measure_evaluation()
     assert record["reduced"] > 8 * record["libero"]
     assert record["exact"] > record["libero"]
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_an_export_keeps_nine_tenths_of_the_cameras_rate_and_writing_costs_a_twentieth():
+    """Must show."""
+    record = measure_data()
+    assert record["export"] > 0.9 * record["camera"]
+    assert record["writing"] > 20 * record["simulating"]
 
 
 @pytest.mark.sim

@@ -20,7 +20,7 @@ from diffrl.data.generate import (
     generate,
     sources_of,
 )
-from diffrl.data.hdf5 import EpisodeWriter, read_episodes, validate_file
+from diffrl.data.hdf5 import read_episodes, validate_file
 from diffrl.errors import UserError
 from diffrl.presets import get_preset
 from diffrl.sim import starts as sim_starts
@@ -184,32 +184,6 @@ def test_a_source_that_never_succeeds_is_recorded_and_stops_nothing(short, monke
     (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
     assert (row["episodes"], row["attempts"], row["success"]) == (0, 5, 0.0)
     assert not dataset_path(samples.TASK, "operator", "recorded", "smoke").exists()
-
-
-@pytest.mark.slow  # a ratio of times: not for a machine that does other things
-def test_writing_costs_a_twentieth_of_simulating(short, tmp_path):
-    """Must show: in CPU time, as walls move with whatever else runs; the better of three."""
-    from diffrl.data.human import replay
-    from diffrl.sim.scene import load_scene
-
-    generate(samples.TASK, "operator", "recorded", short)
-    episodes = read_episodes(dataset_path(samples.TASK, "operator", "recorded", "smoke"))
-    scene = load_scene(samples.TASK)
-
-    def write(attempt):
-        with EpisodeWriter(tmp_path / f"{attempt}.hdf5", samples.TASK, samples.ATTRS) as writer:
-            for episode in episodes:
-                writer.append(episode)
-
-    simulating = min(cpu_seconds(replay, scene, episodes, threads=1) for _ in range(2))
-    writing = min(cpu_seconds(write, attempt) for attempt in range(3))
-    assert simulating > 20 * writing
-
-
-def cpu_seconds(function, *arguments, **options):
-    began = time.process_time()
-    function(*arguments, **options)
-    return time.process_time() - began
 
 
 @pytest.mark.sim

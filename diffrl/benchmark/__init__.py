@@ -1,4 +1,4 @@
-"""``python -m diffrl benchmark``: how fast simulator, camera, training and evaluation are here."""
+"""``python -m diffrl benchmark``: how fast simulator, camera, data, training and evaluation are."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,6 +7,7 @@ import tyro
 
 from diffrl import artifacts
 from diffrl.benchmark.camera import measure_camera
+from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
@@ -18,7 +19,7 @@ from diffrl.sim.tasks import SUITES
 
 def main(
     what: tyro.conf.Positional[
-        Literal["simulator", "camera", "training", "evaluation", "all"]
+        Literal["simulator", "camera", "data", "training", "evaluation", "all"]
     ] = "all",
     suites: tuple[str, ...] = SUITES,
     seconds: float = 3.0,
@@ -29,8 +30,8 @@ def main(
     """Measure how fast everything is here; write results/throughput.json and figures.
 
     Args:
-        what: the simulator (8 minutes), the camera (4 minutes on a CPU), RL training (2 minutes),
-            a VLA's evaluation (2 minutes), or all of them.
+        what: the simulator (8 minutes), the camera (4 minutes on a CPU), data sets (5 minutes), RL
+            training (2 minutes), a VLA's evaluation (2 minutes), or all of them.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.
@@ -47,6 +48,7 @@ def main(
     parts = {
         "simulator": lambda: measure_simulators(suites, seconds, rounds),
         "camera": lambda: {"camera_fps": measure_camera(suites, states)},
+        "data": lambda: {"data": measure_data()},
         "training": lambda: {"training": measure_training()},
         "evaluation": lambda: {"evaluation": measure_evaluation()},
     }

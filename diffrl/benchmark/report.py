@@ -28,6 +28,12 @@ def report(record: dict) -> str:
         rates = f"exact {fps['exact']:.0f}, reduced {fps['reduced']:.0f} frames/s at {fps['size']}²"
         quality = f"{fps['psnr_db']:.1f} dB, {fps['states']} states; {fps['renderer']}"
         lines.append(f"camera          {rates} ({quality})")
+    if "data" in record:
+        rates = record["data"]
+        written = f"{rates['writing'] / rates['simulating']:.0f} × as fast as they are simulated"
+        share = f"{rates['export'] / rates['camera']:.0%} of the camera's {rates['camera']:.0f}"
+        lines.append(f"data            control steps written {written}")
+        lines.append(f"export          {rates['export']:.0f} images/s, {share}")
     for algorithm in ALGORITHMS if "training" in record else ():
         rates = record["training"][algorithm]
         share = (
