@@ -18,7 +18,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "reproduce": ("diffrl.reproduce:main", "run the notebooks 01-05 headlessly"),
     "tasks": ("diffrl.sim.scene:tasks_command", "list LIBERO's tasks"),
     "train": ("diffrl.rl.train:main", "clone a policy and improve it by RL"),
-    "experiment": ("diffrl.experiments:main", "change one setting at a time, over seeds"),
+    "experiment": ("diffrl.experiments:main", "train the arms of a controlled experiment"),
     "operator": ("diffrl.data.operator_report:main", "try the scripted operator on tasks"),
     "generate": ("diffrl.data.generate:main", "roll out an expert into a data set"),
     "validate": ("diffrl.data.validate:main", "check data-set files"),

@@ -16,7 +16,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +268,7 @@ class Stage:
         try:
             record = json.loads(self.marker.read_text(encoding="utf-8"))
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
-            return not forced(self.marker) and outputs_there and record["key"] == self._key()
+            return not forced(self.marker) and outputs_there and record["key"] == self._key
         except (OSError, ValueError, KeyError, TypeError):
             return False  # no marker, or one that says nothing: the stage is to be done
 
@@ -290,9 +290,11 @@ class Stage:
         data set that git ignores.
         """
         relative = [os.path.relpath(path, self.folder) for path in outputs]
-        content = {"records": records or {}, "key": self._key(), "outputs": relative}
+        content = {"records": records or {}, "key": self._key, "outputs": relative}
         write_json(self.marker, {**content, **provenance(self.config, seed)})
 
+    @cached_property
     def _key(self) -> dict[str, Any]:
+        """Of the inputs as they are when it is first asked for, which is before they are used."""
         inputs = [[path.name, file_hash(path)] for path in self.inputs]
         return {"config": config_hash(self.config), "inputs": inputs}

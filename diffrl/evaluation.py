@@ -8,7 +8,6 @@ An error is no failure: it is counted apart and enters no rate.
 
 import functools
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +192,7 @@ def _play_shard(item: tuple) -> int:
 
 
 def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
-    """Outcomes that the folder holds of this policy; what it holds of others is removed."""
-    for other in (folder / "checkpoint").glob("*"):
-        if other.name != key:
-            shutil.rmtree(other)
+    """Outcomes that the folder holds of this policy; it may hold others' beside them."""
     found, forced = {}, float(os.environ.get(FORCE, 0))
     for part in sorted((folder / "checkpoint" / key).glob("*.json")):
         if part.stat().st_mtime < forced:
@@ -226,12 +222,24 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     """Evaluate every VLA of a preset; write its records in ``results/<preset>``; return the trials.
 
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
-    ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences.
+    ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
+    ``evaluation_pairs.csv`` the paired differences.
+
+    Raises:
+        UserError: a VLA is not trained, or with other settings or data than the preset's.
     """
     folder = results_dir(preset.name)
+    for data, seed in arms_of(preset):
+        if not finished(preset, data, seed):
+            raise UserError(
+                f"{model_folder(preset.name, data, seed)} holds no VLA of preset {preset.name}'s "
+                "settings and data: train it first, with "
+                f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
+            )
     table = _evaluate_arms(preset, arms_of(preset), plan_of(preset), workers)
     write_csv(folder / "vla_trials.csv", table)
     write_csv(folder / "evaluation.csv", summarise(table))
+    write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     return table

@@ -274,9 +274,9 @@ _SMOKE = Preset(
 )
 
 # From results/laptop/clones.csv (tools/count_demonstrations.py): among the counts from which both
-# policies' clones succeed on 10 % or more, the one that brings both nearest to 40 %. RL did not
-# learn from one demonstration of libero_goal/0: there it is three. The last three tasks begin with
-# 10-20, as they vary more.
+# policies' clones succeed on 10 % or more, the one that brings both nearest to 40 %. libero_goal/0
+# has three (unrecorded: RL did not learn from one), libero_object/2, not scanned, has one, and the
+# last three begin with 10-20, as they vary more.
 _LAPTOP_COUNTS = (
     ("libero_object/0", 3),
     ("libero_object/3", 2),
@@ -305,13 +305,13 @@ _LAPTOP_OWN = (
     *(("libero_10/2", *setting) for setting in _HARDER.items()),
     ("libero_90/1", "rl.iterations", 16),
     ("libero_10/2", "rl.iterations", 40),
-    ("libero_90/1", "rl.actor_learning_rate", 2e-4),  # a larger one made the clone worse
+    ("libero_90/1", "rl.actor_learning_rate", 2e-4),  # [C]
     ("libero_90/1", "clone.first_measure", 1500),  # long episodes take longer to clone
     ("libero_10/2", "clone.first_measure", 1500),
 )
 
 _LAPTOP = Preset(
-    name="laptop",  # 2 cores, at most 20 minutes a task
+    name="laptop",  # 2 cores, tens of minutes a task
     tasks=(*_OBJECT, *_OTHERS),
     demonstrations=OperatorConfig(count=1, counts=_LAPTOP_COUNTS),
     clone=CloneConfig(target_success=0.1),  # the count, not the optimiser, leaves the room

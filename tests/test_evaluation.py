@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from diffrl import evaluation
+from diffrl import artifacts, evaluation
 from diffrl.errors import UserError
 from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
 from diffrl.presets import get_preset
@@ -357,6 +357,33 @@ def test_a_model_that_acts_otherwise_is_another_policy_under_the_same_name(tmp_p
         evaluation._policy.cache_clear()
         keys.add(evaluation._key(f"compact:{tmp_path}"))
     assert len(keys) == 2
+
+
+def test_a_model_s_identity_is_what_its_files_say_but_not_how_it_came_to_be(tmp_path):
+    import test_vla
+
+    from diffrl.vla import model as vla
+
+    vla.save(test_vla.make_model(), tmp_path, {})
+    path, prints = tmp_path / "model.json", []
+    description = artifacts.read_json(path)
+    for change in ({}, {"about": {"minutes": 2}}, {"config": description["config"] | {"new": 1}}):
+        artifacts.write_json(path, description | change)
+        prints.append(open_policy(f"compact:{tmp_path}").fingerprint)
+    assert prints[0] == prints[1] != prints[2]  # as stored: a default of later code is not in it
+
+
+def test_trials_of_another_policy_stay_where_they_are(tmp_path):
+    artifacts.write_json(tmp_path / "checkpoint" / "other" / "a.json", [])
+    assert evaluation._recorded(tmp_path, "key") == {}
+    assert (tmp_path / "checkpoint" / "other" / "a.json").exists()
+
+
+def test_a_preset_whose_vlas_are_not_trained_is_not_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="train-vla --preset smoke"):
+        evaluation.evaluate_preset(get_preset("smoke"), workers=1)
+    assert not list(tmp_path.rglob("*.csv"))
 
 
 def test_shards_hold_a_task_each_or_shares_of_it_where_tasks_are_few():

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.text import Text
 
-from diffrl import figures, quality, statistics
+from diffrl import figures, quality, scores, statistics
 from diffrl.errors import UserError
 from diffrl.presets import QualityConfig
 from diffrl.quality.trajectory import Trajectory
@@ -122,6 +122,23 @@ def test_fifteen_tasks_with_their_clones_fit_on_a_page_and_nothing_is_cut_off():
         assert np.all(box.max <= page.max)
     written = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert written == {"40 → 98 %", "40 → 100 %"}
+
+
+def test_published_rates_stand_beside_their_own_mode_and_each_training_seed_is_a_dot():
+    columns = ["suite", "source", "mode", "successes", "trials"]
+    arms = [("diffusion", "deterministic"), ("diffusion", "stochastic")]
+    rates = pd.DataFrame([("a", *arm, 80, 100) for arm in arms], columns=columns)
+    seeds = pd.concat(
+        [rates.assign(successes=35, trials=50), rates.assign(successes=45, trials=50)]
+    )
+    paper = scores.paper(rates)
+    assert paper[["source", "mode", "value"]].values.tolist() == [
+        ["diffusion", "deterministic", 0.819]
+    ]
+    axes = figures.success_forest(rates, paper, seeds=seeds).axes[0]
+    drawn = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "."]
+    assert sorted(drawn) == [70, 70, 90, 90]
+    assert [line for line in axes.lines if list(line.get_xdata()) == [81.9, 81.9]]
 
 
 def test_the_legend_of_learning_curves_names_an_arm_that_the_first_panel_lacks(tables):

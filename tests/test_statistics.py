@@ -71,6 +71,16 @@ def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
     assert 0.88 <= hits / 200 <= 0.99
 
 
+def test_bootstrap_of_small_strata_is_as_wide_as_the_textbook_says():
+    rng = np.random.default_rng(6)
+    tasks = rng.normal(0, 1, (40, 5))
+    _, low, high = statistics.stratified_bootstrap(
+        tasks.ravel(), np.repeat(np.arange(40), 5), resamples=4000
+    )
+    error = np.sqrt((tasks.var(axis=1, ddof=1) / 5).sum()) / 40
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
 def test_bootstrap_of_single_values_claims_no_interval():
     assert np.isnan(statistics.stratified_bootstrap([1.0, 2.0], ["a", "b"]).low)
 

@@ -110,6 +110,23 @@ def test_both_encoders_turn_images_into_actions_that_the_simulator_accepts():
         assert float(actions.abs().max()) <= 1.0
 
 
+def test_a_word_that_training_never_met_says_nothing():
+    model = make_model()
+    train_words, strange = LEFT.split(), "grab"
+    assert strange not in model.vocabulary
+    known = model.words(torch.from_numpy(model.read(train_words[0])))[0]
+    unknown = model.words(torch.from_numpy(model.read(strange)))[0]
+    assert known.abs().sum() > 0
+    assert unknown.abs().sum() == 0
+
+
+def test_the_vlas_of_one_seed_are_trained_before_those_of_the_next():
+    laptop = PRESETS["laptop"]
+    arms = fit.arms_of(laptop)
+    assert [seed for _, seed in arms] == [0] * 5 + [1] * 5
+    assert tuple(data for data, _ in arms[:5]) == laptop.vla.data
+
+
 def test_a_decision_ignores_the_padding_of_a_short_instruction():
     model = make_model().eval()
     model.words.weight.data[0] = 5.0  # what padding would say if it were heard
@@ -407,6 +424,7 @@ def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):
         ({"out": Path("model")}, "give --data and --out together"),
         ({"data": (Path("a.hdf5"),)}, "give --data and --out together"),
         ({"data": (Path("a"),), "out": Path("m"), "weights": (1.0, 2.0)}, "2 --weights"),
+        ({"steps": 3}, "--steps would overwrite"),
     ],
 )
 def test_options_that_do_not_belong_together_are_told_before_any_work(options, message):
@@ -436,19 +454,21 @@ print(config.dataset.repo_id, config.steps, config.batch_size, config.rename_map
 
 def test_the_recipe_s_commands_name_the_preset_s_data():
     lines = recipes.commands(PRESETS["smoke"], "diffusion-deterministic")
-    assert "--suite libero_object" in lines["π0"][-1]
+    assert all("--suite libero_object" in typed[-1] for typed in list(lines.values())[1:])
+    assert all("exports/diffusion-deterministic" in lines[model][0] for model in ("SmolVLA", "π0"))
     assert "results/smoke/datasets/diffusion-deterministic" in lines["export"][0]
 
 
 @pytest.mark.skipif(
     "LEROBOT_PYTHON" not in os.environ, reason="LEROBOT_PYTHON names no environment with lerobot"
 )
-def test_lerobot_s_own_parser_takes_the_recipe():
-    command = shlex.split(recipes.commands(PRESETS["smoke"], "gaussian-stochastic")["SmolVLA"][0])
+@pytest.mark.parametrize(("model", "size"), [("SmolVLA", "20000 64 {"), ("π0", "30000 32 {")])
+def test_lerobot_s_own_parser_takes_the_recipe(model, size):
+    command = shlex.split(recipes.commands(PRESETS["smoke"], "gaussian-stochastic")[model][0])
     run = [os.environ["LEROBOT_PYTHON"], "-c", PARSE, *command[1:]]
     result = subprocess.run(run, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("diffrl/gaussian-stochastic 20000 64 {")
+    assert result.stdout.startswith(f"diffrl/gaussian-stochastic {size}")
     assert command[0] == "lerobot-train"
     assert Path(run[0]).with_name(command[0]).exists()
 

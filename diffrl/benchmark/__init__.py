@@ -30,8 +30,8 @@ def main(
     """Measure how fast everything is here; write results/throughput.json and figures.
 
     Args:
-        what: the simulator (8 minutes), the camera (4 minutes on a CPU), data sets (5 minutes), RL
-            training (2 minutes), a VLA's evaluation (2 minutes), or all of them.
+        what: the simulator, the camera, data sets, RL training, a VLA's evaluation, or all of them;
+            each takes minutes.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.

@@ -14,12 +14,14 @@ def success_forest(
     rates: pd.DataFrame,
     reference: pd.DataFrame | None = None,
     before: pd.DataFrame | None = None,
+    seeds: pd.DataFrame | None = None,
 ) -> Figure:
     """Success per source with Wilson 95 % intervals; a block per suite, in three columns if many.
 
-    rates: rows (suite, source, mode, successes, trials). reference: rows (suite, source, value) of
-    published rates in [0, 1], drawn as a bar across the row; name its origin in the caption.
-    before: rows like those of rates, of the same arms at an earlier moment; drawn pale.
+    rates: rows (suite, source, mode, successes, trials). reference: rows (suite, source, mode,
+    value) of published rates in [0, 1], drawn as a bar across the row; name its origin in the
+    caption. before: rows like those of rates, of the same arms at an earlier moment; drawn pale.
+    seeds: rows like those of rates, one per training seed; drawn as a dot below where several.
     """
     suites = list(dict.fromkeys(rates["suite"]))
     arms = arm_order(rates)
@@ -46,11 +48,15 @@ def success_forest(
                 for first in earlier:
                     _mark(axes, first, height, arm_style(source, mode), alpha=0.3)
                     text = f"{100 * first.value:.0f} → {100 * row.value:.0f} %"
+                own = [] if seeds is None else _rates(seeds, mine)
+                for one in own if len(own) > 1 else ():
+                    dot = arm_style(source, mode) | {"marker": ".", "markersize": 3}
+                    axes.plot(100 * one.value, height - 0.28, linestyle="none", **dot)
                 beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
                 axes.annotate(text, (100, height), **beside, fontsize=7)
             if reference is not None:
-                match = reference[(reference["suite"] == suite) & (reference["source"] == source)]
-                for value in 100 * match["value"]:
+                own = (reference[list(mine)] == pd.Series(mine)).all(axis=1)
+                for value in 100 * reference.loc[own, "value"]:
                     axes.plot([value] * 2, [height - 0.35, height + 0.35], color="black", lw=1)
         axes.set_title(suite, loc="left")
         axes.grid(axis="x", lw=0.4, color="0.9")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from diffrl import policy as rl_policy
-from diffrl.artifacts import config_hash, file_hash
+from diffrl.artifacts import config_hash, file_hash, read_json
 from diffrl.data.hdf5 import read_episodes
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
@@ -160,9 +160,10 @@ class Compact(Base):
     def __init__(self, folder: str | Path):
         super().__init__()
         self.model = vla.load(Path(folder))
-        config = self.model.config
+        config, stored = self.model.config, read_json(Path(folder) / "model.json")
         weights = file_hash(Path(folder) / "model.safetensors")
-        self.fingerprint = f"compact {weights} {config_hash(config)}"
+        del stored["about"]
+        self.fingerprint = f"compact {weights} {config_hash(stored)}"
         self.image_size, self.detail, self.chunk = config.image_size, config.detail, config.chunk
         self.horizon = config.horizon
 

@@ -29,7 +29,7 @@ from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.scale import cores, map_tasks
 from diffrl.vla import model
 from diffrl.vla.frames import Frames, make_frames, moments, render
-from diffrl.vla.train import split, train
+from diffrl.vla.train import has_bfloat16, split, train
 
 MODEL = "model.safetensors"
 PATIENCE = timedelta(hours=12)  # of the processes of `accelerate launch`, while the first renders
@@ -169,6 +169,7 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
+    row |= {"precision": "bfloat16" if has_bfloat16(torch.device(device)) else "float32"}
     crew = PartialState()
     if crew.is_main_process:
         stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
@@ -216,7 +217,7 @@ def finished(preset: Preset, data: str, seed: int) -> bool:
 def arms_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
     """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
     chosen = preset.vla.further if further else preset.vla.data
-    return [(data, seed) for data in chosen for seed in preset.vla.seeds]
+    return [(data, seed) for seed in preset.vla.seeds for data in chosen]  # a whole seed first
 
 
 def fit_all(
@@ -230,9 +231,10 @@ def fit_all(
 
     With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
     """
-    render_all(preset, workers, further)
     arms = arms_of(preset, further)
     items = [arm for arm in arms if force or not _stage(*arm, preset).done]
+    if items:
+        render_all(preset, workers, further)
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
     few = len(items) if len(items) < 2 * cores() else cores()  # three on two cores: no idle one
@@ -301,13 +303,17 @@ def main(
         seed: of that VLA.
         steps: optimiser steps; default: the preset's.
         workers: processes; default: one per core.
-        device: cpu, or cuda for bf16 and a compiled step; of `accelerate launch`, which lets
-            several GPUs share each batch.
+        device: cpu, or cuda for a compiled step (bfloat16 on both, where the hardware multiplies
+            it); of `accelerate launch`, which lets several GPUs share each batch.
         force: train again what is there.
         further: train the preset's VLAs of fewer and of mixed demonstrations instead.
     """
     PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
     settings = get_preset(preset)
+    if steps is not None and not data:
+        raise UserError(
+            "--steps would overwrite the preset's VLAs by others: give --data and --out with it."
+        )
     if steps is not None:
         settings = replace(settings, vla=replace(settings.vla, steps=steps))
     if bool(data) != (out is not None):

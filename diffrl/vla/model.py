@@ -1,6 +1,6 @@
 """A compact vision-language-action model: a transformer conditions a flow over action chunks.
 
-After pi0 (Black et al. 2024), at a few hundredths of its size: the instruction decides where to
+After pi0 (Black et al. 2024), at about a thousandth of its size: the instruction decides where to
 look in each camera's map, a transformer encoder mixes what was seen with the words and the
 proprioception, and a decoder over the chunk's control steps predicts the velocity of a flow from
 noise to actions (flow matching, Lipman et al. 2023).
@@ -106,6 +106,8 @@ class VLA(nn.Module):
         self.statistics = statistics
         self.encoder = make_encoder(config.vision)
         self.words = nn.Embedding(len(vocabulary) + 2, width, padding_idx=0)
+        with torch.no_grad():
+            self.words.weight[1] = 0  # an unknown word says nothing: training never meets one
         self.word_position = nn.Parameter(torch.randn(length, width) * 0.02)
         side = config.image_size // STRIDE
         self.glimpses = Glimpses(self.encoder.channels, len(CAMERAS), side, config.queries, width)

@@ -15,33 +15,47 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     """Return what to type, step by step, for one source's data set, <source>-<mode>.
 
     Steps and batch size are those of SmolVLA's and openpi's own recipes, the same for each source.
-    openpi knows a data set by a `TrainConfig` in its ``config.py``: copy ``pi0_libero`` there under
-    the name used here and give it the `repo_id` used here.
+    lerobot trains both models on the export as it is. openpi reads LeRobotDataset v2.1: convert the
+    export, and describe it by a `TrainConfig` in openpi's ``config.py``: a copy of ``pi0_libero``
+    under the name used here, with the `repo_id` used here and a mapping of the export's names.
     """
     suites = " ".join(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
     folder, name = f"exports/{data}", f"diffrl/{data}"
     config = f"pi0_{data.replace('-', '_')}"
     rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}
-    checkpoint = f"outputs/smolvla-{data}/checkpoints/last/pretrained_model"
+    train = (
+        f"--dataset.repo_id={name} --dataset.root={folder} --policy.push_to_hub=false --seed=1000"
+    )
     evaluate = (
         f"python -m diffrl evaluate --suite {suites} --out results/evaluations/{preset.name}-"
     )
+
+    def judge(model: str) -> str:
+        checkpoint = f"outputs/{model}-{data}/checkpoints/last/pretrained_model"
+        policy = f"lerobot:LEROBOT/bin/python?checkpoint={checkpoint}"
+        return f"{evaluate}{model}-{data} --policy '{policy}'"
+
     return {
         "export": [
             f"python -m diffrl export results/{preset.name}/datasets/{data} --to {folder}",
         ],
         "SmolVLA": [
-            "lerobot-train --policy.path=lerobot/smolvla_base --policy.push_to_hub=false "
-            f"--dataset.repo_id={name} --dataset.root={folder} --batch_size=64 --steps=20000 "
-            f"--seed=1000 --output_dir=outputs/smolvla-{data} --rename_map='{json.dumps(rename)}'",
-            f"{evaluate}smolvla-{data} "
-            f"--policy 'lerobot:LEROBOT/bin/python?checkpoint={checkpoint}'",
+            f"lerobot-train --policy.path=lerobot/smolvla_base {train} --batch_size=64 "
+            f"--steps=20000 --output_dir=outputs/smolvla-{data} "
+            f"--rename_map='{json.dumps(rename)}'",
+            judge("smolvla"),
         ],
         "π0": [
+            f"lerobot-train --policy.type=pi0 --policy.pretrained_path=lerobot/pi0_base {train} "
+            "--policy.dtype=bfloat16 --policy.gradient_checkpointing=true --batch_size=32 "
+            f"--steps=30000 --output_dir=outputs/pi0-{data}",
+            judge("pi0"),
+        ],
+        "π0 in openpi, from a copy in v2.1": [
             f"uv run scripts/compute_norm_stats.py --config-name {config}",
             f"uv run scripts/train.py {config} --exp-name={data}",
             "uv run scripts/serve_policy.py policy:checkpoint "
             f"--policy.config={config} --policy.dir=checkpoints/{config}/{data}/29999",
-            f"{evaluate}pi0-{data} --policy openpi:ws://localhost:8000",
+            f"{evaluate}openpi-{data} --policy openpi:ws://localhost:8000",
         ],
     }
