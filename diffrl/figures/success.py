@@ -50,8 +50,9 @@ def success_forest(
                     text = f"{100 * first.value:.0f} → {100 * row.value:.0f} %"
                 own = [] if seeds is None else _rates(seeds, mine)
                 for one in own if len(own) > 1 else ():
-                    dot = arm_style(source, mode) | {"marker": ".", "markersize": 3}
-                    axes.plot(100 * one.value, height - 0.28, linestyle="none", **dot)
+                    dot = {"marker": ".", "markersize": 3, "linestyle": "none"}
+                    look = arm_style(source, mode) | dot
+                    axes.plot(100 * one.value, height - 0.28, clip_on=False, **look)
                 beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
                 axes.annotate(text, (100, height), **beside, fontsize=7)
             if reference is not None:
