@@ -321,7 +321,7 @@ _LAPTOP = Preset(
         confirm_starts=192,  # enough to tell 99 % from 97 %, roughly
         warmup=4,
         noise_start=2.0,  # 0.1, DPPO's own, at first: tuning.csv
-        actor_learning_rate=6e-4,  # the Gaussian policy's was no better doubled: tuning.csv
+        actor_learning_rate=6e-4,  # the Gaussian policy's, doubled, gave mixed results: tuning.csv
     ),
     vla=VLAConfig(tasks=_OBJECT, frame_stride=6, flow_draws=2, seeds=(0, 1)),
     evaluation=EvaluationConfig(suites=_OBJECT_PRO, suite_trials=5),
