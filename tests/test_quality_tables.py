@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -27,6 +28,44 @@ def test_a_planted_difference_is_found_and_an_absent_one_is_not():
         assert tests.loc["jerk_rms", "test"] == "paired sign flip"
         assert np.all(tests["p_holm"] >= tests["p"])
     assert quality.compare(units, CONFIG, pairs=[(("a", "b"), ("c", "d"))]).empty
+
+
+def test_what_notebook_03_says_of_laptop_is_what_the_records_say():
+    """Its prose has no numbers to compare, so each claim is repeated here."""
+    folder = Path(__file__).parent.parent / "results" / "laptop"
+    tests = pd.read_csv(folder / "quality_tests.csv").set_index(["first", "second", "measure"])
+    tests = tests.sort_index()
+
+    def better(first, second, *measures, sign=1):
+        rows = tests.loc[(first, second)].loc[list(measures)]
+        upwards = np.array([1 if name in dimensionless else -1 for name in measures])
+        told_apart = rows["p_holm"] < 0.05
+        return (told_apart & (sign * upwards * rows["difference"] > 0)).all()
+
+    jerks = ("jerk_rms", "jerk_mean", "angular_jerk_rms")
+    dimensionless = ("ldlj", "ldlj_cartesian", "sparc")
+    consistent = ("action_variance", "warped_action_variance", "conditional_action_variance")
+    for mode in ("deterministic", "stochastic"):
+        gaussian, diffusion = f"gaussian/{mode}", f"diffusion/{mode}"
+        claims = (*jerks, *dimensionless, "action_change", "conditional_action_variance")
+        assert better(diffusion, gaussian, *claims, sign=-1)
+        assert better(diffusion, gaussian, "steps", "gripper_switches")
+    noisy = ("diffusion/deterministic", "gaussian/stochastic")
+    assert better(*noisy, "position_variance", "warped_position_variance")
+    assert (tests.loc[noisy].loc[["jerk_rms", "jerk_mean"], "difference"] > 0).all()
+    for policy in ("gaussian/deterministic", "diffusion/deterministic"):
+        assert better(policy, "operator/recorded", *consistent, *dimensionless, "angular_jerk_rms")
+    assert better("gaussian/deterministic", "operator/recorded", *jerks)
+    assert better("diffusion/deterministic", "diffusion/stochastic", *consistent)
+    ours = tests.loc[("diffusion/deterministic", "operator/recorded")]
+    assert (ours.loc[["jerk_rms", "jerk_mean"], "difference"] > 0).all()
+    values = pd.read_csv(folder / "quality.csv").set_index(["measure", "source", "mode", "task"])
+    values = values.sort_index()
+    for mode in ("deterministic", "stochastic"):
+        of = {p: values["value"].loc[("jerk_rms", p, mode)] for p in ("diffusion", "gaussian")}
+        less = (of["gaussian"] < of["diffusion"]).drop("all")
+        assert sorted(less.index[~less]) == ["libero_goal/0", "libero_goal/7"]
+        assert len(less) == 15
 
 
 def test_without_shared_start_states_the_comparison_is_unpaired():
