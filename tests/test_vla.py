@@ -445,8 +445,12 @@ import sys
 import draccus
 from lerobot.configs import parser
 from lerobot.configs.train import TrainPipelineConfig
-arguments = parser.filter_path_args(["policy"], sys.argv[1:])
-arguments = [a for a in arguments if not a.startswith("--policy.")]
+arguments = sys.argv[1:]
+if any(a.startswith("--policy.path") for a in arguments):  # whose settings lie on the hub
+    arguments = parser.filter_path_args(["policy"], arguments)
+    arguments = [a for a in arguments if not a.startswith("--policy.")]
+else:
+    import lerobot.policies.factory
 config = draccus.parse(TrainPipelineConfig, args=arguments)
 print(config.dataset.repo_id, config.steps, config.batch_size, config.rename_map)
 """
