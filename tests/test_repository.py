@@ -91,6 +91,13 @@ def test_no_notebook_is_committed_with_outputs():
     assert spoilt == []
 
 
+def test_cells_are_numbered_as_the_filter_numbers_them():
+    """Else every clone with the filter shows a changed notebook."""
+    for path in committed("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert [cell["id"] for cell in cells] == [str(k) for k in range(len(cells))], path.name
+
+
 def test_every_notebook_has_one_cell_of_parameters():
     for path in committed("notebooks/*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

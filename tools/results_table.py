@@ -104,7 +104,7 @@ def throughput(record: dict) -> str:
     reset = "reset {libero:.0f} → {ours:.1f} ms".format(**record["reset_ms"])
     start = "start {libero:.1f} → {cached:.2f} s".format(**record["start_s"])
     images = "{exact:.0f} → {reduced:.0f} images/s ({psnr_db:.0f} dB)".format(**camera)
-    training, trials = record["training"], record["evaluation"]
+    training, trials, data = record["training"], record["evaluation"], record["data"]
     shares = (
         f"{name} {training[name]['training'] / training[name]['bare']:.0%}"
         for name in ("diffusion", "gaussian")
@@ -115,6 +115,10 @@ def throughput(record: dict) -> str:
         + "\n\n"
         + markdown(rows, [*header, "× LIBERO", "of bare physics"])
         + f"\n\nLIBERO → diffrl: {reset}, cached {start}. Exact → reduced pictures: {images}."
+        + f"\nData sets of {data['task']} are written "
+        + f"{data['writing'] / data['simulating']:.0f} × as fast as they are simulated; their "
+        + "export with reduced pictures keeps "
+        + f"{data['export'] / data['camera']:.0%} of the camera's rate."
         + f"\nOf the bare simulator's speed RL training keeps, on {training['task']}: "
         + f"{', '.join(shares)}.\nEvaluating a VLA on {trials['task']} with {trials['workers']} "
         + f"processes, against one that loops over LIBERO's environment: {', '.join(vla)}."
