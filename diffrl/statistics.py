@@ -170,8 +170,8 @@ def cliffs_delta(first, second):
 def _resampled_means(values, strata, resamples, rng):
     """Mean over strata of the mean within, of the data and (resamples,) of its resamples.
 
-    n values drawn from n vary by a share of (n - 1)/n less than they should, which shows where a
-    stratum has five: the deviations are widened by as much (Rao & Wu 1988).
+    The mean of n values drawn from n has (n - 1)/n of the variance that it should have, which
+    shows where a stratum has five: the deviations are widened to make up for it (Rao & Wu 1988).
     """
     values = _finite(values, "stratified bootstrap")
     groups = [values[rows] for rows in _strata(strata, len(values))]

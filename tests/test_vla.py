@@ -28,7 +28,7 @@ from diffrl.vla import fit, recipes
 from diffrl.vla import model as vla
 from diffrl.vla.frames import Frames, chunks, make_frames
 from diffrl.vla.layers import attend
-from diffrl.vla.train import draw, split, train
+from diffrl.vla.train import draw, has_bfloat16, split, train
 from diffrl.vla.vision import FrozenEfficientNet, encode
 
 TINY = VLAConfig(
@@ -319,7 +319,8 @@ def test_two_processes_that_share_each_batch_learn_what_one_learns(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("one of 2;") == 2
     curves = [pd.read_csv(tmp_path / name / "losses.csv") for name in ("one", "two")]
-    pd.testing.assert_frame_equal(*curves, rtol=2e-3)  # 1e-4 in float32
+    rounding = 2e-3 if has_bfloat16(torch.device("cpu")) else 1e-4  # of bfloat16's eight bits
+    pd.testing.assert_frame_equal(*curves, rtol=rounding)
 
 
 def test_a_loss_that_is_not_a_number_stops_training_with_advice(tmp_path):

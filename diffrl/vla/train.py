@@ -122,9 +122,9 @@ def learning_rate(step: int, config: VLAConfig) -> float:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware, which halves the time of a step.
+    """Whether a device multiplies bfloat16 in hardware, so that it makes a step faster.
 
-    Weights, their average, normalisation and the residual stream stay float32 (torch.autocast).
+    Weights, their average and the optimiser stay float32; the products are cast (torch.autocast).
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
