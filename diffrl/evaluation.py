@@ -28,7 +28,7 @@ from diffrl.artifacts import (
 from diffrl.errors import UserError
 from diffrl.presets import Preset
 from diffrl.scale import cores, map_tasks
-from diffrl.scores import ARM, compare, protocol, summarise
+from diffrl.scores import ARM, compare, factorial, protocol, summarise
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.adapters import Oracle, Policy, Trial, open_policy
 from diffrl.vla.fit import arm_of, arms_of, finished, model_folder
@@ -223,7 +223,8 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
 
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
     ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
-    ``evaluation_pairs.csv`` the paired differences.
+    ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
+    policy's class and of the noise.
 
     Raises:
         UserError: a VLA is not trained, or with other settings or data than the preset's.
@@ -242,20 +243,21 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
+    beyond = table[table["suite"].isin(preset.evaluation.suites)]
+    effects = [factorial(table), factorial(beyond.assign(suite="out of distribution"))]
+    write_csv(folder / "evaluation_effects.csv", pd.concat(effects))
     return table
 
 
 def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     """Evaluate those VLAs of fewer and mixed demonstrations that are trained; maybe none.
 
-    They play the others' trials of the preset's own tasks; see ``vla_further_trials.csv``.
+    They play the others' trials; see ``vla_further_trials.csv``.
     """
     arms = [arm for arm in arms_of(preset, True) if finished(preset, *arm)]
     if not arms:
         return pd.DataFrame(columns=COLUMNS)
-    settings = preset.evaluation
-    own = plan(preset.vla_tasks, settings.trials, settings.seed)
-    table = _evaluate_arms(preset, arms, own, workers)
+    table = _evaluate_arms(preset, arms, plan_of(preset), workers)
     write_csv(results_dir(preset.name) / "vla_further_trials.csv", table)
     return table
 

@@ -15,6 +15,17 @@ from diffrl.statistics import holm, mcnemar, sign_flip_test, stratified_bootstra
 from diffrl.vla.play import SETTLE
 
 ARM = ["source", "mode"]  # what is compared; training seeds are pooled
+TRIAL = ["task", "start_state", "trial_seed", "training_seed"]  # what two arms share in a pair
+EFFECTS = {  # of the four arms of RL data; weights of (source, mode)
+    "diffusion − gaussian": (0.5, 0.5, -0.5, -0.5),
+    "without noise − with it": (0.5, -0.5, 0.5, -0.5),
+    "interaction": (1.0, -1.0, -1.0, 1.0),
+}
+_CELLS = [
+    f"{source} {mode}"
+    for source in ("diffusion", "gaussian")
+    for mode in ("deterministic", "stochastic")
+]
 PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
 """Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
 +12.6 points [P]. The paper's demonstrators are people; the scripted operator stands beside them."""
@@ -39,16 +50,17 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.Da
 def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
     """Success over the number of demonstrations per task, of the arms that come in several.
 
-    A source ``name:count`` was trained on `count` a task, ``name`` on `demonstrations`. Columns:
-    suite, source (without the count), mode, demonstrations, trials, …, success, low, high.
+    A source ``name:count`` was trained on `count` a task, ``name`` on `demonstrations`; training
+    seeds that a point of its curve lacks are left out. Columns: suite, source (without the count),
+    mode, demonstrations, trials, …, success, low, high.
     """
-    rates = summarise(table)
-    parts = rates["source"].str.extract(r"^(?P<source>\w+)(?::(?P<count>\d+))?$")
-    rates = rates.assign(source=parts["source"], demonstrations=parts["count"].astype("Int64"))
-    rates["demonstrations"] = rates["demonstrations"].fillna(demonstrations).astype(int)
-    rates = rates[rates["source"].notna()].sort_values(["suite", *ARM, "demonstrations"])
-    several = rates.groupby(["suite", *ARM])["demonstrations"].transform("nunique") > 1
-    return rates[several].reset_index(drop=True)
+    parts = table["source"].str.extract(r"^(?P<source>\w+)(?::(?P<count>\d+))?$")
+    counts = pd.to_numeric(parts["count"]).fillna(demonstrations).astype(int)
+    table = table.assign(source=parts["source"], demonstrations=counts).dropna(subset="source")
+    curve = ["suite", *ARM]
+    points = table.groupby(curve)["demonstrations"].transform("nunique")
+    seen = table.groupby([*curve, "training_seed"])["demonstrations"].transform("nunique")
+    return summarise(table[(points > 1) & (seen == points)], (*curve, "demonstrations"))
 
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:
@@ -56,44 +68,109 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 
     A pair is the same task, start state, trial seed and training seed. Columns: suite, first,
     second, pairs, difference (first − second) with its 95 % bootstrap interval (start states are
-    drawn, with all their pairs, within each task), only_first, only_second, p, p_holm (Holm over
-    the suite's pairs), by_seed (the difference of each training seed). p is McNemar's, exact; with
+    drawn, with all their pairs, within each task; NaN where no pair differs), only_first and
+    only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is ahead,
+    of all), p_tasks and by_seed (the difference of each training seed). p is McNemar's, exact; with
     several training seeds it is that of flipping the signs of whole start states, of which
     McNemar's is the case of one seed: the same state twice is no second witness.
 
-    All of it but the last is about the networks that were trained: training again may give others,
-    and how much that changes only `by_seed` hints at. A difference that one seed lacks is none.
+    p is about the networks and the data at hand. Behind the data of a task stands one expert, so
+    p_tasks flips the signs of whole tasks; and training the networks again may give others, which
+    `by_seed` hints at: a difference that one seed lacks is none.
     """
-    key = ["suite", "task", "start_state", "trial_seed", "training_seed"]
-    played = table[table["status"] != "error"].copy()
-    played["arm"] = played["source"] + " " + played["mode"]
-    played["won"] = played["status"] == "success"
     rows = []
-    for suite, part in played.groupby("suite", sort=True):
-        wide = part.pivot(index=key, columns="arm", values="won")
-        found = [_pair(suite, wide, a, b) for a, b in combinations(wide.columns, 2)]
-        adjusted = holm(np.array([row[-2] for row in found])) if found else []
-        rows += [[*row, p] for row, p in zip(found, adjusted)]
+    for suite, wide in _wide(table):
+        found = [_pair(wide, a, b) for a, b in combinations(wide.columns, 2)]
+        rows += [{"suite": suite, **row} for row in _corrected(found)]
     columns = ["suite", "first", "second", "pairs", "difference", "low", "high"]
-    columns += ["only_first", "only_second", "p", "by_seed", "p_holm"]
+    columns += ["only_first", "only_second", "p", "p_holm", "tasks", "p_tasks", "by_seed"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _pair(suite: str, wide: pd.DataFrame, first: str, second: str) -> list:
-    both = wide[[first, second]].dropna().astype(bool)
+def factorial(table: pd.DataFrame) -> pd.DataFrame:
+    """Tell the class of the policy from the noise at collection: effects of a 2 × 2 design.
+
+    The four arms are diffusion and gaussian, deterministic and stochastic; a suite that lacks one
+    has no rows. Each effect is a mean over start states of a contrast of the four (EFFECTS), in
+    rates: the class averaged over noise, the noise averaged over class, and how much the class
+    means more without noise than with it. Without errors the first two add up to diffusion without
+    noise − Gaussian with it. Columns: suite, effect, trials (of each arm), then as `compare`;
+    p_holm is over the suite's three effects.
+    """
+    rows = []
+    for suite, wide in _wide(table):
+        cells = wide.reindex(columns=_CELLS).dropna().astype(float)
+        if cells.empty:
+            continue
+        found = [
+            {"effect": name, "trials": len(cells), **_effect(cells @ np.array(weights))}
+            for name, weights in EFFECTS.items()
+        ]
+        rows += [{"suite": suite, **row} for row in _corrected(found)]
+    columns = ["suite", "effect", "trials", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "p", "p_holm", "tasks", "p_tasks", "by_seed"])
+
+
+def mixtures(table: pd.DataFrame) -> pd.DataFrame:
+    """`compare` each mixture of sources (``a+b``) with the arms it is drawn from."""
+    arms = table[ARM].drop_duplicates()
+    parts = []
+    for source, mode in arms[arms["source"].str.contains("+", regex=False)].to_numpy():
+        mixed = (table["source"] == source) & (table["mode"] == mode)
+        parent = table["source"].isin(source.split("+")) & table["mode"].isin(mode.split("+"))
+        parts.append(compare(table[mixed | parent]))
+    return pd.concat(parts, ignore_index=True) if parts else compare(table[:0])
+
+
+def _wide(table: pd.DataFrame):
+    """Yield each suite with its trials: a row per trial, a column per arm; NaN where not played."""
+    table = table.assign(arm=table["source"] + " " + table["mode"])
+    played = table[table["status"] != "error"]
+    for suite, part in table.groupby("suite", sort=True):
+        own = played[played["suite"] == suite]
+        won = own.assign(won=(own["status"] == "success").astype(float))
+        yield (
+            suite,
+            won.pivot(index=TRIAL, columns="arm", values="won").reindex(
+                columns=sorted(part["arm"].unique())
+            ),
+        )
+
+
+def _pair(wide: pd.DataFrame, first: str, second: str) -> dict:
+    both = wide[[first, second]].dropna()
+    row = {"first": first, "second": second, "pairs": len(both)}
     if both.empty:
-        return [suite, first, second, 0, *[np.nan] * 3, 0, 0, np.nan, ""]
-    gap = both[first].astype(float) - both[second].astype(float)
-    states = gap.groupby(["task", "start_state", "trial_seed"], sort=False).mean()
-    interval = stratified_bootstrap(
-        states.to_numpy(), states.index.get_level_values("task").to_numpy()
-    )
-    only_first, only_second, p = mcnemar(both[first].to_numpy(), both[second].to_numpy())
-    by_seed = gap.groupby("training_seed").mean()
-    if len(by_seed) > 1:
-        p = sign_flip_test(states.to_numpy())
-    seeds = " ".join(f"{value:+.3f}" for value in by_seed)
-    return [suite, first, second, len(both), *interval, only_first, only_second, p, seeds]
+        return {**row, "only_first": 0, "only_second": 0, "p": np.nan, "by_seed": ""}
+    only_first, only_second, exact = mcnemar(both[first], both[second])
+    row |= _effect(both[first] - both[second])
+    row |= {"only_first": only_first, "only_second": only_second}
+    several = both.index.get_level_values("training_seed").nunique() > 1
+    return row if several else row | {"p": exact}
+
+
+def _effect(gaps: pd.Series) -> dict:
+    """Mean, interval and tests of a contrast (n,), indexed by TRIAL."""
+    states = gaps.groupby(TRIAL[:-1], sort=False).mean()
+    tasks = states.groupby("task").mean()
+    mean, low, high = stratified_bootstrap(states, states.index.get_level_values("task"))
+    if not states.any():
+        low = high = np.nan  # nothing differed: resampling that would claim to be certain
+    by_seed = gaps.groupby("training_seed").mean()
+    return {
+        "difference": mean,
+        "low": low,
+        "high": high,
+        "p": sign_flip_test(states),
+        "tasks": f"{(tasks > 0).sum()} of {len(tasks)}",
+        "p_tasks": sign_flip_test(tasks),
+        "by_seed": " ".join(f"{value:+.3f}" for value in by_seed),
+    }
+
+
+def _corrected(rows: list[dict]) -> list[dict]:
+    adjusted = holm([row["p"] for row in rows])
+    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted)]
 
 
 def protocol(table: pd.DataFrame) -> str:
@@ -111,25 +188,27 @@ def protocol(table: pd.DataFrame) -> str:
 def paper(rates: pd.DataFrame) -> pd.DataFrame:
     """The paper's mean success beside rows of `rates`: suite, source, mode, value in [0, 1] [P].
 
-    It prints one number a source: data collected with exploration noise have none.
+    It prints one number a source and does not say whether its data were collected with noise:
+    that the number stands beside the data without is our choice.
     """
     known = rates[rates["source"].isin(PAPER) & (rates["mode"] != "stochastic")]
     table = known[["suite", *ARM]].drop_duplicates().reset_index(drop=True)
     return table.assign(value=table["source"].map(PAPER))
 
 
-def beside_paper(rates: pd.DataFrame) -> pd.DataFrame:
-    """Gaps to diffusion RL of the same mode (operator and human: deterministic), ours and [P].
+def beside_paper(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Gaps to diffusion RL in the same mode (operator and human: deterministic), ours and [P].
 
-    Columns: suite, source, mode, success, low, high, gap, paper, paper_gap; gaps are diffusion's
-    success minus the row's, NaN where there is no such diffusion arm. The operator's row has the
-    paper's number of people, and stochastic rows have none.
+    pairs: of `compare`. Columns: suite, source, mode, gap (diffusion's success minus the row's)
+    with its interval low, high, and paper, the gap in the paper; beside the operator it is that to
+    people. Stochastic rows have none (see `paper`).
     """
-    modes = rates["mode"].replace("recorded", "deterministic")
-    diffusion = rates[rates["source"] == "diffusion"].set_index(["suite", "mode"])["success"]
-    matched = diffusion.reindex(pd.MultiIndex.from_arrays([rates["suite"], modes])).to_numpy()
-    table = rates[["suite", *ARM, "success", "low", "high"]].copy()
-    table["gap"] = matched - table["success"]
-    table["paper"] = table["source"].map(PAPER).where(table["mode"] != "stochastic")
-    table["paper_gap"] = PAPER["diffusion"] - table["paper"]
-    return table
+    rows = []
+    for pair in pairs.itertuples():
+        (ours, mode), (source, other) = pair.first.split(), pair.second.split()
+        matched = mode == ("deterministic" if other == "recorded" else other)
+        if ours == "diffusion" != source and matched:
+            known = source in PAPER and mode == "deterministic"
+            gap = PAPER["diffusion"] - PAPER[source] if known else np.nan
+            rows.append([pair.suite, source, other, pair.difference, pair.low, pair.high, gap])
+    return pd.DataFrame(rows, columns=["suite", *ARM, "gap", "low", "high", "paper"])

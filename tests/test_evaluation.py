@@ -15,7 +15,7 @@ from diffrl import artifacts, evaluation
 from diffrl.errors import UserError
 from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
 from diffrl.presets import get_preset
-from diffrl.scores import compare, protocol, scaling, summarise
+from diffrl.scores import beside_paper, compare, factorial, mixtures, protocol, scaling, summarise
 from diffrl.vla import adapters, openpi
 from diffrl.vla.adapters import BLOCK, Trial, in_blocks, open_policy
 from diffrl.vla.fit import model_folder
@@ -107,6 +107,85 @@ def test_two_training_seeds_share_their_start_states_and_are_told_apart():
     twice = compare(pd.concat([one, one.assign(training_seed=1)])).iloc[0]
     assert (twice["low"], twice["high"]) == (alone["low"], alone["high"])
     assert twice["p"] == pytest.approx(alone["p"])
+
+
+def four_arms(outcomes: dict[str, str]) -> pd.DataFrame:
+    """As `trials_table`, of arms called ``source mode``."""
+    table = trials_table(outcomes)
+    arms = table["source"].str.split(expand=True)
+    return table.assign(source=arms[0], mode=arms[1])
+
+
+RL_ARMS = {
+    "diffusion deterministic": "ssssssss",
+    "diffusion stochastic": "ssssssff",
+    "gaussian deterministic": "sssssfff",
+    "gaussian stochastic": "sfffffff",
+}
+
+
+def test_the_policy_and_the_noise_are_told_apart_and_add_up_to_the_comparison_that_mixes_them():
+    effects = factorial(four_arms(RL_ARMS)).set_index("effect")["difference"]
+    assert np.isclose(effects["diffusion − gaussian"], ((8 - 5) + (6 - 1)) / 16)
+    assert np.isclose(effects["without noise − with it"], ((8 - 6) + (5 - 1)) / 16)
+    assert np.isclose(effects["interaction"], ((8 - 6) - (5 - 1)) / 8)
+    pairs = compare(four_arms(RL_ARMS)).set_index(["first", "second"])["difference"]
+    crossed = pairs["diffusion deterministic", "gaussian stochastic"]
+    assert np.isclose(effects.iloc[:2].sum(), crossed)
+
+
+def test_effects_need_all_four_arms_and_use_only_trials_without_an_error():
+    three = {arm: letters for arm, letters in RL_ARMS.items() if arm != "gaussian stochastic"}
+    assert factorial(four_arms(three)).empty
+    table = four_arms(RL_ARMS | {"gaussian stochastic": "eeffffff"})
+    assert factorial(table)["trials"].unique().tolist() == [6]
+
+
+def test_one_bad_task_is_one_witness_against_a_policy_however_many_start_states_it_has():
+    bad = four_arms({"diffusion deterministic": "s" * 50, "gaussian deterministic": "f" * 50})
+    same = four_arms({"diffusion deterministic": "s" * 50, "gaussian deterministic": "s" * 50})
+    others = [same.assign(task=f"libero_object/{k}") for k in range(1, 6)]
+    row = compare(pd.concat([bad, *others])).iloc[0]
+    assert (row["p"] < 1e-3, row["tasks"], row["p_tasks"]) == (True, "1 of 6", 1)
+
+
+def test_arms_that_never_differ_claim_no_interval_and_arms_without_a_trial_keep_their_row():
+    table = trials_table({"diffusion": "ssss", "gaussian": "ssss", "operator": "eeee"})
+    pairs = compare(table).set_index("second")
+    assert pairs.loc["gaussian deterministic", ["difference", "p"]].tolist() == [0, 1]
+    assert pairs.loc["gaussian deterministic", ["low", "high"]].isna().all()
+    assert pairs.loc["operator deterministic", "pairs"].tolist() == [0, 0]
+    assert pairs.loc["operator deterministic", "p_holm"].isna().all()
+
+
+def test_a_mixture_is_compared_with_its_parts_alone():
+    arms = {"operator recorded": "sfff", "diffusion deterministic": "ssff"}
+    others = {"gaussian stochastic": "ffff", "diffusion stochastic": "ffff"}
+    both = {"operator+diffusion recorded+deterministic": "sssf"}
+    found = mixtures(four_arms(arms | others | both))
+    assert set(found["first"]) | set(found["second"]) == set(arms | both)
+    assert mixtures(four_arms(arms | others)).empty
+
+
+def test_gaps_beside_the_paper_s_are_those_to_diffusion_in_the_same_mode():
+    pairs = compare(four_arms(RL_ARMS | {"operator recorded": "ssffffff"}))
+    gaps = beside_paper(pairs).set_index(["source", "mode"])
+    assert gaps["gap"].to_dict() == {
+        ("gaussian", "deterministic"): 3 / 8,
+        ("gaussian", "stochastic"): 5 / 8,
+        ("operator", "recorded"): 6 / 8,
+    }
+    assert np.isclose(gaps.loc[("gaussian", "deterministic"), "paper"], 0.126)
+    assert np.isclose(gaps.loc[("operator", "recorded"), "paper"], 0.053)
+    assert np.isnan(gaps.loc[("gaussian", "stochastic"), "paper"])
+
+
+def test_a_scaling_curve_counts_only_the_training_seeds_that_all_its_points_have():
+    part = trials_table({"diffusion": "ssss", "diffusion:10": "sfff"})
+    more = trials_table({"diffusion": "ffff"}).assign(training_seed=1)
+    curve = scaling(pd.concat([part, more]), 50)
+    assert curve["trials"].tolist() == [4, 4]
+    assert curve["success"].tolist() == [0.25, 1.0]
 
 
 def test_a_scaling_curve_joins_the_parts_of_a_source_and_leaves_mixtures_out():

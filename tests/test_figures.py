@@ -46,17 +46,13 @@ def tables():
     profiles = figures.phase_profiles([t for t in found if t.task == "libero_object/0"])
     paths = figures.path_table(found[: 5 * 6])
     rates = pd.DataFrame(
-        [
-            ("libero_object", f"libero_object/{i}", *arm, 30 + i, 50)
-            for i in (0, 20)
-            for arm in ARMS
-        ],
+        [("libero_90", f"libero_90/{i}", *arm, 30 + i, 50) for i in (0, 20) for arm in ARMS],
         columns=["suite", "task", "source", "mode", "successes", "trials"],
     )
     low, high = statistics.wilson(rates["successes"], rates["trials"])
     curves = rates.assign(steps=np.arange(len(rates)) * 1000, value=0.6, low=low, high=high)
     scaling = pd.concat([rates.assign(demonstrations=n, success=0.6) for n in (10, 50)])
-    scaling = scaling[scaling["task"] == "libero_object/0"].assign(low=0.5, high=0.7)
+    scaling = scaling[scaling["task"] == "libero_90/0"].assign(low=0.5, high=0.7)
     speed = pd.DataFrame({"suite": ["a", "a"], "kind": ["LIBERO", "ours"], "value": [100, 900.0]})
     spread = {"mean": 0.0, "std": 0.3, "q01": -0.9, "q99": 0.9}
     actions = pd.DataFrame(
@@ -140,6 +136,15 @@ def test_published_rates_stand_beside_their_own_mode_and_each_training_seed_is_a
     assert sorted(drawn) == [70, 70, 90, 90]
     bars = [line.get_xdata()[0] for line in axes.lines if line.get_color() == "black"]
     assert bars == pytest.approx([81.9])
+
+
+def test_a_heat_map_names_what_tells_a_task_from_the_others_of_its_suite():
+    tasks = ["libero_object/0", "libero_object/5", "libero_goal/7"]
+    assert figures.task_names(tasks) == [
+        "libero_object/0 alphabet soup",
+        "libero_object/5 tomato sauce",
+        "libero_goal/7",
+    ]
 
 
 def test_the_legend_of_learning_curves_names_an_arm_that_the_first_panel_lacks(tables):

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from diffrl.presets import PRESETS
@@ -79,12 +80,38 @@ def quality(table: pd.DataFrame) -> str:
 
 
 def evaluation(table: pd.DataFrame) -> str:
-    """Success of the VLAs trained on each source."""
+    """Success of the VLAs trained on each source: a row per source, a column per suite."""
+    suites = list(dict.fromkeys(table["suite"]))
+    rows = []
+    for (source, mode), group in table.groupby(["source", "mode"]):
+        found = {row.suite: row for row in group.itertuples()}
+        trials = " + ".join(str(found[suite].trials) for suite in suites if suite in found)
+        rows.append([source, mode, trials, *(_rate(found.get(suite)) for suite in suites)])
+    return markdown(rows, ["trained on", "collection", "trials", *suites])
+
+
+def _rate(row) -> str:
+    if row is None or not row.trials:
+        return "–"
+    rates = "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * np.array([row.success, row.low, row.high])))
+    return rates + f" (+ {row.errors} errors)" * bool(row.errors)
+
+
+def effects(table: pd.DataFrame) -> str:
+    """What the class of the policy and the noise at collection are worth, in points of success."""
     rows = [
-        [r.suite, r.source, r.mode, r.trials, percent(r.success, r.low, r.high)]
+        [
+            r.suite,
+            r.effect,
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array([r.difference, r.low, r.high]))),
+            f"{r.p_holm:.2g}",
+            r.tasks,
+            " ".join(f"{100 * float(value):+.1f}" for value in r.by_seed.split()),
+        ]
         for r in table.itertuples()
     ]
-    return markdown(rows, ["suite", "trained on", "collection", "trials", "success"])
+    header = ["suite", "effect", "points", "p (Holm)", "tasks ahead", "each training seed"]
+    return markdown(rows, header) if rows else ""
 
 
 def throughput(record: dict) -> str:
@@ -130,8 +157,13 @@ TABLES = (
     ("quality.csv", "Quality of their trajectories (95 % bootstrap intervals)", quality),
     (
         "evaluation.csv",
-        "The VLA trained on each source (95 % Wilson intervals, seeds pooled)",
+        "The VLA trained on each source (95 % Wilson intervals; trials of all training seeds)",
         evaluation,
+    ),
+    (
+        "evaluation_effects.csv",
+        "The policy or the noise? Effects on the VLA's success (95 % bootstrap intervals)",
+        effects,
     ),
 )
 
@@ -145,8 +177,8 @@ def generate() -> str:
     for preset in PRESETS:
         for name, title, function in TABLES:
             path = ROOT / "results" / preset / name
-            if path.is_file():
-                parts.append(f"**Preset `{preset}`. {title}**\n\n{function(pd.read_csv(path))}")
+            if path.is_file() and (text := function(pd.read_csv(path))):
+                parts.append(f"**Preset `{preset}`. {title}**\n\n{text}")
     return "\n\n".join(parts) or NOTHING
 
 

@@ -21,12 +21,13 @@ from diffrl.figures.style import (
     COLOURS,
     LABELS,
     arm_label,
+    arm_order,
     arm_style,
     error_bar,
     save_figure,
     style,
 )
-from diffrl.figures.success import scaling_curve, success_forest, success_heatmap
+from diffrl.figures.success import scaling_curve, success_forest, success_heatmap, task_names
 
 __all__ = [
     "COLOURS",
@@ -35,6 +36,7 @@ __all__ = [
     "action_variance_over_phase",
     "arm_comparison",
     "arm_label",
+    "arm_order",
     "arm_style",
     "contact_sheet",
     "end_effector_paths",
@@ -51,5 +53,6 @@ __all__ = [
     "style",
     "success_forest",
     "success_heatmap",
+    "task_names",
     "throughput_bars",
 ]

@@ -1,5 +1,8 @@
 """Figures of success rates (notebooks 01, 02 and 05)."""
 
+import textwrap
+from itertools import takewhile
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -7,6 +10,7 @@ from matplotlib.figure import Figure
 
 from diffrl import statistics
 from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, error_bar, style
+from diffrl.sim.tasks import get_task
 
 
 @style
@@ -130,9 +134,9 @@ def success_heatmap(rates: pd.DataFrame) -> Figure:
     pooled = rates.groupby(["task", "source", "mode"])[["successes", "trials"]].sum()
     value = (100 * pooled["successes"] / pooled["trials"]).unstack(["source", "mode"])
     value = value.reindex(index=tasks, columns=pd.MultiIndex.from_tuples(arms)).to_numpy()
-    figure, axes = plt.subplots(
-        figsize=(min(DOUBLE, 1.7 + 0.85 * len(arms)), 0.75 + 0.2 * len(tasks))
-    )
+    names = task_names(tasks)
+    width = 1.0 + 0.06 * max(map(len, names)) + 0.85 * len(arms)
+    figure, axes = plt.subplots(figsize=(min(DOUBLE, width), 0.75 + 0.2 * len(tasks)))
     image = axes.imshow(value, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for row, column in np.argwhere(np.isfinite(value)):
         shade = "white" if value[row, column] < 55 else "black"
@@ -140,9 +144,27 @@ def success_heatmap(rates: pd.DataFrame) -> Figure:
         axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=7)
     axes.set_xticks(range(len(arms)), [arm_label(*arm, newline=True) for arm in arms])
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_yticks(range(len(tasks)), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, label="success (%)")
     bar.outline.set_visible(False)
     return figure
+
+
+def task_names(tasks: list[str], width: int = 32) -> list[str]:
+    """Name tasks by their id and by what tells their instruction from those of their suite."""
+    names = []
+    for task in map(get_task, tasks):
+        own = [get_task(t).instruction.split() for t in tasks if get_task(t).suite == task.suite]
+        words = task.instruction.split()
+        first, last = (_shared(own, side) if len(own) > 1 else len(words) for side in (1, -1))
+        rest = " ".join(words[first : len(words) - last])
+        names.append(f"{task.id} {textwrap.shorten(rest, width, placeholder=' …')}".strip())
+    return names
+
+
+def _shared(sentences: list[list[str]], side: int) -> int:
+    """How many words all sentences share, from their beginning (1) or their end (-1)."""
+    columns = zip(*(words[::side] for words in sentences))
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
