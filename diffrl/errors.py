@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exception that is meant for the person at the keyboard."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message as one paragraph, without a traceback, and exits with 1.
     """
+
+
+class TrainingError(UserError):
+    """Learning itself went wrong with these settings, and would again: a result, too."""

@@ -2,10 +2,10 @@
 
     python -m diffrl experiment seeds|ablations|factorial
 
-A run is (arm, task, seed): a clone, RL for a fixed number of iterations, then the official start
+A run is (arm, task, seed): a clone, RL for a fixed number of control steps, then the official start
 states in both modes, with every measure of quality on the successes. An arm that several
-experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode; its
-`clone_success` is the held-out success at which cloning stopped, deterministic, in both.
+experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode; beside
+it each run keeps its trials with their measures (`trials.csv`) and its curve (`diagnostics.csv`).
 """
 
 import dataclasses
@@ -21,12 +21,14 @@ import pandas as pd
 
 from diffrl import figures
 from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.errors import TrainingError
 from diffrl.presets import Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, measure
 from diffrl.quality.report import MEASURES
+from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
-from diffrl.rl.rollout import Trial
-from diffrl.rl.train import Algorithm, Training
+from diffrl.rl.rollout import Trial, success_rate
+from diffrl.rl.train import Algorithm, Training, config_of
 from diffrl.scale import cores, map_tasks
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import holm, mean_interval, sign_flip_test
@@ -40,13 +42,16 @@ BUDGET = {  # of every run: about 150 000 control steps, no early stop
 }
 FADE = {"clone.horizon": 12, "rl.cross_fade": 4}
 WHITE = {"rl.noise_correlation": 0.0}
-PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public code, the paper
+PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public code, the paper; but
+    # for its minibatch, which is more than an iteration holds here
     *("prediction", "spacing", "sigma_floor", "noise_correlation", "gamma_denoising", "clip"),
-    *("clip_first", "critic_warmup", "actor_learning_rate", "annealing", "minibatch", "warmup"),
-    "noise_start",
+    *("clip_first", "critic_warmup", "actor_learning_rate", "annealing", "warmup", "noise_start"),
 )
-COLUMNS = ["arm", "preset", *records.COLUMNS, "steps_to_90", "auc", *MEASURES]
-GOOD = 0.9  # success whose first measurement gives `steps_to_90`
+LEARNING = ("auc", "steps_to_90", "jerk_clone", "jerk_at_90")  # of deterministic measurements
+COLUMNS = ["arm", "preset", *records.COLUMNS, *LEARNING, *MEASURES, "note"]
+GOOD = 0.9  # success whose first measurement gives `steps_to_90` and `jerk_at_90`
+MOVEMENT = ["jerk_rms", "ldlj_cartesian", "action_change", "steps"]  # noted at each measurement
+FEWEST = 10  # successes below which a run's quality is not measured
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,13 @@ class Experiment:
 
     arms: tuple[Arm, ...]
     tasks: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (1, 2, 3)  # seed 0 is the one that settings were tuned on
 
 
-# Tasks whose clones leave RL room, one of another suite; libero_goal/0's clone leaves none.
-_THREE = ("libero_object/0", "libero_object/3", "libero_spatial/0")
+# Tasks whose clones leave RL room, the last of another suite: there one policy hardly learns, so
+# that the factorial, which compares movements at equal success, has another one.
+_LEARNED = ("libero_object/0", "libero_object/3", "libero_spatial/0")
+_MOVED = ("libero_object/0", "libero_object/3", "libero_goal/7")
 _FACTORIAL = tuple(
     _arm(algorithm + noise + fade, algorithm, **noise_changes, **fade_changes)
     for algorithm in ("diffusion", "gaussian")
@@ -89,15 +96,18 @@ _DEMONSTRATIONS = {
     for count in (5, 10, 20, 50)
 }
 _ABLATIONS = {
-    "DDPM": {  # as many decisions in a minibatch, so as many updates
+    "DDPM, last 10 of 20": {  # DPPO's way; as many decisions in a minibatch, so as many updates
         **{"rl.training_steps": 20, "rl.sampling_steps": 20, "rl.finetuned_steps": 10},
         "rl.minibatch": 6000,
     },
     "epsilon": {"rl.prediction": "epsilon"},
     "leading": {"rl.spacing": "leading"},
+    "epsilon leading": {"rl.prediction": "epsilon", "rl.spacing": "leading"},
     "paper's settings": {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER},
     "annealed": {"rl.annealing": "cosine"},
-    "synchronous": {"rl.staggered": False},
+    "synchronous": {  # whole episodes an iteration, and as many control steps
+        **{"rl.staggered": False, "rl.decisions": 35, "rl.iterations": 10, "rl.measure_every": 2}
+    },
     "U-Net": {"clone.network": "unet"},
     "chunk 4": {  # the same discounts per control step, and as many updates
         **{"clone.horizon": 4, "clone.chunk": 4, "rl.decisions": 48, "rl.minibatch": 3000},
@@ -107,24 +117,22 @@ _ABLATIONS = {
     "floor 0.1": {"rl.noise_start": 1.0, "rl.sigma_floor": 0.1},
     "white": WHITE,
     "fade": FADE,
+    "horizon 12": {"clone.horizon": 12},  # what `fade` changes beside
+    "Gaussian's rate": {  # is a policy rough because it moved faster?
+        **{"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}
+    },
 } | _DEMONSTRATIONS
 
-POLICY_CLASS = tuple(  # the factorial's question, once for each noise and hand-over
-    (arm.name, arm.name.replace("gaussian", "diffusion"))
-    for arm in _FACTORIAL
-    if arm.algorithm == "gaussian"
-)
-
 EXPERIMENTS = {
-    "seeds": Experiment((_arm("diffusion"), _arm("gaussian", "gaussian")), _THREE),
+    "seeds": Experiment((_arm("diffusion"), _arm("gaussian", "gaussian")), _LEARNED),
     "ablations": Experiment(
         (
             _arm("diffusion"),
             *(_arm(f"diffusion {name}", **changes) for name, changes in _ABLATIONS.items()),
         ),
-        _THREE[:1],
+        _LEARNED[:1],
     ),
-    "factorial": Experiment(_FACTORIAL, _THREE),
+    "factorial": Experiment(_FACTORIAL, _MOVED),
 }
 
 
@@ -136,93 +144,153 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
         preset: whose settings the arms change.
         workers: processes; default: one per core.
     """
-    chosen = EXPERIMENTS[name]
-    items = [
-        (arm, task, seed) for seed in chosen.seeds for task in chosen.tasks for arm in chosen.arms
-    ]
+    items = _runs(name)
     names = [f"{arm.name}, {task}, seed {seed}" for arm, task, seed in items]
     workers = min(workers or cores(), len(items))
     function = functools.partial(_run, preset=preset, threads=max(1, cores() // workers))
-    rows = map_tasks(function, items, names=names, workers=workers, description=name)
-    collect(preset)
-    return pd.DataFrame([row for part in rows for row in part], columns=COLUMNS)
+    try:
+        map_tasks(function, items, names=names, workers=workers, description=name)
+    finally:
+        write_csv(results_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
+    return finished_runs(preset, name)
+
+
+def finished_runs(preset: str, name: str) -> pd.DataFrame:
+    """Return the rows of the experiment `name` that are there, of today's settings; maybe none."""
+    return _collect(preset, [name])
+
+
+def _runs(name: str) -> list[tuple[Arm, str, int]]:
+    chosen = EXPERIMENTS[name]
+    return [
+        (arm, task, seed) for seed in chosen.seeds for task in chosen.tasks for arm in chosen.arms
+    ]
+
+
+def _collect(preset: str, names: Sequence[str]) -> pd.DataFrame:
+    runs = dict.fromkeys(run for name in names for run in _runs(name))
+    stages = [stage for run in runs if (stage := _stage(*run, preset)).done]
+    rows = [row for stage in stages for row in stage.records["rows"]]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
     """Return where one run lies."""
-    name = arm.name.replace("'", "").replace(" ", "-").lower()
+    name = arm.name.replace("'", "").replace(",", "").replace(" ", "-").lower()
     place = results_dir(preset) / "experiments" / name
     return place / f"{get_task(task).id.replace('/', '-')}-seed{seed}"
 
 
-def collect(preset: str) -> pd.DataFrame:
-    """Write ``experiments.csv`` from all finished runs, and return it."""
-    markers = (results_dir(preset) / "experiments").glob("*/*/run.done.json")
-    rows = [row for m in sorted(markers) for row in Stage(m.parent, "run", None).records["rows"]]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    write_csv(results_dir(preset) / "experiments.csv", table)
-    return table
+def _stage(arm: Arm, task: str, seed: int, preset: str) -> Stage:
+    config = config_of(task, arm.algorithm, arm.preset(get_preset(preset)), seed)
+    return Stage(run_folder(arm, task, seed, preset), "run", config)
 
 
-def finished_runs(preset: str, name: str) -> pd.DataFrame:
-    """Return the rows of ``experiments.csv`` that belong to the experiment `name`; maybe none."""
-    path, chosen = results_dir(preset) / "experiments.csv", EXPERIMENTS[name]
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-    arms = [arm.name for arm in chosen.arms]
-    return table[table["arm"].isin(arms) & table["task"].isin(chosen.tasks)]
-
-
-def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> list[dict]:
-    """One run: training, if it is not there, and the measures of its trajectories."""
+def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> None:
+    """One run, if it is not there: training, and the measures of its trajectories."""
     arm, task, seed = item
-    settings, folder = arm.preset(get_preset(preset)), run_folder(arm, task, seed, preset)
-    run = Training(task, arm.algorithm, settings, seed, threads, folder)
-    stage = Stage(folder, "run", run.config | {"quality": settings.quality})
+    stage = _stage(arm, task, seed, preset)
     if stage.done:
-        return stage.records["rows"]
-    policy, learner, minutes = run.train()
+        return
+    settings, folder = arm.preset(get_preset(preset)), stage.folder
+    run = Training(task, arm.algorithm, settings, seed, threads, folder, note=movement)
+    names: dict[str, Any] = {"arm": arm.name, "preset": preset}
+    try:
+        policy, learner, minutes = run.train()
+    except TrainingError as error:  # a result: left out, an arm would be judged by its survivors
+        rows = [names | row for row in _failed(task, arm.algorithm, seed, str(error))]
+        stage.finish({"rows": rows}, seed=seed)
+        run.close()
+        return
     trials = run.evaluate(policy, record=True)
-    clone = _clone_success(folder)
-    speed = learning_speed(pd.read_csv(folder / "diagnostics.csv"), clone)
-    names, clones = (task, arm.algorithm, seed), dict.fromkeys(records.MODES, clone)
-    table = records.trial_table(trials)
-    expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
+    write_csv(folder / "trials.csv", trial_measures(trials))
+    clone = run.judge(run.clone()[0])
+    curve = measurements(pd.read_csv(folder / "diagnostics.csv"), clone)
+    write_csv(folder / "curve.csv", curve)
+    before = dict.fromkeys(records.MODES, success_rate(clone))
+    expert = records.expert_rows(
+        (task, arm.algorithm, seed),
+        records.trial_table(trials),
+        before,
+        learner.control_steps,
+        minutes,
+    )
     rows = []
     for row in expert.to_dict("records"):
         played = [trial for trial in trials if trial.mode == row["mode"]]
         means = dict.fromkeys(MEASURES, np.nan) | mean_quality(played, settings.quality)
-        rows.append({"arm": arm.name, "preset": preset} | row | speed | means)
+        rows.append(names | row | learning_speed(curve) | means | {"note": ""})
     stage.finish({"rows": rows}, seed=seed)
     run.close()
-    return stage.records["rows"]
+
+
+def _failed(task: str, algorithm: Algorithm, seed: int, note: str) -> list[dict]:
+    """The rows of a run that could not be trained: it succeeds nowhere, and has no quality."""
+    rows = []
+    for mode in records.MODES:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)
+        row |= {"task": task, "algorithm": algorithm, "mode": mode, "seed": seed, "note": note}
+        rows.append(row | {"success": 0.0, "auc": 0.0, "steps_to_90": np.inf})
+    return rows
+
+
+def movement(trials: Sequence[Trial]) -> dict[str, float]:
+    """What enters a run's diagnostics: how its successes at a measurement moved, on average."""
+    table = trial_measures(trials)
+    means = table[table["success"]].reindex(columns=MOVEMENT).mean()
+    return {f"measured_{name}": float(value) for name, value in means.items()}
+
+
+def trial_measures(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Return `records.trial_table` with the measures of each success's own trajectory."""
+    table = records.trial_table(trials)
+    found = [
+        trajectory_measures(Trajectory.from_episode(trial.episode)) if trial.success else {}
+        for trial in trials
+    ]
+    return table.join(pd.DataFrame(found, index=table.index).drop(columns="steps", errors="ignore"))
 
 
 def mean_quality(trials: Sequence[Trial], config: QualityConfig) -> dict[str, float]:
-    """Return each measure's mean over the successes of recorded trials; {} with less than two."""
+    """Return each measure's mean over the successes of recorded trials; {} of fewer than FEWEST."""
     paths = [Trajectory.from_episode(trial.episode) for trial in trials if trial.success]
-    if len(paths) < 2:
+    if len(paths) < FEWEST:
         return {}
     return measure(paths, config).groupby("measure")["value"].mean().to_dict()
 
 
-def learning_speed(diagnostics: pd.DataFrame, clone: float) -> dict[str, float]:
-    """Steps to 90 % and the area under the curve, from deterministic held-out measurements.
+def measurements(diagnostics: pd.DataFrame, clone: Sequence[Trial]) -> pd.DataFrame:
+    """Return a run's curve: the clone's measurement, then those during RL, on the same states.
 
-    `steps_to_90`: control steps at the first measurement of 90 % or more, infinite without one.
-    `auc`: mean success over the control steps from the clone to the last measurement, linear
-    between measurements.
+    Columns: control_steps, measured (start states), measured_success and measured_<MOVEMENT>.
     """
-    steps, success = _measurements(diagnostics, clone)
-    reached = steps[success >= GOOD]
+    fair = sum(not trial.error for trial in clone)
+    first = {"control_steps": 0, "measured": fair, "measured_success": success_rate(clone)}
+    first |= movement(clone)
+    later = diagnostics.loc[diagnostics["measured"] > 0, list(first)]
+    return pd.concat([pd.DataFrame([first]), later], ignore_index=True)
+
+
+def learning_speed(curve: pd.DataFrame) -> dict[str, float]:
+    """Return what a curve of measurements says, by the names in LEARNING.
+
+    `auc`: mean success over the control steps from the clone to the last measurement, linear
+    between measurements. `steps_to_90`: control steps at the first measurement of 90 % or more,
+    infinite without one. `jerk_clone` and `jerk_at_90`: RMS jerk of the successes of the clone, and
+    of the policy at the first such measurement of RL, where policies are equally good; else NaN.
+    """
+    steps, success, jerk = (
+        curve[["control_steps", "measured_success", "measured_jerk_rms"]].to_numpy(float).T
+    )
+    good = np.flatnonzero(success >= GOOD)
+    after = good[good > 0]
     area = np.sum((success[1:] + success[:-1]) / 2 * np.diff(steps)) / steps[-1]
-    return {"steps_to_90": reached[0] if len(reached) else np.inf, "auc": float(area)}
-
-
-def _measurements(diagnostics: pd.DataFrame, clone: float) -> tuple[np.ndarray, np.ndarray]:
-    """Control steps and held-out success of each measurement, the clone's first."""
-    measured = diagnostics[diagnostics["measured"] > 0]
-    steps, success = measured["control_steps"], measured["measured_success"]
-    return np.array([0.0, *steps]), np.array([clone, *success])
+    return {
+        "auc": float(area),
+        "steps_to_90": float(steps[good[0]]) if len(good) else np.inf,
+        "jerk_clone": float(jerk[0]),
+        "jerk_at_90": float(jerk[after[0]]) if len(after) else np.nan,
+    }
 
 
 def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
@@ -233,24 +301,34 @@ def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
     """
     chosen, rows = EXPERIMENTS[name], []
     for task, arm in itertools.product(chosen.tasks, chosen.arms):
-        folders = [run_folder(arm, task, seed, preset) for seed in chosen.seeds]
-        found = [
-            _measurements(pd.read_csv(folder / "diagnostics.csv"), _clone_success(folder))
-            for folder in folders
-            if (folder / "run.done.json").exists()
-        ]
-        if not found:
+        stages = [_stage(arm, task, seed, preset) for seed in chosen.seeds]
+        paths = [stage.folder / "curve.csv" for stage in stages if stage.done]
+        curves = [pd.read_csv(path) for path in paths if path.exists()]  # none of a failed run
+        if not curves:
             continue
-        steps, success = (np.array(part) for part in zip(*found))
-        mean, low, high = mean_interval(success)
-        for point in zip(steps.mean(0), mean, np.maximum(low, 0), np.minimum(high, 1)):
-            rows.append((task, arm.name, arm.algorithm, "deterministic", *point, len(found)))
+        steps = np.mean([curve["control_steps"] for curve in curves], axis=0)
+        mean, low, high = mean_interval([curve["measured_success"] for curve in curves])
+        for point in zip(steps, mean, np.maximum(low, 0), np.minimum(high, 1)):
+            rows.append((task, arm.name, arm.algorithm, "deterministic", *point, len(curves)))
     columns = ["task", "arm", "source", "mode", "steps", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _clone_success(folder: Path) -> float:
-    return float(pd.read_csv(folder / "clone.csv")["success"].iloc[-1])
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per arm, of deterministic policies: means over runs, and how many got to 90 %.
+
+    Columns: arm, runs, success, auc, reached (k of n), steps_to_90 (median; inf where most do not
+    get there), jerk_clone, jerk_at_90, jerk_rms, steps.
+    """
+    rows = []
+    for arm, group in runs[runs["mode"] == records.MODES[0]].groupby("arm", sort=False):
+        means = group[["success", "auc", "jerk_clone", "jerk_at_90", "jerk_rms", "steps"]].mean()
+        reached = f"{np.isfinite(group['steps_to_90']).sum()} of {len(group)}"
+        median = group["steps_to_90"].median()
+        rows.append({"arm": arm, "runs": len(group), "reached": reached, "steps_to_90": median})
+        rows[-1] |= means.to_dict()
+    columns = ["arm", "runs", "success", "auc", "reached", "steps_to_90"]
+    return pd.DataFrame(rows, columns=[*columns, "jerk_clone", "jerk_at_90", "jerk_rms", "steps"])
 
 
 def effects(
@@ -262,24 +340,69 @@ def effects(
     corrects the sign-flip tests over the whole table. Rows (base, arm, mode, measure, difference,
     low, high, p, n, p_holm); a run without a value (no success to measure) is left out.
     """
-    keys = ["task", "seed", "mode"]
-    values = table.set_index(["arm", *keys])[list(measures)]
     rows = []
     for base, arm in pairs:
         if not {base, arm} <= set(table["arm"]):
             continue
-        change = values.loc[arm] - values.loc[base]
-        for mode, group in change.groupby("mode", sort=False):
+        for mode, wide in _by_run(table, measures):
             for name in measures:
-                found = group[name].dropna().to_numpy()
-                # learning speed is of deterministic measurements, and counts once
-                again = name in ("auc", "steps_to_90") and mode != records.MODES[0]
-                if len(found) > 1 and not again:
-                    interval, p = mean_interval(found), sign_flip_test(found)
-                    rows.append((base, arm, mode, name, *interval, p, len(found)))
-    columns = ["base", "arm", "mode", "measure", "difference", "low", "high", "p", "n"]
-    effect = pd.DataFrame(rows, columns=columns)
+                change = (wide[name, arm] - wide[name, base]).to_numpy()
+                if tested := _test(change, name, mode):
+                    rows.append({"base": base, "arm": arm, **tested})
+    effect = pd.DataFrame(rows, columns=["base", "arm", *_TESTED])
     return effect.assign(p_holm=holm(effect["p"]))
+
+
+def factorial_effects(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Return the main effects and interactions of policy, noise and hand-over.
+
+    Contrasts of the eight arms of a (task, seed), n of which are complete. A main effect is the
+    mean change from one level to the other; an interaction of two is how much the first's effect
+    changes with the second, of three how much that changes. Rows (effect, mode, measure,
+    difference, low, high, p, n, p_holm); `p_holm` is over the seven effects of a measure and mode.
+    The tasks are three and fixed: no interval here is about other tasks.
+    """
+    arms = [arm.name for arm in _FACTORIAL]
+    factors = {  # of each arm: 1 at the level that the effect's name begins with, else -1
+        "diffusion − gaussian": [1 if arm.algorithm == "diffusion" else -1 for arm in _FACTORIAL],
+        "white − correlated": [1 if "white" in arm.name else -1 for arm in _FACTORIAL],
+        "faded − cut": [1 if "fade" in arm.name else -1 for arm in _FACTORIAL],
+    }
+    if not set(arms) <= set(table["arm"]):
+        return pd.DataFrame(columns=["effect", *_TESTED, "p_holm"])
+    families = []
+    for mode, wide in _by_run(table, measures):
+        for name in measures:
+            rows = []
+            for count in (1, 2, 3):
+                for chosen in itertools.combinations(factors, count):
+                    signs = np.prod([factors[factor] for factor in chosen], axis=0)
+                    contrast = wide[name][arms].to_numpy() @ signs / 2 ** (3 - count)
+                    if tested := _test(contrast, name, mode):
+                        rows.append({"effect": " × ".join(chosen), **tested})
+            family = pd.DataFrame(rows, columns=["effect", *_TESTED])
+            families.append(family.assign(p_holm=holm(family["p"])))
+    return pd.concat(families, ignore_index=True)
+
+
+_TESTED = ["mode", "measure", "difference", "low", "high", "p", "n"]
+
+
+def _by_run(table: pd.DataFrame, measures: Sequence[str]):
+    """Yield each mode with a row per (task, seed), a column per (measure, arm); NaN if not run."""
+    for mode, rows in table.groupby("mode", sort=False):
+        yield mode, rows.pivot(index=["task", "seed"], columns="arm", values=list(measures))
+
+
+def _test(change: np.ndarray, measure: str, mode: str) -> dict | None:
+    """Interval and test of the finite ones of some paired changes; None of fewer than two."""
+    change = change[np.isfinite(change)]
+    again = measure in LEARNING and mode != records.MODES[0]  # counts once
+    if len(change) < 2 or again:
+        return None
+    mean, low, high = mean_interval(change)
+    found = {"mode": mode, "measure": measure, "difference": mean, "low": low, "high": high}
+    return found | {"p": sign_flip_test(change), "n": len(change)}
 
 
 def main(
@@ -296,14 +419,13 @@ def main(
         workers: processes; default: one per core.
     """
     table = run_experiment(name, preset, workers)
-    shown = ["arm", "mode", "success", "steps_to_90", "auc", "jerk_rms"]
-    means = table[shown].groupby(["arm", "mode"], sort=False).mean(numeric_only=True)
-    print(means.round(3).to_string())
+    print(summary(table).round(3).to_string(index=False))
     chosen = EXPERIMENTS[name]
     caption = (
         f"Experiment {name}, preset {preset}: deterministic policies on LIBERO's official start "
         f"states, {len(chosen.tasks)} tasks ({', '.join(chosen.tasks)}) and {len(chosen.seeds)} "
-        "training seeds an arm; a dot is a run, the mark the mean with Student's t interval (95 %)."
+        "training seeds an arm; a dot is a run, moved to the mean of the tasks, the mark the mean "
+        "with Student's t interval (95 %)."
     )
     figures.save_figure(figures.arm_comparison(table), preset, f"experiment_{name}", table, caption)
     print(f"Every run: {results_dir(preset) / 'experiments.csv'}.")

@@ -8,8 +8,11 @@ import pytest
 
 from diffrl import experiments, figures
 from diffrl import policy as policies
-from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, learning_speed
+from diffrl.errors import TrainingError, UserError
+from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, factorial_effects
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
+from diffrl.rl.rollout import Trial
+from diffrl.sim.tasks import get_task
 
 ARMS = {arm.name: arm for chosen in EXPERIMENTS.values() for arm in chosen.arms}
 
@@ -23,7 +26,18 @@ def test_every_arm_changes_only_what_it_names_and_makes_a_valid_policy(name):
     for stage in ("demonstrations", "clone", "rl"):
         old, new = (dataclasses.asdict(getattr(preset, stage)) for preset in (base, changed))
         assert {f"{stage}.{key}" for key in old if old[key] != new[key]} <= named
-    assert changed.rl.iterations == experiments.BUDGET["rl.iterations"]
+    arm_steps, steps = (
+        p.rl.copies * p.rl.iterations * p.rl.decisions * p.clone.chunk
+        for p in (changed, Arm("base").preset(base))
+    )
+    assert abs(arm_steps / steps - 1) < 0.05
+    measured = changed.rl.iterations / changed.rl.measure_every
+    assert measured == experiments.BUDGET["rl.iterations"] / experiments.BUDGET["rl.measure_every"]
+
+
+def test_what_iterations_cut_off_cannot_fail_an_arm_that_restarts_with_each():
+    rl = ARMS["diffusion synchronous"].preset(get_preset("laptop")).rl
+    assert rl.decisions * 8 >= get_task("libero_object/0").max_steps
 
 
 def test_arms_of_one_name_are_the_same_in_every_experiment():
@@ -32,18 +46,40 @@ def test_arms_of_one_name_are_the_same_in_every_experiment():
         assert len({arm.name for arm in chosen.arms}) == len(chosen.arms)
 
 
+def curve_of(success, jerk=(7.0, 8.0, 9.0)) -> pd.DataFrame:
+    steps = [0, 200, 400][: len(success)]
+    columns = {"control_steps": steps, "measured_success": success}
+    return pd.DataFrame({**columns, "measured_jerk_rms": jerk[: len(success)]})
+
+
 def test_learning_speed_is_the_first_good_measurement_and_the_area_under_the_curve():
-    diagnostics = pd.DataFrame(
-        {
-            "control_steps": [100, 200, 300, 400],
-            "measured": [0, 24, 0, 24],
-            "measured_success": [np.nan, 0.5, np.nan, 1.0],
-        }
-    )
-    found = learning_speed(diagnostics, clone=0.1)
+    found = experiments.learning_speed(curve_of([0.1, 0.5, 1.0]))
     # (0, .1) to (200, .5) to (400, 1): (.3 · 200 + .75 · 200) / 400
-    assert found == {"steps_to_90": 400.0, "auc": pytest.approx(0.525)}
-    assert learning_speed(diagnostics[:3], clone=0.1)["steps_to_90"] == np.inf
+    assert found == {
+        "auc": pytest.approx(0.525),
+        "steps_to_90": 400.0,
+        "jerk_clone": 7.0,
+        "jerk_at_90": 9.0,
+    }
+    never = experiments.learning_speed(curve_of([0.1, 0.5]))
+    assert (never["steps_to_90"], np.isnan(never["jerk_at_90"])) == (np.inf, True)
+
+
+def test_a_good_clone_is_fast_but_its_jerk_is_not_that_of_rl():
+    found = experiments.learning_speed(curve_of([0.95, 0.8, 1.0]))
+    assert (found["steps_to_90"], found["jerk_at_90"]) == (0.0, 9.0)
+
+
+def test_a_curve_begins_with_the_clone_and_leaves_out_what_was_not_measured():
+    diagnostics = pd.DataFrame({"control_steps": [50, 100], "measured": [0, 24]})
+    diagnostics = diagnostics.assign(measured_success=[np.nan, 0.5])
+    diagnostics = diagnostics.assign(**{f"measured_{m}": 1.0 for m in experiments.MOVEMENT})
+    clone = [Trial(f"fresh/0/{i}", "deterministic", 0, error=i == 0) for i in range(4)]
+    curve = experiments.measurements(diagnostics, clone)
+    assert curve["control_steps"].tolist() == [0, 100]
+    assert curve["measured"].tolist() == [3, 24]
+    assert curve["measured_success"].tolist() == [0, 0.5]
+    assert np.isnan(curve["measured_jerk_rms"][0])  # no success to measure
 
 
 def test_every_task_of_an_experiment_gets_the_arm_s_settings_and_none_of_its_own():
@@ -58,14 +94,12 @@ def test_learning_curves_are_means_over_the_finished_seeds(tmp_path, monkeypatch
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     arm, task = EXPERIMENTS["seeds"].arms[0], EXPERIMENTS["seeds"].tasks[0]
     for seed, success in enumerate((0.4, 0.8, 0.1)):
-        folder = experiments.run_folder(arm, task, seed, "laptop")
-        folder.mkdir(parents=True)
-        pd.DataFrame({"success": [0.2]}).to_csv(folder / "clone.csv")
-        steps, measured = [50, 100 + 20 * seed], [0, 24]
-        rows = {"control_steps": steps, "measured": measured, "measured_success": [0, success]}
-        pd.DataFrame(rows).to_csv(folder / "diagnostics.csv")
+        stage = experiments._stage(arm, task, EXPERIMENTS["seeds"].seeds[seed], "laptop")
+        stage.folder.mkdir(parents=True)
+        rows = {"control_steps": [0, 100 + 20 * seed], "measured_success": [0.2, success]}
+        pd.DataFrame(rows).to_csv(stage.folder / "curve.csv")
         if seed < 2:  # the third is still at work
-            (folder / "run.done.json").write_text("{}")
+            stage.finish({"rows": []})
     curves = experiments.learning_curves("laptop")
     assert curves["steps"].tolist() == [0, 110]
     assert curves["value"].tolist() == pytest.approx([0.2, 0.6])
@@ -106,9 +140,111 @@ def test_learning_speed_is_compared_once_and_success_in_both_modes():
     assert found["measure"].value_counts().to_dict() == {"auc": 1, "success": 2}
 
 
+def test_a_run_that_never_gets_to_90_percent_has_no_part_in_the_effect_on_its_steps():
+    rows = [
+        {"arm": arm, "task": "a/0", "seed": s, "mode": "deterministic", "steps_to_90": steps}
+        for arm, found in (("base", (100, 200, np.inf)), ("other", (50, 100, 100)))
+        for s, steps in enumerate(found)
+    ]
+    (row,) = effects(pd.DataFrame(rows), [("base", "other")], ("steps_to_90",)).to_dict("records")
+    assert (row["n"], row["difference"]) == (2, -75)
+    shown = experiments.summary(pd.DataFrame(rows).reindex(columns=experiments.COLUMNS))
+    assert shown["reached"].tolist() == ["2 of 3", "3 of 3"]
+    assert shown["steps_to_90"].tolist() == [200, 100]
+
+
+def factorial_runs(value) -> pd.DataFrame:
+    """Runs of all eight arms, two seeds of three tasks; `value` of (policy, noise, fade, run)."""
+    rows = [
+        {
+            **{"arm": arm.name, "task": task, "seed": seed, "mode": "deterministic"},
+            "jerk_rms": value(
+                arm.algorithm == "diffusion", "white" in arm.name, "fade" in arm.name, 3 * seed + k
+            ),
+        }
+        for arm in EXPERIMENTS["factorial"].arms
+        for k, task in enumerate(EXPERIMENTS["factorial"].tasks)
+        for seed in (1, 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_factorial_gives_each_factor_and_interaction_what_is_its_own():
+    runs = factorial_runs(lambda d, w, f, run: 10 * run + 2 * d + 3 * w - f + 4 * d * f)
+    found = factorial_effects(runs, ("jerk_rms",)).set_index("effect")["difference"]
+    expected = {
+        "diffusion − gaussian": 2 + 4 / 2,
+        "white − correlated": 3,
+        "faded − cut": -1 + 4 / 2,
+        "diffusion − gaussian × white − correlated": 0,
+        "diffusion − gaussian × faded − cut": 4,
+        "white − correlated × faded − cut": 0,
+        "diffusion − gaussian × white − correlated × faded − cut": 0,
+    }
+    assert found.to_dict() == pytest.approx(expected)
+
+
+def test_a_factorial_is_tested_over_complete_blocks_with_a_correction_for_its_seven_effects():
+    runs = factorial_runs(lambda d, w, f, run: 10 * run + d * (1 + 0.01 * run))
+    found = factorial_effects(runs, ("jerk_rms",)).set_index("effect")
+    policy = found.loc["diffusion − gaussian"]
+    assert (policy["n"], policy["p"], policy["p_holm"]) == (6, 2 / 2**6, 7 * 2 / 2**6)
+    less = runs.drop(runs.index[(runs["arm"] == "gaussian fade") & (runs["seed"] == 2)])
+    assert set(factorial_effects(less, ("jerk_rms",))["n"]) == {3}
+    assert factorial_effects(runs[runs["arm"] != "gaussian fade"], ("jerk_rms",)).empty
+
+
+def test_an_arm_that_cannot_be_trained_counts_as_one_that_never_succeeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+
+    def fail(self):
+        raise (TrainingError if self.algorithm == "gaussian" else UserError)("no success")
+
+    monkeypatch.setattr(experiments.Training, "train", fail)
+    chosen = EXPERIMENTS["seeds"]
+    gaussian = dataclasses.replace(chosen, arms=chosen.arms[1:], tasks=chosen.tasks[:1], seeds=(1,))
+    monkeypatch.setitem(EXPERIMENTS, "seeds", gaussian)
+    runs = experiments.run_experiment("seeds", workers=1)
+    assert runs[["success", "auc", "steps_to_90"]].values.tolist() == [[0, 0, np.inf]] * 2
+    assert set(runs["note"]) == {"no success"}
+    assert runs["jerk_rms"].isna().all()
+    assert experiments.learning_curves("laptop").empty
+    monkeypatch.setitem(EXPERIMENTS, "seeds", dataclasses.replace(gaussian, arms=chosen.arms[:1]))
+    with pytest.raises(UserError, match="no success"):  # not of the settings: it may pass next time
+        experiments.run_experiment("seeds", workers=1)
+    assert experiments.finished_runs("laptop", "seeds").empty
+
+
+def test_runs_of_other_settings_are_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    run = experiments._runs("seeds")[0]
+    experiments._stage(*run, "laptop").finish({"rows": [dict.fromkeys(experiments.COLUMNS, 1)]})
+    assert len(experiments.finished_runs("laptop", "seeds")) == 1
+    monkeypatch.setitem(experiments.BUDGET, "rl.iterations", 30)
+    assert experiments.finished_runs("laptop", "seeds").empty
+
+
+def test_tasks_that_differ_do_not_widen_an_arm_s_interval_in_the_figure():
+    runs = [
+        {
+            **{"arm": arm, "algorithm": arm, "mode": "deterministic", "task": task},
+            "jerk_rms": 10 * k + v,
+        }
+        for k, task in enumerate("abc")
+        for arm, v in (("diffusion", 1.0), ("gaussian", 2.0))
+    ]
+    figure = figures.arm_comparison(pd.DataFrame(runs), measures=("jerk_rms",))
+    dots = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert sorted(tuple(np.round(x, 9)) for x in dots) == [(11.0,) * 3, (12.0,) * 3]
+
+
 def test_an_arm_without_any_success_keeps_its_row_in_the_figure():
     runs = [
-        {"arm": arm, "algorithm": arm, "mode": "deterministic", "success": 0.5, "jerk_rms": jerk}
+        {
+            **{"arm": arm, "algorithm": arm, "mode": "deterministic", "task": "a/0"},
+            "success": 0.5,
+            "jerk_rms": jerk,
+        }
         for arm, jerk in (("diffusion", 7.0), ("diffusion", 8.0), ("gaussian", np.nan))
     ]
     figure = figures.arm_comparison(pd.DataFrame(runs), measures=("success", "jerk_rms"))
@@ -134,14 +270,21 @@ def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
         rl=RLConfig(copies=8, decisions=4, evaluation_starts=4),
     )
     monkeypatch.setattr(experiments, "get_preset", lambda name: small)
+    monkeypatch.setattr(experiments, "FEWEST", 2)
     arms = (Arm("diffusion"), Arm("gaussian", "gaussian"))
     monkeypatch.setitem(EXPERIMENTS, "seeds", Experiment(arms, ("libero_object/0",), (0,)))
     table = experiments.run_experiment("seeds", workers=1)
     assert list(table["arm"]) == ["diffusion", "diffusion", "gaussian", "gaussian"]
     assert (table["trials"] == 4).all()
-    measured = table[table["successes"] > 1]
-    assert len(measured)
-    assert np.isfinite(measured["jerk_rms"]).all()
+    assert len(table[np.isfinite(table["jerk_rms"])])
+    assert table["jerk_rms"].isna().equals(table["successes"] < 2)
+    folder = experiments.run_folder(arms[0], "libero_object/0", 0, "laptop")
+    trials = pd.read_csv(folder / "trials.csv")
+    assert trials["jerk_rms"].isna().equals(~trials["success"])
+    curve = pd.read_csv(folder / "curve.csv")
+    assert len(curve) == 3  # the clone, two measurements
+    assert curve["measured_jerk_rms"].isna().equals(curve["measured_success"] == 0)
+    assert table["clone_success"][0] == curve["measured_success"][0]
     written = pd.read_csv(tmp_path / "results/laptop/experiments.csv")
     assert len(written) == 4
     pd.testing.assert_frame_equal(experiments.run_experiment("seeds", workers=1), table)

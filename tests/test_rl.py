@@ -500,7 +500,7 @@ def test_a_success_that_seems_to_reach_the_target_is_measured_on_more_states(tmp
     asked = []
 
     def play(failing):
-        def measure(count, policy, first=0):
+        def measure(count, policy, first=0, record=False):
             asked.append((first, count))
             states = range(first, first + count)
             return [Trial(f"fresh/{k}", "deterministic", 0, success=k != failing) for k in states]

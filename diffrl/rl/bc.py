@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffrl.data.episode import Episode
-from diffrl.errors import UserError
+from diffrl.errors import TrainingError, UserError
 from diffrl.policy import ChainPolicy
 from diffrl.policy.features import Features, concatenate, select
 from diffrl.presets import CloneConfig
@@ -98,7 +98,7 @@ class Clone:
         """Take `steps` optimiser steps; return their mean loss.
 
         Raises:
-            UserError: the loss is not finite.
+            TrainingError: the loss is not finite.
         """
         total = 0.0
         for _ in range(steps):
@@ -107,7 +107,7 @@ class Clone:
             features = self.policy.augment(select(self.features, rows), self.generator)
             loss = self.policy.loss(features, self.plans[rows], self.generator)
             if not torch.isfinite(loss):
-                raise UserError(
+                raise TrainingError(
                     f"The cloning loss is {loss.item()} at step {self.steps}: lower "
                     "clone.learning_rate. Nothing was written."
                 )
@@ -183,7 +183,7 @@ def fit_clone(
         report: called with each row of the curve.
 
     Raises:
-        UserError: the loss is not finite, or the finished clone never succeeds.
+        TrainingError: the loss is not finite, or the finished clone never succeeds.
     """
     config = clone.config
     while not clone.finished():
@@ -200,7 +200,7 @@ def fit_clone(
         save()
     success = clone.curve[-1]["success"]
     if success == 0:
-        raise UserError(
+        raise TrainingError(
             f"The clone of {clone.policy.layout.task} never succeeded on its "
             f"{config.measure_starts} held-out start states after {clone.steps} steps: RL "
             "from a sparse reward cannot start there. Raise demonstrations.count or clone.steps."

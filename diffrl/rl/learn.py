@@ -18,6 +18,7 @@ from diffrl.sim.scene import Scene
 
 WALL_CLOCK = ("seconds_collect", "seconds_update", "sps")  # columns that differ between runs
 Measure = Callable[[ChainPolicy], list[Trial]]
+Note = Callable[[list[Trial]], dict[str, float]]
 
 
 class Learner:
@@ -109,7 +110,7 @@ class Learner:
             "sigma": self.policy.exploration(),
         }
 
-    def measure(self, measure: Measure) -> float:
+    def measure(self, measure: Measure, note: Note = lambda trials: {}) -> float:
         """Measure the policy, remember it if it is the best (the latest of equals)."""
         began = time.perf_counter()
         trials = measure(self.policy)
@@ -120,6 +121,7 @@ class Learner:
             "measured": sum(not trial.error for trial in trials),
             "measured_success": success,
             "control_steps": self.control_steps,
+            **note(trials),
         }
         if success >= self.best_success:
             self.best_success = success
@@ -167,21 +169,23 @@ def improve(
     measure: Measure,
     save: Callable[[], None] = lambda: None,
     report: Callable[[dict], None] = lambda row: None,
+    note: Note = lambda trials: {},
 ) -> float:
     """Run iterations until `learner.finished`; its policy ends as the best measured one.
 
-    Returns that policy's measured success. `measure` plays held-out start states, `save` is called
-    every `checkpoint_every` iterations, `report` gets each row of diagnostics.
+    Returns that policy's measured success. `measure` plays held-out start states, `note` makes
+    of their trials what goes into the row beside success, `report` gets each row of diagnostics,
+    and `save` is called every `checkpoint_every` iterations.
     """
     config = learner.config
     while not learner.finished:
         row = learner.iterate()
         last = learner.iteration == config.iterations
         if last or learner.iteration % config.measure_every == 0:
-            learner.measure(measure)
+            learner.measure(measure, note)
+        report(row)  # before the state is saved: after a kill no row is missing
         if last or learner.iteration % config.checkpoint_every == 0:
             save()
-        report(row)
     if learner.best is not None:
         learner.policy.load_state_dict(learner.best)
     learner.policy.noise_scale = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from diffrl.errors import UserError
+from diffrl.errors import TrainingError
 from diffrl.policy import ChainPolicy
 from diffrl.policy.features import Features, select
 from diffrl.presets import RLConfig
@@ -126,7 +126,7 @@ def update(
         learn_actor: whether the policy learns.
 
     Raises:
-        UserError: a loss is not finite; the caller's checkpoint is from before this update.
+        TrainingError: a loss is not finite; the caller's checkpoint is from before this update.
     """
     values, next_values = batch_values(critic, batch)
     advantages, returns = gae(
@@ -160,7 +160,7 @@ def update(
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     if not torch.isfinite(loss):
-        raise UserError(
+        raise TrainingError(
             f"PPO's loss is {loss.item()}: lower rl.actor_learning_rate or "
             "rl.critic_learning_rate. The last checkpoint is from before this update."
         )

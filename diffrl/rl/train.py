@@ -25,7 +25,7 @@ from diffrl.presets import Preset, get_preset
 from diffrl.rl import checkpoint
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
-from diffrl.rl.learn import Learner, improve
+from diffrl.rl.learn import Learner, Note, improve
 from diffrl.rl.records import (
     COLUMNS,
     MODES,
@@ -47,8 +47,25 @@ HELD_OUT = 2_000_000  # start-state seeds of measurements during training
 IMAGE_SIZE = 128  # pixels; the paper's image policy sees agentview [S]
 
 
+def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dict:
+    """Return what decides the result of a run."""
+    preset = preset.of(task)
+    return {
+        "task": task,
+        "algorithm": algorithm,
+        "seed": seed,
+        "demonstrations": preset.demonstrations,
+        "clone": preset.clone,
+        "rl": dataclasses.replace(preset.rl, seeds=()),
+    }
+
+
 class Training:
-    """One run: what its phases share."""
+    """One run: what its phases share.
+
+    With a `note` the trials of a measurement during RL carry their episodes, and what it makes of
+    them goes into the diagnostics.
+    """
 
     def __init__(
         self,
@@ -59,20 +76,14 @@ class Training:
         threads: int | None = None,
         folder: Path | None = None,
         journal: Journal | None = None,
+        note: Note | None = None,
     ):
         self.task, self.algorithm, self.seed = task, algorithm, seed
-        self.preset = preset = preset.of(task)
-        self.threads = threads
+        self.preset = preset.of(task)
+        self.threads, self.note = threads, note
         self.folder = Path(folder or expert_folder(task, algorithm, preset.name, seed))
         self.journal = journal or Journal(self.folder, f"{task} {algorithm}", bar=False)
-        self.config = {
-            "task": task,
-            "algorithm": algorithm,
-            "seed": seed,
-            "demonstrations": preset.demonstrations,
-            "clone": preset.clone,
-            "rl": dataclasses.replace(preset.rl, seeds=()),
-        }
+        self.config = config_of(task, algorithm, preset, seed)
         self.key = config_hash(self.config)
         self.stage = Stage(self.folder, "expert", self.config)
 
@@ -94,18 +105,20 @@ class Training:
         config = policies.make_config(self.algorithm, self.preset.clone, self.preset.rl)
         return policies.make_policy(config, layout, self.seed)
 
-    def measure(self, count: int, policy: ChainPolicy, first: int = 0) -> list[Trial]:
+    def measure(
+        self, count: int, policy: ChainPolicy, first: int = 0, record: bool = False
+    ) -> list[Trial]:
         """Play `count` held-out start states, from number `first` on, deterministically."""
         starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed, first=first)
-        return rollout(policy, self.scene, starts, threads=self.threads)
+        return rollout(policy, self.scene, starts, threads=self.threads, record=record)
 
     def judge(self, policy: ChainPolicy) -> list[Trial]:
         """Measure during RL; what seems to have reached the target is measured on more states."""
-        config = self.preset.rl
-        trials = self.measure(config.measure_starts, policy)
+        config, record = self.preset.rl, self.note is not None
+        trials = self.measure(config.measure_starts, policy, record=record)
         target, more = config.target_success, config.confirm_starts - config.measure_starts
         if target is not None and success_rate(trials) >= target and more > 0:
-            trials += self.measure(more, policy, first=config.measure_starts)
+            trials += self.measure(more, policy, first=config.measure_starts, record=record)
         return trials
 
     def clone(self) -> tuple[ChainPolicy, float]:
@@ -129,7 +142,8 @@ class Training:
         )
         write_csv(self.folder / "clone.csv", pd.DataFrame(clone.curve))
         policies.save(self.folder / "clone", policy)
-        stage.finish({"seconds": clone.seconds, "steps": clone.steps, "attempts": attempts})
+        records = {"seconds": clone.seconds, "steps": clone.steps, "attempts": attempts}
+        stage.finish(records, outputs=[self.folder / "clone" / policies.WEIGHTS])
         return policy.eval(), clone.seconds
 
     def _demonstrations(self):
@@ -140,7 +154,8 @@ class Training:
 
             episodes = human_demonstrations(self.scene, config.count)
             return episodes, len(episodes)
-        return operator_demonstrations(self.scene, config.count, self.seed, config)
+        options = {"seed": self.seed, "config": config, "threads": self.threads}
+        return operator_demonstrations(self.scene, config.count, **options)
 
     def learn(self, policy: ChainPolicy) -> Learner:
         """Improve `policy` by RL; continue from the checkpoint if there is one."""
@@ -159,6 +174,7 @@ class Training:
             self.judge,
             lambda: checkpoint.save(path, learner.state(), self.key),
             report,
+            self.note or (lambda trials: {}),
         )
         return learner
 
