@@ -62,8 +62,8 @@ def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
         )
     suffix = "" if seed == 0 else f"/fixtures-{seed}"
     return [
-        Trial(get_task(task).id, f"official/{i}{suffix}", seed)
-        for task in tasks
+        Trial(task, f"official/{i}{suffix}", seed)
+        for task in dict.fromkeys(get_task(task).id for task in tasks)
         for i in range(trials)
     ]
 
@@ -72,7 +72,8 @@ def plan_of(preset: Preset) -> list[Trial]:
     """Plan what each VLA of a preset plays: its tasks, and some of the further suites' trials."""
     settings = preset.evaluation
     own = plan(preset.vla_tasks, settings.trials, settings.seed)
-    return own + plan(tasks_of(settings.suites), settings.suite_trials, settings.seed)
+    others = plan(tasks_of(settings.suites), settings.suite_trials, settings.seed)
+    return list(dict.fromkeys(own + others))
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _play_shard(item: tuple) -> int:
 def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
     """Outcomes that the folder holds of this policy; it may hold others' beside them."""
     found, forced = {}, float(os.environ.get(FORCE, 0))
-    for part in sorted((folder / "checkpoint" / key).glob("*.json")):
+    for part in sorted((folder / "checkpoint" / key).glob("[!.]*.json")):
         if part.stat().st_mtime < forced:
             part.unlink()
             continue
@@ -205,7 +206,7 @@ def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
 
 
 def _forget_errors(folder: Path, key: str) -> None:
-    for part in (folder / "checkpoint" / key).glob("*.json"):
+    for part in (folder / "checkpoint" / key).glob("[!.]*.json"):
         records = read_json(part)
         if any(record[3] == "error" for record in records):
             write_json(part, [record for record in records if record[3] != "error"])

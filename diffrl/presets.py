@@ -187,7 +187,6 @@ class EvaluationConfig:
     """LIBERO's protocol, the row of OpenVLA-OFT and openpi."""
 
     trials: int = 50  # official start states per task [L]
-    settle: int = 10  # control steps of (0, ..., 0, -1) before the policy acts [L]
     suites: tuple[str, ...] = ()  # further ones, out of distribution; the tasks' own always [C]
     suite_trials: int = 10  # official start states per task of these [C]
     copies: int = 8  # robots simulated at once; changes no result [C]
@@ -401,8 +400,3 @@ def get_preset(name: str) -> Preset:
         f"There is no preset {name!r}{hint}: choose one of {', '.join(PRESETS)}; "
         "diffrl/presets.py holds their settings."
     )
-
-
-def with_tasks(preset: Preset, tasks: tuple[str, ...]) -> Preset:
-    """Return `preset` restricted to `tasks`, everything else unchanged."""
-    return replace(preset, tasks=tuple(tasks))

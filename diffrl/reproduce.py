@@ -74,7 +74,7 @@ def _source_hash(notebook: Path) -> str:
 
 def _package_hash() -> str:
     package = Path(__file__).parent
-    files = sorted(path for path in package.rglob("*.py"))
+    files = sorted(p for p in package.rglob("*") if p.suffix in {".py", ".json", ".gz"})
     return artifacts.config_hash(
         [(str(path.relative_to(package)), artifacts.file_hash(path)) for path in files]
     )

@@ -2,8 +2,8 @@
 
 Results come back in the order of the items whatever the order of finishing, so a run with one
 worker and a run with many give the same records. A stage that wants to survive a kill keeps its
-own `artifacts.Stage`; the map itself holds no state. Another executor of the standard interface
-(for instance a Ray pool) can be passed instead of processes.
+own `artifacts.Stage`; the map itself holds no state. Another `concurrent.futures.Executor` can be
+passed instead of processes: the door for a cluster's.
 """
 
 import functools

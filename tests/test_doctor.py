@@ -44,7 +44,7 @@ def test_a_newer_plotting_library_is_only_a_warning(monkeypatch):
 
 def test_a_missing_package_is_a_problem(monkeypatch):
     found = artifacts.versions()
-    monkeypatch.setattr(artifacts, "versions", lambda: {**found, "seaborn": "missing"})
+    monkeypatch.setattr(artifacts, "versions", lambda: {**found, "matplotlib": "missing"})
     assert [finding.status for finding in doctor.check_versions()] == ["problem"]
 
 

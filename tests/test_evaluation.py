@@ -15,9 +15,10 @@ from diffrl import artifacts, evaluation
 from diffrl.errors import UserError
 from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
 from diffrl.presets import get_preset
+from diffrl.rl.rollout import in_blocks
 from diffrl.scores import beside_paper, compare, factorial, mixtures, protocol, scaling, summarise
 from diffrl.vla import adapters, openpi
-from diffrl.vla.adapters import BLOCK, Trial, in_blocks, open_policy
+from diffrl.vla.adapters import BLOCK, Trial, open_policy
 from diffrl.vla.fit import model_folder
 from diffrl.vla.play import play
 
@@ -53,6 +54,14 @@ def test_a_preset_plays_its_own_tasks_and_a_few_trials_of_the_further_suites():
 def test_more_trials_than_official_start_states_are_refused(trials):
     with pytest.raises(UserError, match="50 official start"):
         plan([TASK], trials)
+
+
+def test_a_trial_that_is_asked_for_twice_is_planned_once():
+    assert plan([TASK, "libero_goal/7", TASK], 2) == plan([TASK, "libero_goal/7"], 2)
+    smoke = get_preset("smoke")
+    twice = replace(smoke, evaluation=replace(smoke.evaluation, suites=("libero_object",)))
+    trials = evaluation.plan_of(twice)
+    assert len(set(trials)) == len(trials) == 10 * smoke.evaluation.suite_trials
 
 
 def test_unknown_suites_tasks_and_policies_are_refused_by_name():
@@ -208,10 +217,10 @@ def test_blocks_make_a_row_independent_of_its_company_and_place():
     net = torch.nn.Sequential(torch.nn.Linear(40, 96), torch.nn.GELU(), torch.nn.Linear(96, 56))
     rows = torch.randn(2 * BLOCK + 3, 40)
     with torch.no_grad():
-        together = in_blocks(net, rows)
-        alone = torch.cat([in_blocks(net, row[None]) for row in rows])
+        together = in_blocks(net, rows, block=BLOCK)
+        alone = torch.cat([in_blocks(net, row[None], block=BLOCK) for row in rows])
         order = torch.randperm(len(rows))
-        shuffled = in_blocks(net, rows[order])
+        shuffled = in_blocks(net, rows[order], block=BLOCK)
     assert torch.equal(together, alone)
     assert torch.equal(together[order], shuffled)
 
@@ -420,6 +429,7 @@ def test_a_killed_evaluation_keeps_every_trial_that_had_ended(tmp_path, monkeypa
     with pytest.raises(Killed):
         item = (Job(policy, tuple(trials), tmp_path, Arm("random")), "key", trials, 1, ())
         evaluation._play_shard(item)
+    (tmp_path / "checkpoint" / "key" / ".a-1.tmp.json").touch()  # what a kill amid a write leaves
     assert len(evaluation._recorded(tmp_path, "key")) == 2
 
 

@@ -175,19 +175,6 @@ def test_start_states_of_another_task_are_refused(scene, drawer):
         simulator.reset(broken)
 
 
-@pytest.mark.sim
-def test_the_bowl_of_libero_spatial_5_stays_on_its_ramekin():
-    scene = load_scene("libero_spatial/5")
-    starts = official_start_states(scene)[:5]
-    simulator = Simulator(scene, 5, threads=1)
-    simulator.reset(starts, settle=0)
-    before = simulator.observation.object_pos.copy()
-    simulator.reset(starts, settle=10)
-    moved = np.abs(simulator.observation.object_pos - before)[:, 0, :2]
-    assert scene.object_names[0] == "akita_black_bowl_1"
-    assert moved.max() < 0.02  # metres; mujoco >= 3.4 lets it slide 6 cm
-
-
 # ---- stepping --------------------------------------------------------------------------------
 
 

@@ -116,6 +116,12 @@ def effects(table: pd.DataFrame) -> str:
 
 def throughput(record: dict) -> str:
     """Control steps a second beside LIBERO's own environment and bare physics, in one run."""
+    parts = {"suites", "reset_ms", "start_s", "camera_fps", "data", "training", "evaluation"}
+    if missing := parts - record.keys():
+        raise SystemExit(
+            f"results/throughput.json lacks {', '.join(sorted(missing))}: it was begun anew on "
+            "another machine; run `python -m diffrl benchmark`."
+        )
     machine, camera = record["machine"], record["camera_fps"]
     rows = [
         [

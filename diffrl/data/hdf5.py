@@ -114,11 +114,6 @@ class EpisodeWriter:
             self.close()
         os.close(self._lock)
 
-    @property
-    def last(self) -> Episode | None:
-        """The last episode that was committed, if any: where an interrupted run goes on."""
-        return self._episode(self._count - 1) if self._count else None
-
     def append(self, episode: Episode) -> None:
         """Commit one episode.
 

@@ -30,9 +30,6 @@ class Workspace:
         self.data = mujoco.MjData(self.model)
         self._grip = self.model.site("gripper0_grip_site").id
         self._hand = self.model.body("robot0_right_hand").id
-        self._fingers = [
-            int(self.model.joint(f"gripper0_finger_joint{k}").qposadr[0]) for k in (1, 2)
-        ]
         self._terms = [Goal(self.model, [term]) for term in scene.meta["goal"]]
         self._outlines: dict[int, np.ndarray] = {}
 
@@ -62,18 +59,9 @@ class Workspace:
         """Rotation of the hand, (3, 3)."""
         return self.data.xmat[self._hand].reshape(3, 3).copy()
 
-    @property
-    def opening(self) -> float:
-        """Distance between the fingers, 0 to 0.08 m."""
-        return float(abs(np.diff(self.data.qpos[self._fingers])[0]))
-
     def position(self, name: str) -> np.ndarray:
         """Origin of an object or fixture, (3,)."""
         return self.data.xpos[self.scene.body_id(name)].copy()
-
-    def rotation(self, name: str) -> np.ndarray:
-        """Rotation of an object or fixture, (3, 3)."""
-        return self.data.xmat[self.scene.body_id(name)].reshape(3, 3).copy()
 
     def region(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Centre (3,) and world-aligned half sizes (3,) of a region (a site)."""

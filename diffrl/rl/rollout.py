@@ -5,6 +5,7 @@ another number of rows a matrix product may round differently, and after a conta
 """
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,7 +114,10 @@ def rollout(
             plays |= _begin(policy, simulator, start_states, trials, chosen, free[: len(chosen)])
             active = sorted(plays)
             actions = np.zeros((n, policy.chunk, 7))
-            actions[active] = _decide(policy, senses(active), [plays[c] for c in active], mode)
+            noises, tails = zip(*((plays[c].noise, plays[c].tail) for c in active))
+            actions[active], tails = decide(policy, senses(active), noises, tails, mode)
+            for copy, tail in zip(active, tails):
+                plays[copy].tail = tail
             step = simulator.step(actions, record=record)
             for copy in active:
                 plays[copy].note(step, copy, actions[copy])
@@ -152,23 +156,40 @@ def _begin(
     }
 
 
-def _decide(policy: ChainPolicy, features: Features, plays: list[_Play], mode: Mode) -> np.ndarray:
-    """Return actions (m, chunk, 7) of m trials, computed in blocks of `BLOCK` rows."""
-    noise = torch.cat([policy.noise(play.noise, 1) for play in plays])
-    actions = []
-    for first in range(0, len(plays), BLOCK):
-        rows = slice(first, first + BLOCK)
-        block = {key: _padded(value[rows]) for key, value in features.items()}
-        plan, _ = policy.sample(block, _padded(noise[rows]), mode)
-        for row, play in zip(plan, plays[rows]):
-            action, play.tail = policy.execute(row[None], play.tail)
-            actions.append(action[0].numpy())
-    return np.stack(actions).astype(np.float64)
+def decide(
+    policy: ChainPolicy,
+    features: Features,
+    noises: Sequence[torch.Generator],
+    tails: Sequence[torch.Tensor],
+    mode: Mode,
+) -> tuple[np.ndarray, list[torch.Tensor]]:
+    """Return the actions (m, chunk, 7) of m trials, and the tails of their new plans.
+
+    Each trial has its own generator and the tail (1, cross_fade, 7) of its last plan.
+    """
+    noise = torch.cat([policy.noise(generator, 1) for generator in noises])
+
+    def sample(noise: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return policy.sample(dict(zip(features, values)), noise, mode)[0]
+
+    plans = in_blocks(sample, noise, *features.values(), block=BLOCK)
+    done = [policy.execute(plan[None], tail) for plan, tail in zip(plans, tails)]
+    actions, tails = zip(*done)
+    return torch.cat(actions).double().numpy(), list(tails)
 
 
-def _padded(rows: torch.Tensor) -> torch.Tensor:
-    missing = rows.new_zeros((BLOCK - len(rows), *rows.shape[1:]))
-    return torch.cat([rows, missing])
+def in_blocks(function: Callable, *tensors: torch.Tensor, block: int) -> torch.Tensor:
+    """Apply `function` to the rows of `tensors` in blocks of exactly `block`, padded with zeros.
+
+    A matrix product of another size may round differently, and after a contact so may success.
+    """
+    parts = []
+    for first in range(0, len(tensors[0]), block):
+        rows = [t[first : first + block] for t in tensors]
+        missing = block - len(rows[0])
+        padded = [torch.cat([r, r.new_zeros(missing, *r.shape[1:])]) for r in rows]
+        parts.append(function(*padded)[: block - missing])
+    return torch.cat(parts)
 
 
 def _episode(

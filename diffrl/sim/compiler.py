@@ -1,4 +1,4 @@
-"""LIBERO's task -> plain data. The only module that imports robosuite and LIBERO.
+"""LIBERO's task -> plain data. The only module that builds something with robosuite and LIBERO.
 
 LIBERO's environment is built once per task; what physics, goals, start states and pictures need is
 read off it. The *physics face* drops what cannot touch anything (visual geoms, their meshes,

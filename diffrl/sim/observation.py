@@ -1,5 +1,6 @@
 """What a policy may know of a state besides pictures: poses and joints as preallocated arrays."""
 
+import copy
 from dataclasses import dataclass, fields
 
 import mujoco
@@ -88,7 +89,7 @@ def observe(scene: Scene, states: np.ndarray, fixtures: np.ndarray) -> Observati
     fixtures is (k, 7), or (T, k, 7) when they differ. Unlike the simulator's (and LIBERO's)
     observations, which are computed before the last physics step, these belong to the state itself.
     """
-    model, sensor = _own_model(scene), Sensor(scene)
+    model, sensor = copy.copy(scene.model), Sensor(scene)
     data = mujoco.MjData(model)
     out = Observation.empty([scene], len(states))
     fixtures = np.broadcast_to(fixtures, (len(states), *np.shape(fixtures)[-2:]))
@@ -98,9 +99,3 @@ def observe(scene: Scene, states: np.ndarray, fixtures: np.ndarray) -> Observati
         mujoco.mj_kinematics(model, data)
         sensor.read(data, out, row)
     return out
-
-
-def _own_model(scene: Scene) -> mujoco.MjModel:
-    import copy
-
-    return copy.copy(scene.model)

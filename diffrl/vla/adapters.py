@@ -130,26 +130,14 @@ class Expert(Base):
     def begin(self, trial: Trial, instruction: str) -> None:
         self.memory[trial] = trial_generator(*trial), self.policy.no_tail(1)
 
-    @torch.no_grad()
     def act(self, observation, images, trials) -> np.ndarray:
         images = None if images is None else images[:, 0]
-        features = self.policy.features(observation, *(() if images is None else (images,)))
-        noise = torch.cat([self.policy.noise(self.memory[t][0], 1) for t in trials])
-        plans = in_blocks(
-            lambda noise, *parts: self.policy.sample(dict(zip(features, parts)), noise, self.mode)[
-                0
-            ],
-            noise,
-            *features.values(),
-            block=rollout.BLOCK,  # as in the rollouts that made its data
-        )
-        actions = []
-        for plan, trial in zip(plans, trials):
-            generator, tail = self.memory[trial]
-            action, tail = self.policy.execute(plan[None], tail)
-            self.memory[trial] = generator, tail
-            actions.append(action[0].double().numpy())
-        return np.stack(actions)
+        features = self.policy.features(observation, images)
+        noises, tails = zip(*(self.memory[trial] for trial in trials))
+        # as in the rollouts that made its data
+        actions, tails = rollout.decide(self.policy, features, noises, tails, self.mode)
+        self.memory |= dict(zip(trials, zip(noises, tails)))
+        return actions
 
 
 class Compact(Base):
@@ -176,26 +164,13 @@ class Compact(Base):
         generators, words = zip(*(self.memory[trial] for trial in trials))
         noise = [torch.randn(self.horizon, ACTION, generator=g) for g in generators]
         inputs = Inputs(self.model.look(images), torch.from_numpy(feel), torch.stack(words))
-        actions = in_blocks(
+        actions = rollout.in_blocks(
             lambda noise, *parts: self.model.sample(Inputs(*parts), noise),
             torch.stack(noise),
             *inputs,
+            block=BLOCK,
         )
         return actions[:, : self.chunk].double().numpy()
-
-
-def in_blocks(function, *tensors: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
-    """Apply `function` to the rows of `tensors` in blocks of exactly `block`, padded with zeros.
-
-    A matrix product of another size may round differently, and after a contact so may success.
-    """
-    parts = []
-    for first in range(0, len(tensors[0]), block):
-        rows = [t[first : first + block] for t in tensors]
-        missing = block - len(rows[0])
-        padded = [torch.cat([r, r.new_zeros(missing, *r.shape[1:])]) for r in rows]
-        parts.append(function(*padded)[: block - missing])
-    return torch.cat(parts)
 
 
 def open_policy(name: str) -> Policy:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio.v2 as imageio
 import numpy as np
 
-from diffrl.artifacts import atomic_path
+from diffrl.data.media import write_mp4
 from diffrl.errors import UserError
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.simulator import Simulator, Step
@@ -210,8 +209,6 @@ def film(outcome: Outcome, folder: Path, detail: str, size: int = 256) -> Path:
     name = f"{outcome.trial.task}-{outcome.trial.start_state}-{outcome.status}".replace("/", "-")
     renderer = _renderer(outcome.trial.task, size, detail)
     path = folder / f"{name}.mp4"
-    with atomic_path(path) as temporary, imageio.get_writer(temporary, fps=20) as video:
-        for state in outcome.states:
-            image = renderer.render(state, outcome.fixtures, camera="agentview")
-            video.append_data(image[::-1])  # OpenGL's first row is the lowest
+    frames = (renderer.render(state, outcome.fixtures) for state in outcome.states)
+    write_mp4(path, (frame[::-1] for frame in frames))  # OpenGL's first row is the lowest
     return path
