@@ -264,11 +264,16 @@ class Stage:
 
     @property
     def done(self) -> bool:
+        """Whether the stage need not be run: it is found, and nobody forces it to run again."""
+        return self.found and not forced(self.marker)
+
+    @property
+    def found(self) -> bool:
         """Whether the stage has finished with this config and inputs, and its outputs are there."""
         try:
             record = json.loads(self.marker.read_text(encoding="utf-8"))
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
-            return not forced(self.marker) and outputs_there and record["key"] == self._key
+            return outputs_there and record["key"] == self._key
         except (OSError, ValueError, KeyError, TypeError):
             return False  # no marker, or one that says nothing: the stage is to be done
 

@@ -5,12 +5,15 @@
 A run is (arm, task, seed): a clone, RL for a fixed number of control steps, then the official start
 states in both modes, with every measure of quality on the successes. An arm that several
 experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode; beside
-it each run keeps its trials with their measures (`trials.csv`) and its curve (`diagnostics.csv`).
+it each run keeps its trials with their measures, those of its clone among them (`trials.csv`), and
+its deterministic measurements on held-out start states (`curve.csv`), whose first, the clone's, is
+`clone_success` in both rows.
 """
 
 import dataclasses
 import functools
 import itertools
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +26,7 @@ from diffrl import figures
 from diffrl.artifacts import Stage, results_dir, write_csv
 from diffrl.errors import TrainingError
 from diffrl.presets import Preset, QualityConfig, get_preset
-from diffrl.quality import Trajectory, measure
+from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
@@ -47,10 +50,11 @@ PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public cod
     *("prediction", "spacing", "sigma_floor", "noise_correlation", "gamma_denoising", "clip"),
     *("clip_first", "critic_warmup", "actor_learning_rate", "annealing", "warmup", "noise_start"),
 )
-LEARNING = ("auc", "steps_to_90", "jerk_clone", "jerk_at_90")  # of deterministic measurements
+LEARNING = ("auc", "steps_to_90", "jerk_clone", "jerk_at_90", "jerk_kept")  # of `curve.csv`
 COLUMNS = ["arm", "preset", *records.COLUMNS, *LEARNING, *MEASURES, "note"]
 GOOD = 0.9  # success whose first measurement gives `steps_to_90` and `jerk_at_90`
-MOVEMENT = ["jerk_rms", "ldlj_cartesian", "action_change", "steps"]  # noted at each measurement
+MOVEMENT = [name for name in MEASURES if "variance" not in name and name != "mode_count"]
+MOVEMENT += ["boundary_share"]  # of the single trajectory, noted at each measurement
 FEWEST = 10  # successes below which a run's quality is not measured
 
 
@@ -81,8 +85,9 @@ class Experiment:
     seeds: tuple[int, ...] = (1, 2, 3)  # seed 0 is the one that settings were tuned on
 
 
-# Tasks whose clones leave RL room, the last of another suite: there one policy hardly learns, so
-# that the factorial, which compares movements at equal success, has another one.
+# Tasks whose clones leave RL room, the last of another suite. There one policy hardly learns, so
+# the factorial, which compares movements at equal success, has another one: of libero_goal, as the
+# one-seed data of preset laptop order the policies there the other way round than elsewhere.
 _LEARNED = ("libero_object/0", "libero_object/3", "libero_spatial/0")
 _MOVED = ("libero_object/0", "libero_object/3", "libero_goal/7")
 _FACTORIAL = tuple(
@@ -148,10 +153,7 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
     names = [f"{arm.name}, {task}, seed {seed}" for arm, task, seed in items]
     workers = min(workers or cores(), len(items))
     function = functools.partial(_run, preset=preset, threads=max(1, cores() // workers))
-    try:
-        map_tasks(function, items, names=names, workers=workers, description=name)
-    finally:
-        write_csv(results_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
+    map_tasks(function, items, names=names, workers=workers, description=name)
     return finished_runs(preset, name)
 
 
@@ -169,7 +171,7 @@ def _runs(name: str) -> list[tuple[Arm, str, int]]:
 
 def _collect(preset: str, names: Sequence[str]) -> pd.DataFrame:
     runs = dict.fromkeys(run for name in names for run in _runs(name))
-    stages = [stage for run in runs if (stage := _stage(*run, preset)).done]
+    stages = [stage for run in runs if (stage := _stage(*run, preset)).found]
     rows = [row for stage in stages for row in stage.records["rows"]]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -182,7 +184,11 @@ def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
 
 
 def _stage(arm: Arm, task: str, seed: int, preset: str) -> Stage:
-    config = config_of(task, arm.algorithm, arm.preset(get_preset(preset)), seed)
+    settings = arm.preset(get_preset(preset))
+    quality = {
+        name: getattr(settings.quality, name) for name in ("episodes", "neighbours", "phases")
+    }
+    config = config_of(task, arm.algorithm, settings, seed) | {"quality": quality}
     return Stage(run_folder(arm, task, seed, preset), "run", config)
 
 
@@ -190,64 +196,76 @@ def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> None:
     """One run, if it is not there: training, and the measures of its trajectories."""
     arm, task, seed = item
     stage = _stage(arm, task, seed, preset)
-    if stage.done:
-        return
-    settings, folder = arm.preset(get_preset(preset)), stage.folder
-    run = Training(task, arm.algorithm, settings, seed, threads, folder, note=movement)
-    names: dict[str, Any] = {"arm": arm.name, "preset": preset}
-    try:
-        policy, learner, minutes = run.train()
-    except TrainingError as error:  # a result: left out, an arm would be judged by its survivors
-        rows = [names | row for row in _failed(task, arm.algorithm, seed, str(error))]
+    if not stage.done:
+        settings = arm.preset(get_preset(preset))
+        note = functools.partial(movement, chunk=settings.clone.chunk)
+        run = Training(task, arm.algorithm, settings, seed, threads, stage.folder, note=note)
+        run.drop_foreign_checkpoints()  # of an arm that was changed: nobody will go on with them
+        try:
+            rows = _trained(run)
+        except TrainingError as error:  # a result: left out, an arm is judged by its survivors
+            rows = _failed(run, str(error))
+        rows = [{"arm": arm.name, "preset": preset} | row for row in rows]
         stage.finish({"rows": rows}, seed=seed)
-        run.close()
-        return
+    shutil.rmtree(stage.folder / "checkpoint", ignore_errors=True)
+    write_csv(results_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
+
+
+def _trained(run: Training) -> list[dict]:
+    """Train and evaluate; return the two rows of a run, and leave its tables."""
+    chunk = run.preset.clone.chunk
+    policy, learner, minutes = run.train()
     trials = run.evaluate(policy, record=True)
-    write_csv(folder / "trials.csv", trial_measures(trials))
-    clone = run.judge(run.clone()[0])
-    curve = measurements(pd.read_csv(folder / "diagnostics.csv"), clone)
-    write_csv(folder / "curve.csv", curve)
-    before = dict.fromkeys(records.MODES, success_rate(clone))
-    expert = records.expert_rows(
-        (task, arm.algorithm, seed),
-        records.trial_table(trials),
-        before,
-        learner.control_steps,
-        minutes,
-    )
+    clone, _ = run.clone()
+    before = run.evaluate(clone, record=True, modes=records.MODES[:1])
+    tables = [("clone", before), (run.algorithm, trials)]
+    played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
+    write_csv(run.folder / "trials.csv", played)
+    held_out = run.judge(clone)
+    curve = measurements(pd.read_csv(run.folder / "diagnostics.csv"), held_out, chunk)
+    write_csv(run.folder / "curve.csv", curve)
+    names = (run.task, run.algorithm, run.seed)
+    clones = dict.fromkeys(records.MODES, success_rate(held_out))
+    table = records.trial_table(trials)
+    expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
+    learned = learning_speed(curve["control_steps"], curve["measured_success"]) | roughness(curve)
     rows = []
     for row in expert.to_dict("records"):
-        played = [trial for trial in trials if trial.mode == row["mode"]]
-        means = dict.fromkeys(MEASURES, np.nan) | mean_quality(played, settings.quality)
-        rows.append(names | row | learning_speed(curve) | means | {"note": ""})
-    stage.finish({"rows": rows}, seed=seed)
-    run.close()
-
-
-def _failed(task: str, algorithm: Algorithm, seed: int, note: str) -> list[dict]:
-    """The rows of a run that could not be trained: it succeeds nowhere, and has no quality."""
-    rows = []
-    for mode in records.MODES:
-        row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)
-        row |= {"task": task, "algorithm": algorithm, "mode": mode, "seed": seed, "note": note}
-        rows.append(row | {"success": 0.0, "auc": 0.0, "steps_to_90": np.inf})
+        own = [trial for trial in trials if trial.mode == row["mode"]]
+        means = dict.fromkeys(MEASURES, np.nan) | mean_quality(own, run.preset.quality)
+        rows.append(row | learned | means | {"note": ""})
     return rows
 
 
-def movement(trials: Sequence[Trial]) -> dict[str, float]:
+def _failed(run: Training, note: str) -> list[dict]:
+    """The rows of a run that could not be trained: it succeeds nowhere, and has no quality."""
+    for name in ("trials.csv", "curve.csv"):  # of other settings
+        (run.folder / name).unlink(missing_ok=True)
+    rows = []
+    for mode in records.MODES:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)
+        row |= {"task": run.task, "algorithm": run.algorithm, "mode": mode, "seed": run.seed}
+        rows.append(row | {"success": 0.0, "auc": 0.0, "steps_to_90": np.inf, "note": note})
+    return rows
+
+
+def movement(trials: Sequence[Trial], chunk: int) -> dict[str, float]:
     """What enters a run's diagnostics: how its successes at a measurement moved, on average."""
-    table = trial_measures(trials)
+    table = trial_measures(trials, chunk)
     means = table[table["success"]].reindex(columns=MOVEMENT).mean()
     return {f"measured_{name}": float(value) for name, value in means.items()}
 
 
-def trial_measures(trials: Sequence[Trial]) -> pd.DataFrame:
+def trial_measures(trials: Sequence[Trial], chunk: int) -> pd.DataFrame:
     """Return `records.trial_table` with the measures of each success's own trajectory."""
     table = records.trial_table(trials)
-    found = [
-        trajectory_measures(Trajectory.from_episode(trial.episode)) if trial.success else {}
-        for trial in trials
-    ]
+    found: list[dict[str, float]] = []
+    for trial in trials:
+        measures = {}
+        if trial.success:
+            measures = trajectory_measures(Trajectory.from_episode(trial.episode))
+            measures |= {"boundary_share": boundary_share(trial.episode.actions, chunk)}
+        found.append(measures)
     return table.join(pd.DataFrame(found, index=table.index).drop(columns="steps", errors="ignore"))
 
 
@@ -259,38 +277,43 @@ def mean_quality(trials: Sequence[Trial], config: QualityConfig) -> dict[str, fl
     return measure(paths, config).groupby("measure")["value"].mean().to_dict()
 
 
-def measurements(diagnostics: pd.DataFrame, clone: Sequence[Trial]) -> pd.DataFrame:
+def measurements(diagnostics: pd.DataFrame, clone: Sequence[Trial], chunk: int) -> pd.DataFrame:
     """Return a run's curve: the clone's measurement, then those during RL, on the same states.
 
     Columns: control_steps, measured (start states), measured_success and measured_<MOVEMENT>.
     """
     fair = sum(not trial.error for trial in clone)
     first = {"control_steps": 0, "measured": fair, "measured_success": success_rate(clone)}
-    first |= movement(clone)
+    first |= movement(clone, chunk)
     later = diagnostics.loc[diagnostics["measured"] > 0, list(first)]
     return pd.concat([pd.DataFrame([first]), later], ignore_index=True)
 
 
-def learning_speed(curve: pd.DataFrame) -> dict[str, float]:
-    """Return what a curve of measurements says, by the names in LEARNING.
+def learning_speed(steps: Sequence[float], success: Sequence[float]) -> dict[str, float]:
+    """Return how fast success rises over measurements, the clone's at step 0 the first.
 
-    `auc`: mean success over the control steps from the clone to the last measurement, linear
-    between measurements. `steps_to_90`: control steps at the first measurement of 90 % or more,
-    infinite without one. `jerk_clone` and `jerk_at_90`: RMS jerk of the successes of the clone, and
-    of the policy at the first such measurement of RL, where policies are equally good; else NaN.
+    `auc`: mean success over the control steps to the last measurement, linear between them.
+    `steps_to_90`: control steps at the first measurement of 90 % or more, infinite without one.
     """
-    steps, success, jerk = (
-        curve[["control_steps", "measured_success", "measured_jerk_rms"]].to_numpy(float).T
-    )
-    good = np.flatnonzero(success >= GOOD)
-    after = good[good > 0]
+    steps, success = np.asarray(steps, float), np.asarray(success, float)
     area = np.sum((success[1:] + success[:-1]) / 2 * np.diff(steps)) / steps[-1]
-    return {
-        "auc": float(area),
-        "steps_to_90": float(steps[good[0]]) if len(good) else np.inf,
-        "jerk_clone": float(jerk[0]),
-        "jerk_at_90": float(jerk[after[0]]) if len(after) else np.nan,
-    }
+    good = np.flatnonzero(success >= GOOD)
+    return {"auc": float(area), "steps_to_90": float(steps[good[0]]) if len(good) else np.inf}
+
+
+def roughness(curve: pd.DataFrame) -> dict[str, float]:
+    """Return the RMS jerk of a curve's successes at three moments; all on the same start states.
+
+    `jerk_clone`: the clone's. `jerk_at_90`: at RL's first measurement of 90 % or more, where
+    policies are equally good; NaN without one. `jerk_kept`: of the policy that was kept, the last
+    of the best.
+    """
+    success, jerk = curve["measured_success"].to_numpy(), curve["measured_jerk_rms"].to_numpy()
+    good = np.flatnonzero(success[1:] >= GOOD) + 1
+    kept = np.flatnonzero(success[1:] == success[1:].max())[-1] + 1
+    at_90 = jerk[good[0]] if len(good) else np.nan
+    found = {"jerk_clone": jerk[0], "jerk_at_90": at_90, "jerk_kept": jerk[kept]}
+    return {name: float(value) for name, value in found.items()}
 
 
 def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
@@ -302,7 +325,7 @@ def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
     chosen, rows = EXPERIMENTS[name], []
     for task, arm in itertools.product(chosen.tasks, chosen.arms):
         stages = [_stage(arm, task, seed, preset) for seed in chosen.seeds]
-        paths = [stage.folder / "curve.csv" for stage in stages if stage.done]
+        paths = [stage.folder / "curve.csv" for stage in stages if stage.found]
         curves = [pd.read_csv(path) for path in paths if path.exists()]  # none of a failed run
         if not curves:
             continue
@@ -318,17 +341,17 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per arm, of deterministic policies: means over runs, and how many got to 90 %.
 
     Columns: arm, runs, success, auc, reached (k of n), steps_to_90 (median; inf where most do not
-    get there), jerk_clone, jerk_at_90, jerk_rms, steps.
+    get there), jerk_clone, jerk_at_90, jerk_kept, jerk_rms, steps.
     """
     rows = []
     for arm, group in runs[runs["mode"] == records.MODES[0]].groupby("arm", sort=False):
-        means = group[["success", "auc", "jerk_clone", "jerk_at_90", "jerk_rms", "steps"]].mean()
+        means = group[["success", "auc", *LEARNING[2:], "jerk_rms", "steps"]].mean()
         reached = f"{np.isfinite(group['steps_to_90']).sum()} of {len(group)}"
         median = group["steps_to_90"].median()
         rows.append({"arm": arm, "runs": len(group), "reached": reached, "steps_to_90": median})
         rows[-1] |= means.to_dict()
-    columns = ["arm", "runs", "success", "auc", "reached", "steps_to_90"]
-    return pd.DataFrame(rows, columns=[*columns, "jerk_clone", "jerk_at_90", "jerk_rms", "steps"])
+    columns = ["arm", "runs", "success", "auc", "reached", "steps_to_90", *LEARNING[2:]]
+    return pd.DataFrame(rows, columns=[*columns, "jerk_rms", "steps"])
 
 
 def effects(
@@ -359,8 +382,9 @@ def factorial_effects(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFr
     Contrasts of the eight arms of a (task, seed), n of which are complete. A main effect is the
     mean change from one level to the other; an interaction of two is how much the first's effect
     changes with the second, of three how much that changes. Rows (effect, mode, measure,
-    difference, low, high, p, n, p_holm); `p_holm` is over the seven effects of a measure and mode.
-    The tasks are three and fixed: no interval here is about other tasks.
+    difference, low, high, p, n, p_holm, by_task); `p_holm` is over the seven effects of a measure
+    and mode, `by_task` the difference on each task: they are three and fixed, so no interval here
+    is about other tasks, and one task's reverse shows there.
     """
     arms = [arm.name for arm in _FACTORIAL]
     factors = {  # of each arm: 1 at the level that the effect's name begins with, else -1
@@ -369,20 +393,22 @@ def factorial_effects(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFr
         "faded − cut": [1 if "fade" in arm.name else -1 for arm in _FACTORIAL],
     }
     if not set(arms) <= set(table["arm"]):
-        return pd.DataFrame(columns=["effect", *_TESTED, "p_holm"])
-    families = []
+        return pd.DataFrame(columns=["effect", *_TESTED, "p_holm", "by_task"])
+    rows = []
     for mode, wide in _by_run(table, measures):
         for name in measures:
-            rows = []
+            family = []
             for count in (1, 2, 3):
                 for chosen in itertools.combinations(factors, count):
                     signs = np.prod([factors[factor] for factor in chosen], axis=0)
-                    contrast = wide[name][arms].to_numpy() @ signs / 2 ** (3 - count)
-                    if tested := _test(contrast, name, mode):
-                        rows.append({"effect": " × ".join(chosen), **tested})
-            family = pd.DataFrame(rows, columns=["effect", *_TESTED])
-            families.append(family.assign(p_holm=holm(family["p"])))
-    return pd.concat(families, ignore_index=True)
+                    contrast = wide[name][arms] @ signs / 2 ** (3 - count)
+                    if tested := _test(contrast.to_numpy(), name, mode):
+                        each = contrast.groupby("task", sort=False).mean()
+                        tested["by_task"] = " ".join(f"{value:+.3g}" for value in each)
+                        family.append({"effect": " × ".join(chosen), **tested})
+            adjusted = holm([row["p"] for row in family])
+            rows += [{**row, "p_holm": p} for row, p in zip(family, adjusted)]
+    return pd.DataFrame(rows, columns=["effect", *_TESTED, "p_holm", "by_task"])
 
 
 _TESTED = ["mode", "measure", "difference", "low", "high", "p", "n"]
@@ -424,8 +450,7 @@ def main(
     caption = (
         f"Experiment {name}, preset {preset}: deterministic policies on LIBERO's official start "
         f"states, {len(chosen.tasks)} tasks ({', '.join(chosen.tasks)}) and {len(chosen.seeds)} "
-        "training seeds an arm; a dot is a run, moved to the mean of the tasks, the mark the mean "
-        "with Student's t interval (95 %)."
+        f"training seeds an arm; {figures.ARM_CAPTION}."
     )
     figures.save_figure(figures.arm_comparison(table), preset, f"experiment_{name}", table, caption)
     print(f"Every run: {results_dir(preset) / 'experiments.csv'}.")

@@ -67,6 +67,24 @@ def mean_interval(values, confidence=0.95, axis=0):
     return mean, mean - half, mean + half
 
 
+def stratified_mean_interval(values, strata, confidence=0.95):
+    """Mean with Student's t interval where the strata (tasks) are given, and values vary in them.
+
+    values (n,) finite, strata (n,) labels. The spread is pooled from the k strata, n - k degrees of
+    freedom: what strata differ from each other is no error of the mean over them. Returns Interval;
+    its limits are NaN when no stratum holds two values.
+    """
+    values, groups = _finite(values, "stratified mean"), _strata(strata, len(values))
+    squares = sum(((values[rows] - values[rows].mean()) ** 2).sum() for rows in groups)
+    freedom = len(values) - len(groups)
+    mean = float(np.mean([values[rows].mean() for rows in groups]))
+    if not freedom:
+        return Interval(mean, np.nan, np.nan)
+    share = sum(1 / len(rows) for rows in groups) / len(groups) ** 2
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(squares / freedom * share)
+    return Interval(mean, float(mean - half), float(mean + half))
+
+
 def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000, seed=0):
     """Mean over strata (tasks) of the mean within each, with a percentile bootstrap interval.
 

@@ -158,6 +158,12 @@ def test_one_bad_task_is_one_witness_against_a_policy_however_many_start_states_
     assert (row["p"] < 1e-3, row["tasks"], row["p_tasks"]) == (True, "1 of 6", 1)
 
 
+def test_variants_of_a_task_pooled_are_one_witness_for_a_policy():
+    table = four_arms(RL_ARMS)
+    variants = [table.assign(task=f"libero_object_{kind}/0") for kind in ("lan", "swap")]
+    assert set(factorial(pd.concat(variants).assign(suite="both"))["tasks"]) <= {"0 of 1", "1 of 1"}
+
+
 def test_arms_that_never_differ_claim_no_interval_and_arms_without_a_trial_keep_their_row():
     table = trials_table({"diffusion": "ssss", "gaussian": "ssss", "operator": "eeee"})
     pairs = compare(table).set_index("second")

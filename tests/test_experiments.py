@@ -1,16 +1,18 @@
 """Controlled experiments: what an arm changes, and what is read off its runs."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from diffrl import experiments, figures
+from diffrl import artifacts, experiments, figures
 from diffrl import policy as policies
 from diffrl.errors import TrainingError, UserError
 from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, factorial_effects
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
+from diffrl.rl import checkpoint
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 
@@ -46,28 +48,23 @@ def test_arms_of_one_name_are_the_same_in_every_experiment():
         assert len({arm.name for arm in chosen.arms}) == len(chosen.arms)
 
 
-def curve_of(success, jerk=(7.0, 8.0, 9.0)) -> pd.DataFrame:
-    steps = [0, 200, 400][: len(success)]
-    columns = {"control_steps": steps, "measured_success": success}
-    return pd.DataFrame({**columns, "measured_jerk_rms": jerk[: len(success)]})
-
-
 def test_learning_speed_is_the_first_good_measurement_and_the_area_under_the_curve():
-    found = experiments.learning_speed(curve_of([0.1, 0.5, 1.0]))
+    found = experiments.learning_speed([0, 200, 400], [0.1, 0.5, 1.0])
     # (0, .1) to (200, .5) to (400, 1): (.3 · 200 + .75 · 200) / 400
-    assert found == {
-        "auc": pytest.approx(0.525),
-        "steps_to_90": 400.0,
-        "jerk_clone": 7.0,
-        "jerk_at_90": 9.0,
-    }
-    never = experiments.learning_speed(curve_of([0.1, 0.5]))
-    assert (never["steps_to_90"], np.isnan(never["jerk_at_90"])) == (np.inf, True)
+    assert found == {"auc": pytest.approx(0.525), "steps_to_90": 400.0}
+    assert experiments.learning_speed([0, 200], [0.1, 0.5])["steps_to_90"] == np.inf
+    assert experiments.learning_speed([0, 200], [0.95, 0.5])["steps_to_90"] == 0  # a good clone
 
 
-def test_a_good_clone_is_fast_but_its_jerk_is_not_that_of_rl():
-    found = experiments.learning_speed(curve_of([0.95, 0.8, 1.0]))
-    assert (found["steps_to_90"], found["jerk_at_90"]) == (0.0, 9.0)
+def test_roughness_is_that_of_the_clone_of_the_first_good_and_of_the_kept_policy():
+    def found(*success):
+        jerk = [7.0, 8.0, 9.0, 10.0, 11.0][: len(success)]
+        curve = pd.DataFrame({"measured_success": success, "measured_jerk_rms": jerk})
+        return tuple(experiments.roughness(curve).values())
+
+    assert found(0.1, 0.5, 0.95, 1.0, 0.6) == (7.0, 9.0, 10.0)
+    assert found(1.0, 0.95, 0.95) == (7.0, 8.0, 9.0)  # not the clone's; the last of the best
+    np.testing.assert_equal(found(0.1, 0.5), (7.0, np.nan, 8.0))
 
 
 def test_a_curve_begins_with_the_clone_and_leaves_out_what_was_not_measured():
@@ -75,7 +72,7 @@ def test_a_curve_begins_with_the_clone_and_leaves_out_what_was_not_measured():
     diagnostics = diagnostics.assign(measured_success=[np.nan, 0.5])
     diagnostics = diagnostics.assign(**{f"measured_{m}": 1.0 for m in experiments.MOVEMENT})
     clone = [Trial(f"fresh/0/{i}", "deterministic", 0, error=i == 0) for i in range(4)]
-    curve = experiments.measurements(diagnostics, clone)
+    curve = experiments.measurements(diagnostics, clone, chunk=8)
     assert curve["control_steps"].tolist() == [0, 100]
     assert curve["measured"].tolist() == [3, 24]
     assert curve["measured_success"].tolist() == [0, 0.5]
@@ -172,6 +169,7 @@ def factorial_runs(value) -> pd.DataFrame:
 def test_a_factorial_gives_each_factor_and_interaction_what_is_its_own():
     runs = factorial_runs(lambda d, w, f, run: 10 * run + 2 * d + 3 * w - f + 4 * d * f)
     found = factorial_effects(runs, ("jerk_rms",)).set_index("effect")["difference"]
+    assert factorial_effects(runs, ("jerk_rms",))["by_task"][0] == "+4 +4 +4"
     expected = {
         "diffusion − gaussian": 2 + 4 / 2,
         "white − correlated": 3,
@@ -194,6 +192,14 @@ def test_a_factorial_is_tested_over_complete_blocks_with_a_correction_for_its_se
     assert factorial_effects(runs[runs["arm"] != "gaussian fade"], ("jerk_rms",)).empty
 
 
+def test_a_factorial_s_numbers_are_numbers_though_a_mode_lacks_a_measure():
+    runs = factorial_runs(lambda d, w, f, run: 10.0 * run + d)
+    both = pd.concat([runs, runs.assign(mode="stochastic")]).assign(jerk_at_90=1.0)
+    found = factorial_effects(both, ("jerk_at_90", "jerk_rms"))
+    assert found.groupby(["mode", "measure"]).size().tolist() == [7, 7, 7]
+    assert found[["difference", "p", "p_holm"]].dtypes.eq(float).all()
+
+
 def test_an_arm_that_cannot_be_trained_counts_as_one_that_never_succeeds(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
 
@@ -201,6 +207,10 @@ def test_an_arm_that_cannot_be_trained_counts_as_one_that_never_succeeds(tmp_pat
         raise (TrainingError if self.algorithm == "gaussian" else UserError)("no success")
 
     monkeypatch.setattr(experiments.Training, "train", fail)
+    (arm, task, seed), old = experiments._runs("seeds")[1], "of other settings"
+    stale = experiments.run_folder(arm, task, seed, "laptop") / "curve.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text(old)
     chosen = EXPERIMENTS["seeds"]
     gaussian = dataclasses.replace(chosen, arms=chosen.arms[1:], tasks=chosen.tasks[:1], seeds=(1,))
     monkeypatch.setitem(EXPERIMENTS, "seeds", gaussian)
@@ -215,6 +225,31 @@ def test_an_arm_that_cannot_be_trained_counts_as_one_that_never_succeeds(tmp_pat
     assert experiments.finished_runs("laptop", "seeds").empty
 
 
+def test_finished_runs_are_shown_although_everything_is_to_be_run_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    stage = experiments._stage(*experiments._runs("seeds")[0], "laptop")
+    stage.finish({"rows": [dict.fromkeys(experiments.COLUMNS, 1)]})
+    monkeypatch.setenv(artifacts.FORCE, str(time.time() + 60))
+    assert not stage.done
+    assert len(experiments.finished_runs("laptop", "seeds")) == 1
+
+
+def test_an_unfinished_run_of_other_settings_is_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    run = experiments._runs("seeds")[0]
+    folder = experiments.run_folder(*run, "laptop")
+    checkpoint.save(folder / "checkpoint" / "rl.safetensors", {"a": 1}, "other")
+    seen = []
+
+    def train(self):
+        seen.extend((self.folder / "checkpoint").glob("*"))
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(experiments.Training, "train", train)
+    experiments._run(run, "laptop", threads=1)
+    assert not seen
+
+
 def test_runs_of_other_settings_are_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     run = experiments._runs("seeds")[0]
@@ -224,18 +259,25 @@ def test_runs_of_other_settings_are_not_shown(tmp_path, monkeypatch):
     assert experiments.finished_runs("laptop", "seeds").empty
 
 
-def test_tasks_that_differ_do_not_widen_an_arm_s_interval_in_the_figure():
-    runs = [
+def test_tasks_that_differ_do_not_widen_an_arm_s_interval_and_have_a_mark_each_in_the_figure():
+    rows = [
         {
             **{"arm": arm, "algorithm": arm, "mode": "deterministic", "task": task},
-            "jerk_rms": 10 * k + v,
+            "jerk_rms": 10 * k + value + 0.1 * seed,
         }
         for k, task in enumerate("abc")
-        for arm, v in (("diffusion", 1.0), ("gaussian", 2.0))
+        for arm, value in (("diffusion", 1.0), ("gaussian", 2.0))
+        for seed in (-1, 1)
     ]
-    figure = figures.arm_comparison(pd.DataFrame(runs), measures=("jerk_rms",))
-    dots = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "."]
-    assert sorted(tuple(np.round(x, 9)) for x in dots) == [(11.0,) * 3, (12.0,) * 3]
+    figure = figures.arm_comparison(pd.DataFrame(rows), measures=("jerk_rms",))
+    (axes,) = figure.axes
+    runs = [
+        line for line in axes.lines if line.get_marker() in {".", "^", "x"} and line.get_alpha()
+    ]
+    assert len({line.get_marker() for line in runs}) == 3
+    bars = [bar.get_segments()[0] for bar in axes.collections]
+    assert max(abs(bar[1][0] - bar[0][0]) for bar in bars) < 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
 
 
 def test_an_arm_without_any_success_keeps_its_row_in_the_figure():
@@ -281,6 +323,8 @@ def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
     folder = experiments.run_folder(arms[0], "libero_object/0", 0, "laptop")
     trials = pd.read_csv(folder / "trials.csv")
     assert trials["jerk_rms"].isna().equals(~trials["success"])
+    assert trials["boundary_share"].isna().equals(~trials["success"])
+    assert trials.groupby("policy").size().to_dict() == {"clone": 4, "diffusion": 8}
     curve = pd.read_csv(folder / "curve.csv")
     assert len(curve) == 3  # the clone, two measurements
     assert curve["measured_jerk_rms"].isna().equals(curve["measured_success"] == 0)

@@ -46,6 +46,17 @@ def test_mean_interval_equals_scipys_t_interval_and_skips_missing_values():
     assert np.isnan(statistics.mean_interval(values[:1])[1]).all()
 
 
+def test_the_mean_over_given_strata_has_the_interval_of_what_varies_within_them():
+    values, strata = np.array([1.0, 3.0, 11.0, 13.0]), ["a", "a", "b", "b"]
+    mean, low, high = statistics.stratified_mean_interval(values, strata)
+    # s² = (1 + 1 + 1 + 1) / 2 degrees of freedom = 2, of a mean of four: 2 / 4
+    half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 4)
+    assert (mean, low, high) == pytest.approx((7, 7 - half, 7 + half))
+    one = statistics.stratified_mean_interval(values, ["a"] * 4)
+    assert one == pytest.approx([float(x) for x in statistics.mean_interval(values)])
+    assert np.isnan(statistics.stratified_mean_interval([1.0, 2.0], ["a", "b"]).low)
+
+
 def test_bootstrap_repeats_with_its_seed_whatever_the_global_generator_did():
     values = np.random.default_rng(1).normal(size=30)
     first = statistics.stratified_bootstrap(values, seed=3)

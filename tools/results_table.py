@@ -106,7 +106,7 @@ def effects(table: pd.DataFrame) -> str:
             "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array([r.difference, r.low, r.high]))),
             f"{r.p_holm:.2g}",
             r.tasks,
-            " ".join(f"{100 * float(value):+.1f}" for value in r.by_seed.split()),
+            " ".join(f"{100 * float(value):+.1f}" for value in str(r.by_seed).split()),
         ]
         for r in table.itertuples()
     ]

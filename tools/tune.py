@@ -68,7 +68,9 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     row |= {"changes": "; ".join(f"{key}={value}" for key, value in TRIES[name].items())}
     row |= {"measured": " ".join(f"{x:.3f}" for x in measured), "last": measured.iloc[-1]}
     row |= {"training_success": diagnostics["success"].tail(3).mean()}
-    row |= learning_speed(diagnostics, clone) | {"control_steps": steps}
+    curve = diagnostics[diagnostics["measured"] > 0]
+    row |= learning_speed([0, *curve["control_steps"]], [clone, *curve["measured_success"]])
+    row |= {"control_steps": steps}
     row |= {name: quality.get(name) for name in ("jerk_rms", "steps")}
     print(row, flush=True)
     return row

@@ -5,7 +5,7 @@ it as PDF and PNG, with the table behind it as CSV and its caption as text.
 """
 
 from diffrl.figures.data import action_statistics, throughput_bars
-from diffrl.figures.experiments import arm_comparison
+from diffrl.figures.experiments import ARM_CAPTION, arm_comparison
 from diffrl.figures.learning import contact_sheet, learning_curves
 from diffrl.figures.quality import (
     action_variance_over_phase,
@@ -30,6 +30,7 @@ from diffrl.figures.style import (
 from diffrl.figures.success import scaling_curve, success_forest, success_heatmap, task_names
 
 __all__ = [
+    "ARM_CAPTION",
     "COLOURS",
     "LABELS",
     "action_statistics",

@@ -7,35 +7,40 @@ from matplotlib.figure import Figure
 
 from diffrl.figures.style import DOUBLE, colour, error_bar, style
 from diffrl.quality.report import MEASURES
-from diffrl.statistics import mean_interval
+from diffrl.statistics import stratified_mean_interval
 
 SHOWN = ("success", "auc", "jerk_rms", "steps", "position_variance")
+ARM_CAPTION = (  # what every caption of `arm_comparison` says
+    "small marks are runs, a shape per task; the mark is the mean over the tasks with Student's t "
+    "interval (95 %) over the seeds within them"
+)
 _TITLES = {"success": "Success", "auc": "Area under the curve"}
+_SHAPES = ".^xs+"
 
 
 @style
 def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHOWN) -> Figure:
-    """A row per arm, a panel per measure: every run a dot, the mean with Student's t interval.
+    """A row per arm, a panel per measure: every run, the mean over tasks and its interval.
 
-    runs: `experiments.csv` rows. Tasks differ more than arms do: each value is moved by what its
-    task's mean differs from the mean of all tasks. Runs without a success to measure have no dot in
-    quality's panels.
+    runs: `experiments.csv` rows. Runs without a success to measure have no mark in quality's
+    panels. The legend names the tasks where there are several.
     """
-    rows = runs[runs["mode"] == mode].copy()
-    for measure in measures:
-        by_task = rows.groupby("task")[measure]
-        rows[measure] += by_task.mean().mean() - by_task.transform("mean")
-    arms = list(dict.fromkeys(rows["arm"]))
-    size = (DOUBLE, 0.5 + 0.2 * len(arms))
+    rows = runs[runs["mode"] == mode]
+    arms, tasks = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["task"]))
+    several = len(tasks) > 1
+    size = (DOUBLE, 0.5 + 0.25 * several + 0.2 * len(arms))
     figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False)
     for axes, measure in zip(panels[0], measures):
         for height, arm in enumerate(reversed(arms)):
-            group = rows[rows["arm"] == arm]
-            tone, values = colour(group["algorithm"].iloc[0]), group[measure].dropna().to_numpy()
-            if not len(values):
+            group = rows[rows["arm"] == arm].dropna(subset=measure)
+            if group.empty:
                 continue
-            axes.plot(values, np.full(len(values), height), ".", color=tone, ms=3, alpha=0.45)
-            mean, low, high = mean_interval(values)
+            tone = colour(group["algorithm"].iloc[0])
+            for task, part in group.groupby("task"):
+                look = {"color": tone, "ms": 3, "alpha": 0.45, "ls": "none", "clip_on": False}
+                shape = _SHAPES[tasks.index(task) % len(_SHAPES)]
+                axes.plot(part[measure], np.full(len(part), height), shape, **look)
+            mean, low, high = stratified_mean_interval(group[measure], group["task"])
             error = None if np.isnan(low) else error_bar(mean, low, high)
             axes.errorbar(mean, height, xerr=error, color=tone, marker="o", ms=3.5, lw=1)
         label, unit, _ = MEASURES.get(measure, (_TITLES.get(measure, measure), "", 0))
@@ -46,4 +51,8 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", lw=0.4, color="0.9")
         axes.set_axisbelow(True)
+    if several:
+        for task, shape in zip(tasks, _SHAPES):
+            panels[0, 0].plot([], [], shape, color="0.4", ms=3, ls="none", label=task)
+        figure.legend(loc="outside upper center", ncols=len(tasks))
     return figure

@@ -20,8 +20,9 @@ import torch
 from diffrl import policy as policies
 from diffrl.artifacts import Stage, config_hash, forced, write_csv, write_json
 from diffrl.data.operator import operator_demonstrations
+from diffrl.errors import UserError
 from diffrl.policy import ChainPolicy, Layout
-from diffrl.presets import Preset, get_preset
+from diffrl.presets import Mode, Preset, get_preset
 from diffrl.rl import checkpoint
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
@@ -197,16 +198,26 @@ class Training:
         policies.save(self.folder, policy)
         return policy, learner, (seconds + learner.seconds) / 60
 
-    def evaluate(self, policy: ChainPolicy, record: bool = False) -> list[Trial]:
-        """Play the official start states in both modes, with each seed of the policy's noise."""
+    def evaluate(
+        self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = MODES
+    ) -> list[Trial]:
+        """Play the official start states in each mode, with each seed of the policy's noise."""
         config, trials = self.preset.rl, []
         starts = official_start_states(self.scene)[: config.evaluation_starts]
-        for mode in MODES:
+        for mode in modes:
             for seed in config.evaluation_seeds:
                 trials += rollout(
                     policy, self.scene, starts, mode, seed, threads=self.threads, record=record
                 )
         return trials
+
+    def drop_foreign_checkpoints(self) -> None:
+        """Forget an unfinished run if it is of other settings, or broken."""
+        try:
+            for path in filter(Path.exists, (self.checkpoint("clone"), self.checkpoint("rl"))):
+                checkpoint.check(path, self.key)
+        except UserError:
+            self.drop_checkpoints()
 
     def close(self) -> None:
         """Drop what only an unfinished run needs."""

@@ -7,9 +7,7 @@ Several GPUs share each batch under `accelerate launch -m diffrl train-vla …`.
 
 import dataclasses
 import hashlib
-import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffrl.artifacts import atomic_path, config_hash, forced, write_csv
+from diffrl.artifacts import config_hash, forced, write_csv
 from diffrl.errors import UserError
 from diffrl.presets import VLAConfig
+from diffrl.rl import checkpoint
 from diffrl.vla.frames import Frames
 from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_state
 
@@ -67,9 +64,9 @@ def train(
     precision = "bfloat16" if has_bfloat16(device) else "float32"
     key = config_hash([config, seed, precision, data_hash(frames), data_hash(held_out)])
     run = _start(crew, frames, config, seed, device)
-    checkpoint = folder / "checkpoint" / f"{key}.safetensors"
-    if checkpoint.exists() and not forced(checkpoint):
-        _resume(run, checkpoint)
+    path = folder / "checkpoint" / f"{key}.safetensors"
+    if path.exists() and not forced(path):
+        _resume(run, path, key)
     crew.wait_for_everyone()  # before the first one writes another checkpoint
     loss_of = crew.prepare_model(run.model)
     loss_of = torch.compile(loss_of) if device.type == "cuda" else loss_of
@@ -83,7 +80,7 @@ def train(
             _log(run, held_out, every, device)
             bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
             if crew.is_main_process:
-                _checkpoint(run, checkpoint)
+                _checkpoint(run, path, key)
     bar.close()
     losses = pd.DataFrame(run.history, columns=["step", "loss", "held_out"])
     losses["step"] = losses["step"].astype(int)
@@ -92,7 +89,8 @@ def train(
         made = {"seed": seed, "steps": config.steps, "precision": precision}
         save(run.model, folder, made | (about or {}))
         write_csv(folder / "losses.csv", losses)
-        shutil.rmtree(checkpoint.parent, ignore_errors=True)  # those of other settings, too
+        for old in path.parent.glob("*.safetensors"):  # those of other settings, too
+            old.unlink()
     crew.wait_for_everyone()
     return losses
 
@@ -214,43 +212,24 @@ def _log(run: Run, held_out: Frames, every: int, device: torch.device) -> None:
     run.running = 0.0
 
 
-def _checkpoint(run: Run, path: Path) -> None:
-    """Write weights, average, optimiser, generator and history to one file, atomically."""
-    tensors = {f"model/{k}": v for k, v in trained_state(run.model).items()}
-    tensors |= {f"ema/{k}": v for k, v in run.ema.items()}
-    for i, state in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": v.contiguous() for k, v in state.items()}
-    tensors["generator"] = run.generator.get_state()
-    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    about = {"step": run.step, "history": run.history}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"run": json.dumps(about)})
+def _checkpoint(run: Run, path: Path, key: str) -> None:
+    tree = {"model": trained_state(run.model), "ema": run.ema, "step": run.step}
+    tree |= {"optimizer": run.optimizer.state_dict(), "generator": run.generator.get_state()}
+    checkpoint.save(path, tree | {"history": run.history}, key)
 
 
-def _resume(run: Run, path: Path) -> None:
-    """Continue from a checkpoint; its name says that it is of this config, seed and data.
+def _resume(run: Run, path: Path, key: str) -> None:
+    """Continue from a checkpoint.
 
     Raises:
         UserError: it is broken.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["run"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"The checkpoint {path} cannot be read ({error}): delete it.") from error
-    run.model.load_state_dict(_under("model/", tensors), strict=False)
-    run.ema = {k: v.to(run.ema[k].device) for k, v in _under("ema/", tensors).items()}
-    state = run.optimizer.state_dict()
-    for i in range(len(state["param_groups"][0]["params"])):
-        state["state"][i] = _under(f"optimizer/{i}/", tensors)
-    run.optimizer.load_state_dict(state)
-    run.generator.set_state(tensors["generator"])
-    run.step, run.history = about["step"], [tuple(row) for row in about["history"]]
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    tree = checkpoint.load(path, key)
+    run.model.load_state_dict(tree["model"], strict=False)
+    run.ema = {k: v.to(run.ema[k].device) for k, v in tree["ema"].items()}
+    run.optimizer.load_state_dict(tree["optimizer"])
+    run.generator.set_state(tree["generator"])
+    run.step, run.history = tree["step"], tree["history"]
 
 
 def data_hash(frames: Frames) -> str:
