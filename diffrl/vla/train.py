@@ -91,6 +91,8 @@ def train(
         write_csv(folder / "losses.csv", losses)
         for old in path.parent.glob("*.safetensors"):  # those of other settings, too
             old.unlink()
+        if path.parent.exists() and not any(path.parent.iterdir()):  # or an evaluation's records
+            path.parent.rmdir()
     crew.wait_for_everyone()
     return losses
 
