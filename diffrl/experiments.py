@@ -25,13 +25,13 @@ import pandas as pd
 from diffrl import figures
 from diffrl.artifacts import Stage, results_dir, write_csv
 from diffrl.errors import TrainingError
-from diffrl.presets import Preset, QualityConfig, get_preset
+from diffrl.presets import ALGORITHMS, MODES, Algorithm, Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
 from diffrl.rl.rollout import Trial, success_rate
-from diffrl.rl.train import Algorithm, Training, config_of
+from diffrl.rl.train import Training, config_of
 from diffrl.scale import cores, map_tasks
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import holm, mean_interval, sign_flip_test
@@ -92,7 +92,7 @@ _LEARNED = ("libero_object/0", "libero_object/3", "libero_spatial/0")
 _MOVED = ("libero_object/0", "libero_object/3", "libero_goal/7")
 _FACTORIAL = tuple(
     _arm(algorithm + noise + fade, algorithm, **noise_changes, **fade_changes)
-    for algorithm in ("diffusion", "gaussian")
+    for algorithm in ALGORITHMS
     for noise, noise_changes in (("", {}), (" white", WHITE))
     for fade, fade_changes in (("", {}), (" fade", FADE))
 )
@@ -217,7 +217,7 @@ def _trained(run: Training) -> list[dict]:
     policy, learner, minutes = run.train()
     trials = run.evaluate(policy, record=True)
     clone, _ = run.clone()
-    before = run.evaluate(clone, record=True, modes=records.MODES[:1])
+    before = run.evaluate(clone, record=True, modes=MODES[:1])
     tables = [("clone", before), (run.algorithm, trials)]
     played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
     write_csv(run.folder / "trials.csv", played)
@@ -225,7 +225,7 @@ def _trained(run: Training) -> list[dict]:
     curve = measurements(pd.read_csv(run.folder / "diagnostics.csv"), held_out, chunk)
     write_csv(run.folder / "curve.csv", curve)
     names = (run.task, run.algorithm, run.seed)
-    clones = dict.fromkeys(records.MODES, success_rate(held_out))
+    clones = dict.fromkeys(MODES, success_rate(held_out))
     table = records.trial_table(trials)
     expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
     learned = learning_speed(curve["control_steps"], curve["measured_success"]) | roughness(curve)
@@ -242,7 +242,7 @@ def _failed(run: Training, note: str) -> list[dict]:
     for name in ("trials.csv", "curve.csv"):  # of other settings
         (run.folder / name).unlink(missing_ok=True)
     rows = []
-    for mode in records.MODES:
+    for mode in MODES:
         row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)
         row |= {"task": run.task, "algorithm": run.algorithm, "mode": mode, "seed": run.seed}
         rows.append(row | {"success": 0.0, "auc": 0.0, "steps_to_90": np.inf, "note": note})
@@ -344,7 +344,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     get there), jerk_clone, jerk_at_90, jerk_kept, jerk_rms, steps.
     """
     rows = []
-    for arm, group in runs[runs["mode"] == records.MODES[0]].groupby("arm", sort=False):
+    for arm, group in runs[runs["mode"] == MODES[0]].groupby("arm", sort=False):
         means = group[["success", "auc", *LEARNING[2:], "jerk_rms", "steps"]].mean()
         reached = f"{np.isfinite(group['steps_to_90']).sum()} of {len(group)}"
         median = group["steps_to_90"].median()
@@ -423,7 +423,7 @@ def _by_run(table: pd.DataFrame, measures: Sequence[str]):
 def _test(change: np.ndarray, measure: str, mode: str) -> dict | None:
     """Interval and test of the finite ones of some paired changes; None of fewer than two."""
     change = change[np.isfinite(change)]
-    again = measure in LEARNING and mode != records.MODES[0]  # counts once
+    again = measure in LEARNING and mode != MODES[0]  # counts once
     if len(change) < 2 or again:
         return None
     mean, low, high = mean_interval(change)

@@ -35,7 +35,10 @@ class _Settings:
 
 
 Source = Literal["operator", "human"]
-Mode = Literal["deterministic", "stochastic"]
+Mode = Literal["deterministic", "stochastic"]  # of a policy
+MODES: tuple[Mode, ...] = get_args(Mode)
+Algorithm = Literal["diffusion", "gaussian"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class GenerationConfig:
     """Experts roll out data sets, from start states that no evaluation uses."""
 
     episodes: int = 50  # successes per task and source [P] success-filtered, [S] 50
-    modes: tuple[Mode, ...] = ("deterministic", "stochastic")  # the first is the headline [C]
+    modes: tuple[Mode, ...] = MODES  # the first is the headline [C]
     max_attempts: int = 400  # rollouts per task before giving up [C]
     seed: int = 1  # of the fresh start states and of the policy's noise [C]
 

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from diffrl.presets import ALGORITHMS, MODES
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import holm, mcnemar, sign_flip_test, stratified_bootstrap, wilson
 from diffrl.vla.play import SETTLE
@@ -21,11 +22,7 @@ EFFECTS = {  # of the four arms of RL data; weights of (source, mode)
     "without noise − with it": (0.5, -0.5, 0.5, -0.5),
     "interaction": (1.0, -1.0, -1.0, 1.0),
 }
-_CELLS = [
-    f"{source} {mode}"
-    for source in ("diffusion", "gaussian")
-    for mode in ("deterministic", "stochastic")
-]
+_CELLS = [f"{source} {mode}" for source in ALGORITHMS for mode in MODES]
 PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
 """Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
 +12.6 points [P]. The paper's demonstrators are people; the scripted operator stands beside them."""

@@ -17,10 +17,10 @@ import tyro
 
 from diffrl.artifacts import results_dir, write_csv
 from diffrl.data.operator import operator_demonstrations
-from diffrl.presets import get_preset
+from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.rollout import success_rate
-from diffrl.rl.train import ALGORITHMS, Training
+from diffrl.rl.train import Training
 
 COUNTS = (1, 2, 3, 4, 5, 7, 10, 20)
 STARTS = 24

@@ -17,9 +17,9 @@ import tyro
 
 from diffrl.artifacts import results_dir, root, write_csv
 from diffrl.experiments import Arm, learning_speed, mean_quality
-from diffrl.presets import get_preset
+from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.rollout import rollout
-from diffrl.rl.train import ALGORITHMS, HELD_OUT, Training
+from diffrl.rl.train import HELD_OUT, Training
 from diffrl.scale import map_tasks
 from diffrl.sim.starts import fresh_start_states
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from diffrl.benchmark.common import EPISODE
 from diffrl.figures import save_figure, throughput_bars
-from diffrl.rl.train import ALGORITHMS
+from diffrl.presets import ALGORITHMS
 
 
 def report(record: dict) -> str:

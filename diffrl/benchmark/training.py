@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from diffrl.benchmark.common import timed
-from diffrl.presets import get_preset
+from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.learn import Learner
-from diffrl.rl.train import ALGORITHMS, Training
+from diffrl.rl.train import Training
 from diffrl.scale import cores
 from diffrl.sim.simulator import Simulator
 

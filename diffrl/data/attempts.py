@@ -13,7 +13,6 @@ from diffrl.sim.starts import StartStates, fresh_start_states
 
 Source = Literal["operator", "human", "diffusion", "gaussian"]
 Mode = Literal["recorded", "deterministic", "stochastic"]
-EXPERTS: tuple[Source, ...] = ("diffusion", "gaussian")
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 
 

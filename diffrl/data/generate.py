@@ -24,13 +24,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from diffrl.artifacts import Stage, file_hash, forced, results_dir, write_csv
-from diffrl.data.attempts import ATTEMPT, EXPERTS, Mode, Play, Player, Source, expert_folders
+from diffrl.data.attempts import ATTEMPT, Mode, Play, Player, Source, expert_folders
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, replay
 from diffrl.data.safety import check_bytes
 from diffrl.errors import UserError
-from diffrl.presets import Preset, get_preset
+from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.scale import cores, map_tasks, progress
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
@@ -196,7 +196,7 @@ def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: 
 # -- all data sets of a preset ---------------------------------------------------------------------
 def sources_of(preset: Preset) -> list[tuple[Source, Mode]]:
     """Return the (source, mode) of a preset's data sets: the demonstrations' and the experts'."""
-    experts = [(source, mode) for mode in preset.generation.modes for source in EXPERTS]
+    experts = [(source, mode) for mode in preset.generation.modes for source in ALGORITHMS]
     return [(preset.demonstrations.source, "recorded"), *experts]
 
 

@@ -12,8 +12,8 @@ from diffrl.artifacts import atomic_path
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.errors import UserError
 from diffrl.sim.scene import load_scene
+from diffrl.sim.tasks import CAMERAS
 
-CAMERAS = ("agentview", "robot0_eye_in_hand")
 _BATCH_BYTES = 800e6  # of frames in memory at once
 _ENCODING = (
     *("-crf", "18", "-preset", "veryfast"),  # visually lossless

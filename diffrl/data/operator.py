@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffrl.data.articulated import pull, push, turn_knob
-from diffrl.data.episode import Episode
+from diffrl.data.episode import WIDTHS, Episode
 from diffrl.data.manner import MANNERS, Manner
 from diffrl.data.motion import OPEN, Actions, Operator
 from diffrl.data.skills import UP, Lost, is_covered, is_flat, push_along, put, take
@@ -26,7 +26,6 @@ from diffrl.sim.starts import StartStates, fresh_start_states
 
 COPIES = 16  # simulated side by side; changes no result
 HOPELESS = 40  # attempts without any success after which it gives up; our choice
-RECORDED = ("eef_pos", "eef_quat", "gripper_qpos", "joint_pos", "object_pos", "object_quat")
 
 _ORDER = {"open": 0, "turnon": 1, "turnoff": 1, "in": 2, "on": 2, "close": 3}
 
@@ -207,7 +206,7 @@ def _episode(scene: Scene, simulator: Simulator, slot: int, trial: _Trial, seed:
         actions=np.array(trial.commands),
         rewards=rewards,
         fixtures=trial.start.fixtures[0].copy(),
-        observations={name: seen[name] for name in RECORDED},
+        observations={name: seen[name] for name in WIDTHS},
         policy="operator",
         attempt=trial.number,
     )

@@ -26,9 +26,8 @@ from diffrl.policy.features import (
     state_features,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
-from diffrl.presets import check_choices
+from diffrl.presets import Algorithm, Mode, check_choices
 
-Mode = Literal["deterministic", "stochastic"]
 ACTIONS = 7
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
 LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
@@ -38,7 +37,7 @@ LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
 class PolicyConfig:
     """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`."""
 
-    algorithm: Literal["diffusion", "gaussian"]
+    algorithm: Algorithm
     network: Literal["mlp", "unet"] = "mlp"
     width: int = 256
     horizon: int = 8

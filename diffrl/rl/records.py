@@ -6,12 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from diffrl.artifacts import Stage, results_dir, write_csv
-from diffrl.presets import get_preset
+from diffrl.presets import MODES, get_preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
 
-MODES = ("deterministic", "stochastic")
 COLUMNS = [
     *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),
     *("control_steps", "minutes", "clone_success"),

@@ -12,7 +12,6 @@ import functools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -22,14 +21,13 @@ from diffrl.artifacts import Stage, config_hash, forced, write_csv, write_json
 from diffrl.data.operator import operator_demonstrations
 from diffrl.errors import UserError
 from diffrl.policy import ChainPolicy, Layout
-from diffrl.presets import Mode, Preset, get_preset
+from diffrl.presets import ALGORITHMS, MODES, Algorithm, Mode, Preset, get_preset
 from diffrl.rl import checkpoint
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
 from diffrl.rl.records import (
     COLUMNS,
-    MODES,
     collect_records,
     expert_folder,
     expert_rows,
@@ -42,8 +40,6 @@ from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
 
-Algorithm = Literal["diffusion", "gaussian"]
-ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")
 HELD_OUT = 2_000_000  # start-state seeds of measurements during training
 IMAGE_SIZE = 128  # pixels; the paper's image policy sees agentview [S]
 

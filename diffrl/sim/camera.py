@@ -28,8 +28,8 @@ from diffrl.scale import map_tasks
 from diffrl.sim.observation import place_fixtures
 from diffrl.sim.pictures import Detail, picture_model
 from diffrl.sim.scene import Scene, load_scene
+from diffrl.sim.tasks import CAMERAS
 
-CAMERAS = ("agentview", "robot0_eye_in_hand")
 _WIDTH, _HEIGHT = 640, 480  # robosuite's off-screen buffer; larger images enlarge it
 _MAX_GEOMS = 1000  # robosuite's
 _BURNER_ON = 2.0  # alpha: LIBERO's `1 - alpha` toggle applied to the hidden site's -1

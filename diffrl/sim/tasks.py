@@ -12,6 +12,7 @@ from importlib import resources
 
 from diffrl.errors import UserError
 
+CAMERAS = ("agentview", "robot0_eye_in_hand")  # that LIBERO records
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_90", "libero_10")
 PRO_VARIANTS = ("lan", "object", "swap", "task")
 PRO_SUITES = tuple(f"{s}_{v}" for s in SUITES if s != "libero_90" for v in PRO_VARIANTS)

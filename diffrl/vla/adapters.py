@@ -18,6 +18,7 @@ from diffrl.artifacts import config_hash, file_hash, read_json
 from diffrl.data.hdf5 import read_episodes
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
+from diffrl.presets import MODES
 from diffrl.rl import rollout
 from diffrl.vla import model as vla
 from diffrl.vla.model import ACTION, CAMERAS, Inputs, proprioception
@@ -119,7 +120,7 @@ class Expert(Base):
 
     def __init__(self, folder: str | Path, mode: str = "deterministic"):
         super().__init__()
-        if mode not in ("deterministic", "stochastic"):
+        if mode not in MODES:
             raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
         self.policy, self.mode = rl_policy.load(folder), mode
         weights = file_hash(Path(folder) / rl_policy.WEIGHTS)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from diffrl.artifacts import atomic_path, read_json, write_json
 from diffrl.errors import UserError
 from diffrl.presets import VLAConfig
+from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.layers import Glimpses, Layer, time_embedding
 from diffrl.vla.vision import STRIDE, cells, encode, make_encoder, pixels
 
-CAMERAS = ("agentview", "robot0_eye_in_hand")
 ACTION = 7  # (dx, dy, dz, drx, dry, drz, gripper)
 PROPRIO = 8  # gripper position 3, axis-angle 3, finger positions 2 [L]
 
