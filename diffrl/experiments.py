@@ -31,7 +31,7 @@ from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
 from diffrl.rl.rollout import Trial, success_rate
-from diffrl.rl.train import Training, config_of
+from diffrl.rl.train import Training
 from diffrl.scale import cores, map_tasks
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import holm, mean_interval, sign_flip_test
@@ -188,7 +188,7 @@ def _stage(arm: Arm, task: str, seed: int, preset: str) -> Stage:
     quality = {
         name: getattr(settings.quality, name) for name in ("episodes", "neighbours", "phases")
     }
-    config = config_of(task, arm.algorithm, settings, seed) | {"quality": quality}
+    config = records.config_of(task, arm.algorithm, settings, seed) | {"quality": quality}
     return Stage(run_folder(arm, task, seed, preset), "run", config)
 
 

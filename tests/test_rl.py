@@ -448,7 +448,7 @@ def test_reproduce_with_force_continues_no_older_checkpoint(tmp_path, monkeypatc
 # -- records
 
 
-def test_the_table_of_experts_is_collected_from_finished_runs_in_a_fixed_order(
+def test_the_table_of_experts_is_collected_from_finished_runs_of_todays_settings_in_order(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
@@ -459,8 +459,12 @@ def test_the_table_of_experts_is_collected_from_finished_runs_in_a_fixed_order(
         }
         rows = [{**row, "mode": mode} for mode in ("stochastic", "deterministic")]
         folder = records.expert_folder("libero_object/0", algorithm, "smoke", 0)
-        Stage(folder, "expert", {}).finish({"rows": rows})
-    records.collect_records("smoke")
+        config = records.config_of("libero_object/0", algorithm, get_preset("smoke"), 0)
+        Stage(folder, "expert", config).finish({"rows": rows})
+    other = [{**row, "seed": 1}]
+    folder = records.expert_folder("libero_object/0", "diffusion", "smoke", 1)
+    Stage(folder, "expert", {"of": "other settings"}).finish({"rows": other})
+    records.collect_records(get_preset("smoke"))
     table = pd.read_csv(tmp_path / "results" / "smoke" / "experts.csv")
     assert ",".join(table.columns) == (
         "task,algorithm,mode,seed,trials,successes,success,low,high,control_steps,minutes,"

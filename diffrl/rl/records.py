@@ -1,12 +1,13 @@
 """What training leaves behind, as tables: experts, learning curves, final trials."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from diffrl.artifacts import Stage, results_dir, write_csv
-from diffrl.presets import MODES, get_preset
+from diffrl.presets import MODES, Algorithm, Preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
@@ -21,6 +22,19 @@ def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
     """Return the folder of one expert."""
     place = results_dir(preset) / "experts" / get_task(task).id.replace("/", "-")
     return place / f"{algorithm}-seed{seed}"
+
+
+def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dict:
+    """Return what decides the result of a run."""
+    preset = preset.of(task)
+    return {
+        "task": task,
+        "algorithm": algorithm,
+        "seed": seed,
+        "demonstrations": preset.demonstrations,
+        "clone": preset.clone,
+        "rl": dataclasses.replace(preset.rl, seeds=()),
+    }
 
 
 def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -63,24 +77,32 @@ def expert_rows(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _finished(preset: str) -> list[Stage]:
-    """The finished experts, in the order of the preset's tasks."""
-    markers = sorted((results_dir(preset) / "experts").glob("*/*/expert.done.json"))
-    order = {task.replace("/", "-"): place for place, task in enumerate(get_preset(preset).tasks)}
+def _finished(preset: Preset) -> list[Stage]:
+    """The finished experts of today's settings, in the order of the preset's tasks."""
+    markers = sorted((results_dir(preset.name) / "experts").glob("*/*/expert.done.json"))
+    order = {task.replace("/", "-"): place for place, task in enumerate(preset.tasks)}
     markers.sort(key=lambda marker: order.get(marker.parent.parent.name, len(order)))
-    return [Stage(marker.parent, "expert", None) for marker in markers]
+    stages = [_stage(marker.parent, preset) for marker in markers]
+    return [stage for stage in stages if stage.found]
 
 
-def collect_records(preset: str) -> pd.DataFrame:
+def _stage(folder: Path, preset: Preset) -> Stage:
+    """The stage of an expert that says itself which one it is."""
+    row = Stage(folder, "expert", None).records["rows"][0]
+    config = config_of(row["task"], row["algorithm"], preset, row["seed"])
+    return Stage(folder, "expert", config)
+
+
+def collect_records(preset: Preset) -> pd.DataFrame:
     """Write ``results/<preset>/experts.csv`` from the finished experts, and return it."""
     rows = [row for stage in _finished(preset) for row in stage.records["rows"]]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
-    write_csv(results_dir(preset) / "experts.csv", table)
+    write_csv(results_dir(preset.name) / "experts.csv", table)
     return table.reset_index(drop=True)
 
 
-def final_trials(preset: str) -> pd.DataFrame:
+def final_trials(preset: Preset) -> pd.DataFrame:
     """Return every trial of the finished experts' final evaluations, clones included."""
     tables = []
     for stage in _finished(preset):
@@ -91,7 +113,7 @@ def final_trials(preset: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def learning_curves(preset: str, training_seed: int = 0) -> pd.DataFrame:
+def learning_curves(preset: Preset, training_seed: int = 0) -> pd.DataFrame:
     """Return the success of finished experts over control steps, with Wilson intervals.
 
     Rows (task, source, mode, steps, value, low, high, n): "stochastic" are the n training episodes

@@ -7,7 +7,6 @@ Folder of an expert, ``results/<preset>/experts/<suite>-<index>/<algorithm>-seed
 ``trials.csv`` (the final evaluation), ``train.log``, ``checkpoint/`` while it is at work.
 """
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from diffrl.rl.learn import Learner, Note, improve
 from diffrl.rl.records import (
     COLUMNS,
     collect_records,
+    config_of,
     expert_folder,
     expert_rows,
     success_by_mode,
@@ -42,19 +42,6 @@ from diffrl.sim.starts import fresh_start_states, official_start_states
 
 HELD_OUT = 2_000_000  # start-state seeds of measurements during training
 IMAGE_SIZE = 128  # pixels; the paper's image policy sees agentview [S]
-
-
-def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dict:
-    """Return what decides the result of a run."""
-    preset = preset.of(task)
-    return {
-        "task": task,
-        "algorithm": algorithm,
-        "seed": seed,
-        "demonstrations": preset.demonstrations,
-        "clone": preset.clone,
-        "rl": dataclasses.replace(preset.rl, seeds=()),
-    }
 
 
 class Training:
@@ -299,7 +286,7 @@ def train_experts(
     function = functools.partial(_train, preset=preset, threads=cores() // workers, force=force)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
     map_tasks(function, items, names=names, workers=workers, description="experts")
-    return collect_records(preset.name)
+    return collect_records(preset)
 
 
 def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
@@ -333,7 +320,7 @@ def main(
     rows = train_expert(
         task, algorithm, settings, seed, threads=threads, force=force, journal=journal
     )
-    collect_records(preset)
+    collect_records(settings)
     for row in rows.to_dict("records"):
         print(
             "{task} {algorithm} {mode}: {successes}/{trials} official start states "
