@@ -154,6 +154,7 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
     workers = min(workers or cores(), len(items))
     function = functools.partial(_run, preset=preset, threads=max(1, cores() // workers))
     map_tasks(function, items, names=names, workers=workers, description=name)
+    _write_table(preset)  # two runs that ended at once may have missed each other
     return finished_runs(preset, name)
 
 
@@ -174,6 +175,10 @@ def _collect(preset: str, names: Sequence[str]) -> pd.DataFrame:
     stages = [stage for run in runs if (stage := _stage(*run, preset)).found]
     rows = [row for stage in stages for row in stage.records["rows"]]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _write_table(preset: str) -> None:
+    write_csv(results_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
 
 
 def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
@@ -208,7 +213,7 @@ def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> None:
         rows = [{"arm": arm.name, "preset": preset} | row for row in rows]
         stage.finish({"rows": rows}, seed=seed)
     shutil.rmtree(stage.folder / "checkpoint", ignore_errors=True)
-    write_csv(results_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
+    _write_table(preset)
 
 
 def _trained(run: Training) -> list[dict]:
