@@ -289,7 +289,8 @@ def main(
 
     Args:
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
-            openpi:ws://<host>:<port>[?replan=5&timeout=60] or lerobot:<python>?checkpoint=<path>.
+            openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60] or
+            lerobot:<python>?checkpoint=<path>.
         suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
         trials: official start states per task, 1 to 50.
         seed: of the fixtures' poses and of the policy's noise.

@@ -382,7 +382,14 @@ _PAPER = Preset(
         gaussian_learning_rate=5e-5,
         seeds=(0, 1, 2),
     ),
-    vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),
+    vla=VLAConfig(
+        data=("human-recorded", *VLAConfig.data[1:]),
+        further=(*VLAConfig.further[:2], "human-recorded+diffusion-deterministic"),
+        image_size=256,
+        detail="exact",
+        steps=30_000,
+        seeds=(0, 1, 2),
+    ),
     evaluation=EvaluationConfig(suites=PRO_SUITES, suite_trials=50),
 )
 

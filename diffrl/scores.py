@@ -22,6 +22,7 @@ EFFECTS = {  # of the four arms of RL data; weights of (source, mode)
     "without noise − with it": (0.5, -0.5, 0.5, -0.5),
     "interaction": (1.0, -1.0, -1.0, 1.0),
 }
+_TESTED = ["p", "p_holm", "tasks", "p_tasks", "p_tasks_holm", "by_seed"]
 _CELLS = [f"{source} {mode}" for source in ALGORITHMS for mode in MODES]
 PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
 """Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
@@ -60,16 +61,19 @@ def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
     return summarise(table[(points > 1) & (seen == points)], (*curve, "demonstrations"))
 
 
-def compare(table: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences between all arms (source, mode), in each suite.
+def compare(
+    table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None
+) -> pd.DataFrame:
+    """Paired differences between arms, "<source> <mode>", in each suite: `chosen`, or all pairs.
 
     A pair is the same task, start state, trial seed and training seed. Columns: suite, first,
     second, pairs, difference (first − second) with its 95 % bootstrap interval (start states are
-    drawn, with all their pairs, within each task; NaN where no pair differs), only_first and
-    only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is ahead,
-    of all), p_tasks and by_seed (the difference of each training seed). p is McNemar's, exact; with
-    several training seeds it is that of flipping the signs of whole start states, of which
-    McNemar's is the case of one seed: the same state twice is no second witness.
+    drawn, with all their pairs, within each task; NaN where no start state differs), only_first
+    and only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is
+    ahead, of all), p_tasks, p_tasks_holm (likewise) and by_seed (the difference of each training
+    seed). p is McNemar's, exact; with several training seeds it is that of flipping the signs of
+    whole start states, of which McNemar's is the case of one seed: the same state twice is no
+    second witness.
 
     p is about the networks and the data at hand. Behind the data of a task stands one expert, so
     p_tasks flips the signs of whole tasks; and training the networks again may give others, which
@@ -77,11 +81,11 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for suite, wide in _wide(table):
-        found = [_pair(wide, a, b) for a, b in combinations(wide.columns, 2)]
+        pairs = chosen or list(combinations(wide.columns, 2))
+        found = [_pair(wide, a, b) for a, b in pairs if {a, b} <= set(wide.columns)]
         rows += [{"suite": suite, **row} for row in _corrected(found)]
-    columns = ["suite", "first", "second", "pairs", "difference", "low", "high"]
-    columns += ["only_first", "only_second", "p", "p_holm", "tasks", "p_tasks", "by_seed"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["suite", "first", "second", "pairs", "difference", "low", "high", "only_first"]
+    return pd.DataFrame(rows, columns=[*columns, "only_second", *_TESTED])
 
 
 def factorial(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +96,7 @@ def factorial(table: pd.DataFrame) -> pd.DataFrame:
     rates: the class averaged over noise, the noise averaged over class, and how much the class
     means more without noise than with it. Without errors the first two add up to diffusion without
     noise − Gaussian with it. Columns: suite, effect, trials (of each arm), then as `compare`;
-    p_holm is over the suite's three effects.
+    both corrections are over the suite's three effects.
     """
     rows = []
     for suite, wide in _wide(table):
@@ -105,18 +109,18 @@ def factorial(table: pd.DataFrame) -> pd.DataFrame:
         ]
         rows += [{"suite": suite, **row} for row in _corrected(found)]
     columns = ["suite", "effect", "trials", "difference", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "p", "p_holm", "tasks", "p_tasks", "by_seed"])
+    return pd.DataFrame(rows, columns=[*columns, *_TESTED])
 
 
 def mixtures(table: pd.DataFrame) -> pd.DataFrame:
     """`compare` each mixture of sources (``a+b``) with the arms it is drawn from."""
     arms = table[ARM].drop_duplicates()
-    parts = []
+    pairs = []
     for source, mode in arms[arms["source"].str.contains("+", regex=False)].to_numpy():
-        mixed = (table["source"] == source) & (table["mode"] == mode)
-        parent = table["source"].isin(source.split("+")) & table["mode"].isin(mode.split("+"))
-        parts.append(compare(table[mixed | parent]))
-    return pd.concat(parts, ignore_index=True) if parts else compare(table[:0])
+        sources, modes = source.split("+"), mode.split("+")
+        modes = modes * len(sources) if len(modes) == 1 else modes
+        pairs += [(f"{source} {mode}", f"{a} {b}") for a, b in zip(sources, modes, strict=True)]
+    return compare(table, pairs) if pairs else compare(table[:0])
 
 
 def _wide(table: pd.DataFrame):
@@ -149,8 +153,7 @@ def _pair(wide: pd.DataFrame, first: str, second: str) -> dict:
 def _effect(gaps: pd.Series) -> dict:
     """Mean, interval and tests of a contrast (n,), indexed by TRIAL."""
     states = gaps.groupby(TRIAL[:-1], sort=False).mean()
-    # the variants of a task, pooled, are one: the same expert made their data
-    tasks = states.groupby(lambda key: key[0].rpartition("/")[2]).mean()
+    tasks = states.groupby(lambda key: _original(key[0])).mean()
     mean, low, high = stratified_bootstrap(states, states.index.get_level_values("task"))
     if not states.any():
         low = high = np.nan  # nothing differed: resampling that would claim to be certain
@@ -166,9 +169,21 @@ def _effect(gaps: pd.Series) -> dict:
     }
 
 
+def _original(task: str) -> str:
+    """LIBERO's task whose variants, pooled, are one: one expert made the data of their scene.
+
+    ``libero_object_swap/3`` is ``libero_object/3``; of the variant `task`, which asks for another
+    thing in that scene, this is only the scene's.
+    """
+    suite, _, index = task.partition("/")
+    return "_".join(suite.split("_")[:2]) + "/" + index
+
+
 def _corrected(rows: list[dict]) -> list[dict]:
-    adjusted = holm([row["p"] for row in rows])
-    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted)]
+    for name in ("p", "p_tasks"):
+        for row, p in zip(rows, holm([row.get(name, np.nan) for row in rows])):
+            row[f"{name}_holm"] = p
+    return rows
 
 
 def protocol(table: pd.DataFrame) -> str:

@@ -4,10 +4,12 @@
 
 It prints its port. Behaviours: replay (plays the given actions (T, 7) back, one connection one
 episode), still, nan, shape, text, silent (greets, then never answers), mute (never greets), dies
-(after two answers), garbage (bytes that are no msgpack).
+(after two answers), garbage (bytes that are no msgpack), frozen (greets, then reads nothing),
+liar (greets with an array that is none).
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -62,7 +64,10 @@ def main(behaviour: str, path: str = "") -> None:
     def handle(connection: ServerConnection) -> None:
         if behaviour == "mute":
             time.sleep(3600)
-        connection.send(msgpack.packb({"robot": "test"}))
+        greeting = {b"__ndarray__": True} if behaviour == "liar" else {"robot": "test"}
+        connection.send(msgpack.packb(greeting))
+        if behaviour == "frozen":
+            os.kill(os.getpid(), signal.SIGSTOP)
         for number, request in enumerate(connection):
             check(msgpack.unpackb(request, strict_map_key=False))
             if behaviour == "silent":

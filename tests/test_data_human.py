@@ -8,6 +8,7 @@ from pathlib import Path
 
 import data_samples as samples
 import numpy as np
+import pandas as pd
 import pytest
 
 from diffrl.data.human import complete, find_human_file, human_demonstrations, replay
@@ -98,6 +99,24 @@ def test_official_demonstrations_get_their_fixtures_and_replay_to_success(record
             expected = original.observations[name][: original.length]
             np.testing.assert_allclose(values, expected, atol=1e-9, err_msg=name)
     assert replay(scene, human).successes == len(human)
+
+
+@pytest.mark.sim
+def test_a_vla_learns_from_official_files_mixed_by_weight(recorded, tmp_path, monkeypatch):
+    from diffrl.vla import fit
+    from diffrl.vla.model import load
+
+    monkeypatch.setattr("diffrl.vla.frames.cache_dir", lambda: tmp_path)
+    scene, episodes = recorded  # its stove must be rendered where the file's own model has it
+    files = [tmp_path / name for name in ("one_demo.hdf5", "two_demo.hdf5")]
+    for path in files:
+        official_copy(path, scene, episodes[:1] * 2)
+    (loaded, _) = fit.load(files[:1], 2)
+    np.testing.assert_allclose(loaded.fixtures, episodes[0].fixtures, atol=1e-12)
+    options = {"out": tmp_path / "model", "steps": 2, "workers": 1}
+    fit.main("smoke", data=tuple(files), weights=(3, 1), **options)
+    assert load(tmp_path / "model").read(episodes[0].instruction).any()
+    assert len(pd.read_csv(tmp_path / "model" / "losses.csv")) == 2
 
 
 @pytest.mark.sim

@@ -74,7 +74,7 @@ def test_unknown_suites_tasks_and_policies_are_refused_by_name():
     with pytest.raises(UserError, match="not complete"):
         open_policy("compact:")
     with pytest.raises(UserError, match="must be numbers"):
-        open_policy("openpi:ws://127.0.0.1:1?timeout=soon")
+        open_policy("openpi:ws://127.0.0.1:1?model=m&timeout=soon")
 
 
 def trials_table(outcomes: dict[str, str], task: str = TASK) -> pd.DataFrame:
@@ -162,6 +162,17 @@ def test_variants_of_a_task_pooled_are_one_witness_for_a_policy():
     table = four_arms(RL_ARMS)
     variants = [table.assign(task=f"libero_object_{kind}/0") for kind in ("lan", "swap")]
     assert set(factorial(pd.concat(variants).assign(suite="both"))["tasks"]) <= {"0 of 1", "1 of 1"}
+    other = table.assign(task="libero_goal_lan/0")  # the same number in another suite is no variant
+    both = factorial(pd.concat([*variants, other]).assign(suite="both"))
+    assert all(tasks.endswith("of 2") for tasks in both["tasks"])
+
+
+def test_tests_over_tasks_are_corrected_for_their_number_as_those_over_start_states_are():
+    tables = [four_arms(RL_ARMS).assign(task=f"libero_object/{k}") for k in range(10)]
+    pairs = compare(pd.concat(tables))
+    assert len(pairs) == 6
+    assert pairs["p_tasks"].min() == pytest.approx(2 / 2**10)
+    assert pairs["p_tasks_holm"].min() == pytest.approx(6 * 2 / 2**10)
 
 
 def test_arms_that_never_differ_claim_no_interval_and_arms_without_a_trial_keep_their_row():
@@ -178,7 +189,11 @@ def test_a_mixture_is_compared_with_its_parts_alone():
     others = {"gaussian stochastic": "ffff", "diffusion stochastic": "ffff"}
     both = {"operator+diffusion recorded+deterministic": "sssf"}
     found = mixtures(four_arms(arms | others | both))
-    assert set(found["first"]) | set(found["second"]) == set(arms | both)
+    (mixed,) = both
+    assert found[["first", "second"]].values.tolist() == [[mixed, part] for part in arms]
+    crossed = "gaussian+diffusion stochastic+deterministic"
+    found = mixtures(four_arms(arms | others | {crossed: "ssff"}))
+    assert found["second"].tolist() == ["gaussian stochastic", "diffusion deterministic"]
     assert mixtures(four_arms(arms | others)).empty
 
 
@@ -299,7 +314,7 @@ def ask(policy, trials: list[Trial]) -> np.ndarray:
 def test_a_sound_server_s_actions_are_executed(serve, tmp_path):
     recorded = np.random.default_rng(0).uniform(-1, 1, (40, 7))
     np.save(tmp_path / "actions.npy", recorded)
-    policy = open_policy(f"openpi:{serve('replay', str(tmp_path / 'actions.npy'))}")
+    policy = open_policy(f"openpi:{serve('replay', str(tmp_path / 'actions.npy'))}?model=replay")
     trial = Trial(TASK, "official/0", 0)
     assert np.array_equal(ask(policy, [trial])[0], recorded[:5])
     assert np.array_equal(ask(policy, [trial])[0], recorded[5:10])
@@ -316,11 +331,14 @@ def test_a_sound_server_s_actions_are_executed(serve, tmp_path):
         ("garbage", "cannot be used"),
         ("silent", "within 0.5 s"),
         ("mute", "within 0.5 s"),
+        ("frozen", "within 0.5 s"),
+        ("liar", "greeting"),
     ],
 )
 def test_a_lying_or_slow_server_gives_errors_that_name_it_and_no_hang(serve, behaviour, message):
     address = serve(behaviour)
-    policy = open_policy(f"openpi:{address}?timeout=0.5")
+    policy = open_policy(f"openpi:{address}?model=lies&timeout=0.5")
+    policy.sent_size = 2048 if behaviour == "frozen" else 224  # more than the wire itself holds
     trials = [Trial(TASK, f"official/{i}", 0) for i in range(6)]
     actions = ask(policy, trials)
     assert actions.shape == (6, 5, 7)
@@ -330,15 +348,23 @@ def test_a_lying_or_slow_server_gives_errors_that_name_it_and_no_hang(serve, beh
     assert "not asked again after 3 failures" in policy.failures[trials[-1]]
 
 
+def test_a_server_s_model_has_a_name_by_which_its_trials_are_kept():
+    with pytest.raises(UserError, match=r"openpi:ws://127\.0\.0\.1:9\?model=<name>"):
+        open_policy("openpi:ws://127.0.0.1:9")
+    one, two = (open_policy(f"openpi:ws://127.0.0.1:9?model={name}") for name in ("one", "two"))
+    assert one.fingerprint != two.fingerprint
+    assert two.fingerprint == open_policy("openpi:ws://127.0.0.1:10?model=two").fingerprint
+
+
 def test_a_server_that_is_not_there_gives_errors_and_advice():
-    policy = open_policy("openpi:ws://127.0.0.1:9?timeout=2")
+    policy = open_policy("openpi:ws://127.0.0.1:9?model=none&timeout=2")
     trial = Trial(TASK, "official/0", 0)
     ask(policy, [trial])
     assert "start it, or correct host and port" in policy.failures[trial]
 
 
 def test_a_server_that_dies_costs_only_the_trials_that_needed_it(serve):
-    policy = open_policy(f"openpi:{serve('dies')}?timeout=2")
+    policy = open_policy(f"openpi:{serve('dies')}?model=dies&timeout=2")
     trials = [Trial(TASK, f"official/{i}", 0) for i in range(3)]
     ask(policy, trials)
     assert list(policy.failures) == trials[2:]
@@ -391,9 +417,82 @@ def test_an_oracle_succeeds_where_its_episodes_did_and_a_random_policy_fails(
     assert table["steps"].tolist() == [280] * 3
 
 
+@pytest.mark.sim
+def test_the_command_plans_an_oracle_s_own_episodes_films_trials_and_tells_errors(
+    demonstrations, serve, tmp_path, capsys
+):
+    """One call each: an oracle's plan, a film, errors tried once more, and the exit's code."""
+    name = next(iter(open_policy(f"oracle:{demonstrations}").episodes)).start_state
+    out = tmp_path / "oracle"
+    options = {"trials": 2, "workers": 1, "out": out, "videos": (name,)}
+    assert evaluation.main(f"oracle:{demonstrations}", **options) == 0
+    (film,) = (out / "videos").iterdir()
+    assert film.name.endswith("-success.mp4")
+    assert film.stat().st_size > 10_000
+    assert len(pd.read_csv(out / "trials.csv")) == 2
+    out, policy = tmp_path / "dead", f"openpi:{serve('dies')}?model=dies&timeout=5"
+    options = {"suite": (TASK,), "trials": 1, "workers": 1, "out": out}
+    assert evaluation.main(policy, **options) == 1  # not one trial was played
+    alive = f"openpi:{serve('still')}?model=dies&timeout=20"
+    assert evaluation.main(alive, **options) == 1  # a recorded error is found again
+    assert evaluation.main(alive, **options, retry_errors=True) == 0
+    assert pd.read_csv(out / "trials.csv")["status"].tolist() == ["failure"]
+    assert "official start states" in capsys.readouterr().out
+
+
+@pytest.mark.sim
+def test_a_perturbed_suite_is_played_from_its_own_start_states(tmp_path):
+    tasks = [f"libero_object_{kind}/0" for kind in ("swap", "lan")]
+    table = run("random:", plan(tasks, 1), tmp_path, workers=1)
+    assert table["suite"].tolist() == [task.split("/")[0] for task in tasks]
+    assert table["status"].tolist() == ["failure"] * 2
+
+
 def records(folder: Path) -> str:
     """A folder's trials.csv without its only wall-clock column."""
     return pd.read_csv(folder / "trials.csv").drop(columns="seconds").to_csv()
+
+
+SMOKE = Path(__file__).parents[1] / "results" / "smoke" / "experts" / "libero_object-0"
+
+
+def test_the_vla_decides_for_a_robot_what_it_decides_in_any_company(tmp_path):
+    import test_vla
+
+    from diffrl.vla import model as vla
+
+    vla.save(test_vla.make_model(), tmp_path, {})
+    policy, rng = open_policy(f"compact:{tmp_path}"), np.random.default_rng(0)
+    trials, n = plan([TASK], BLOCK + 3), BLOCK + 3
+    images = rng.integers(0, 256, (n, 2, policy.image_size, policy.image_size, 3), np.uint8)
+    seen = Seen(n)
+    seen.eef_pos = rng.normal(size=(n, 3))
+
+    def decide(rows: list[int]) -> np.ndarray:
+        for row in rows:
+            policy.begin(trials[row], "pick up the alphabet soup")
+        part = Seen(len(rows))
+        part.eef_pos = seen.eef_pos[rows]
+        return policy.act(part, images[rows], [trials[row] for row in rows])
+
+    together = decide(list(range(n)))
+    assert len(np.unique(together, axis=0)) == n
+    assert np.array_equal(together, np.concatenate([decide([row]) for row in range(n)]))
+    order = rng.permutation(n)
+    assert np.array_equal(together[order], decide(order.tolist()))
+
+
+@pytest.mark.sim
+def test_a_trial_s_every_state_is_the_same_in_any_company():
+    trials, kept = plan([TASK], BLOCK + 1), []
+    for copies, order in ((BLOCK + 1, 1), (2, -1)):
+        policy = open_policy(f"expert:{SMOKE / 'diffusion-seed0'}?mode=stochastic")
+        played = play(policy, trials[::order], copies, keep=lambda trial: True)
+        kept.append(played[::order])
+    assert len({outcome.steps for outcome in kept[0]}) > 2  # or swapped trials would not show
+    for one, other in zip(*kept):
+        assert (one.trial, one.status, one.steps) == (other.trial, other.status, other.steps)
+        assert np.array_equal(one.states, other.states)
 
 
 @pytest.mark.sim
@@ -536,11 +635,11 @@ def test_the_openpi_adapter_drives_whole_episodes_and_errors_are_kept_apart(
 ):
     trial, episode = next(iter(open_policy(f"oracle:{demonstrations}").episodes.items()))
     np.save(tmp_path / "actions.npy", episode.actions)
-    policy = f"openpi:{serve('replay', str(tmp_path / 'actions.npy'))}?timeout=20"
+    policy = f"openpi:{serve('replay', str(tmp_path / 'actions.npy'))}?model=replay&timeout=20"
     table = run(policy, [trial], tmp_path / "sound", workers=1)
     assert table["status"].tolist() == ["success"]
     assert table["steps"].tolist() == [episode.length]
-    policy = f"openpi:{serve('dies')}?timeout=5"
+    policy = f"openpi:{serve('dies')}?model=dies&timeout=5"
     table = run(policy, plan([TASK], 2), tmp_path / "dead", workers=1)
     assert table["status"].tolist() == ["error", "error"]
     assert "policy server" in (tmp_path / "dead" / "trials.json").read_text()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.episode import Episode
-from diffrl.data.generate import dataset_path
+from diffrl.data.generate import dataset_path, sources_of
 from diffrl.data.hdf5 import write_episodes
 from diffrl.errors import UserError
 from diffrl.presets import PRESETS, VLAConfig
@@ -351,6 +351,10 @@ def standing_episode(steps=9, actions=7, state_size=110, task="libero_object/0")
         actions=np.zeros((steps, actions)),
         rewards=rewards,
         fixtures=np.zeros((0, 7)),
+        observations={
+            "object_pos": np.zeros((steps + 1, 1, 3)),
+            "object_quat": np.tile([0.0, 0.0, 0.0, 1.0], (steps + 1, 1, 1)),
+        },
     )
 
 
@@ -461,7 +465,29 @@ def test_the_recipe_s_commands_name_the_preset_s_data():
     lines = recipes.commands(PRESETS["smoke"], "diffusion-deterministic")
     assert all("--suite libero_object" in typed[-1] for typed in list(lines.values())[1:])
     assert all("exports/diffusion-deterministic" in lines[model][0] for model in ("SmolVLA", "π0"))
-    assert "results/smoke/datasets/diffusion-deterministic" in lines["export"][0]
+    assert "results/smoke/datasets/diffusion-deterministic/libero_object --to" in lines["export"][0]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_recipe_exports_the_tasks_that_our_own_model_learns_and_no_others(preset):
+    exported = {
+        argument.rpartition("/")[2]
+        for argument in shlex.split(recipes.commands(preset, "x")["export"][0])
+        if argument.startswith("results/")
+    }
+    learned = {task for task in preset.tasks if task.split("/")[0] in exported}
+    assert learned == set(preset.vla_tasks)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_makes_the_data_that_its_vlas_learn_from(preset):
+    made = {f"{source}-{mode}" for source, mode in sources_of(preset)}
+    named = {
+        f"{part.source}-{part.mode}"
+        for data in (*preset.vla.data, *preset.vla.further)
+        for part in fit.parts_of(data)
+    }
+    assert named <= made
 
 
 @pytest.mark.skipif(

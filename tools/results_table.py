@@ -103,7 +103,9 @@ def effects(table: pd.DataFrame) -> str:
         [
             r.suite,
             r.effect,
-            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array([r.difference, r.low, r.high]))),
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array([r.difference, r.low, r.high])))
+            if np.isfinite(r.low)
+            else "no start state differs",
             f"{r.p_holm:.2g}",
             r.tasks,
             " ".join(f"{100 * float(value):+.1f}" for value in str(r.by_seed).split()),
@@ -163,7 +165,8 @@ TABLES = (
     ("quality.csv", "Quality of their trajectories (95 % bootstrap intervals)", quality),
     (
         "evaluation.csv",
-        "The VLA trained on each source (95 % Wilson intervals; trials of all training seeds)",
+        "The VLA trained on each source (95 % Wilson intervals; a start state counts once for each "
+        "training seed)",
         evaluation,
     ),
     (

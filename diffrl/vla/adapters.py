@@ -2,7 +2,7 @@
 
 A policy is named by a short text, so that any process can open it by itself:
 `compact:<folder>` · `expert:<folder>[?mode=stochastic]` · `oracle:<data set>` · `random:` ·
-`openpi:ws://host:port` · `lerobot:<its python>?checkpoint=<path>`.
+`openpi:ws://host:port?model=<name>` · `lerobot:<its python>?checkpoint=<path>`.
 """
 
 from collections.abc import Sequence
@@ -192,7 +192,7 @@ def open_policy(name: str) -> Policy:
     if make is None:
         raise UserError(
             f"There is no policy {name!r}: write compact:<folder>, expert:<folder>[?mode="
-            "stochastic], oracle:<data set>, random:, openpi:ws://<host>:<port> or "
+            "stochastic], oracle:<data set>, random:, openpi:ws://<host>:<port>?model=<name> or "
             "lerobot:<python>?checkpoint=<path>."
         )
     try:

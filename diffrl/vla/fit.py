@@ -6,6 +6,7 @@ accelerate launch --num_processes 4 -m diffrl train-vla --preset gpu --device cu
 """
 
 import functools
+import itertools
 import json
 import re
 import time
@@ -23,7 +24,8 @@ from accelerate import PartialState
 from diffrl.artifacts import Stage, results_dir, write_csv
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.generate import dataset_path
-from diffrl.data.hdf5 import read_attributes, read_episodes
+from diffrl.data.hdf5 import read_attributes
+from diffrl.data.human import completed
 from diffrl.errors import UserError
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.scale import cores, map_tasks
@@ -67,7 +69,8 @@ def arm_of(data: str) -> tuple[str, str]:
     """Return source and mode as the records name them; of a mixture, those of its parts."""
     parts = parts_of(data)
     names = [part.source + (f":{part.count}" if part.count else "") for part in parts]
-    return "+".join(names), "+".join(dict.fromkeys(part.mode for part in parts))
+    modes = [part.mode for part in parts]
+    return "+".join(names), "+".join(modes if len(set(modes)) > 1 else modes[:1])
 
 
 def model_folder(preset: str, data: str, seed: int) -> Path:
@@ -118,7 +121,7 @@ def load(paths: Sequence[Path], count: int) -> list[Episode]:
                 f"{path} was recorded at {rate} Hz, the simulator is controlled at {CONTROL_HZ} "
                 "Hz: data sets of different rates cannot be mixed; resample it first."
             )
-        found = read_episodes(path)[:count]
+        found = list(itertools.islice(completed(path), count))  # LIBERO's own lack the fixtures
         if len(found) < 2:
             raise UserError(
                 f"{path} holds {len(found)} episodes; a VLA needs at least two of a task, one to "

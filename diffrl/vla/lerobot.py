@@ -31,7 +31,7 @@ class LeRobot(OpenPI):
     sent_size = 256
 
     def __init__(self, python: str, checkpoint: str, replan="8", timeout="60", start="600"):
-        super().__init__("ws://127.0.0.1:0", replan, timeout)
+        super().__init__("ws://127.0.0.1:0", checkpoint, replan, timeout)
         content = file_hash(checkpoint) if Path(checkpoint).exists() else "of the hub"
         self.fingerprint = f"lerobot {checkpoint} {content} {replan}"
         self.command = [python, "-I", str(SERVER), checkpoint]  # -I: our folder is not importable

@@ -6,6 +6,8 @@ Arrays travel as maps with byte keys. openpi's own client needs numpy < 2 and wa
 this one is written anew: every wait has an end, and a failure is a trial's error, never a hang.
 """
 
+import socket
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -23,6 +25,7 @@ from diffrl.vla.model import ACTION, CAMERAS
 
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
 LARGEST = 64 * 2**20  # bytes of an answer
+UNREADABLE = (ValueError, TypeError, KeyError, msgpack.UnpackException)  # what a lie raises
 
 
 def pack(message: Any) -> bytes:
@@ -70,6 +73,8 @@ class OpenPI(Base):
 
     Args:
         address: of the server.
+        model: your name of what it serves, as servers do not say: trials are kept under it, and a
+            model that was trained again needs a new one.
         replan: actions of each answer that are executed; openpi's LIBERO example takes 5.
         timeout: seconds to wait for a connection, and for each answer.
     """
@@ -77,8 +82,15 @@ class OpenPI(Base):
     cameras, image_size, detail = CAMERAS, 256, "exact"
     sent_size = 224  # pixels that openpi's LIBERO example sends
 
-    def __init__(self, address: str = "ws://127.0.0.1:8000", replan="5", timeout="60"):
+    def __init__(
+        self, address: str = "ws://127.0.0.1:8000", model: str = "", replan="5", timeout="60"
+    ):
         super().__init__()
+        if not model:
+            raise UserError(
+                "A policy server does not say which model it serves, and another's trials would be "
+                f"found under its address: name it, openpi:{address}?model=<name>."
+            )
         self.address = address if "://" in address else f"ws://{address}"
         try:
             self.chunk, self.timeout = int(replan), float(timeout)
@@ -86,7 +98,7 @@ class OpenPI(Base):
             raise UserError(f"openpi's replan and timeout must be numbers: {error}.") from error
         if self.chunk < 1 or self.timeout <= 0:
             raise UserError("openpi's replan and timeout must be positive.")
-        self.fingerprint = f"openpi {self.address} {self.chunk}"
+        self.fingerprint = f"openpi {model} {self.chunk}"
         self.connection: ClientConnection | None = None
         self.stack = ExitStack()  # closes the connection
         self.metadata: dict = {}
@@ -132,7 +144,7 @@ class OpenPI(Base):
             raise self._fail(_explain(error, self.timeout)) from error
         try:
             return self._actions(answer)
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        except UNREADABLE as error:
             raise self._fail(f"gave an answer that cannot be used: {error}") from error
 
     def _connect(self) -> ClientConnection:
@@ -140,9 +152,12 @@ class OpenPI(Base):
             options = {"compression": None, "max_size": LARGEST, "ping_interval": None}
             waits = {"open_timeout": self.timeout, "close_timeout": 1}
             connection = self.stack.enter_context(connect(self.address, **options, **waits))
+            seconds, part = divmod(self.timeout, 1)  # no setting of websockets ends a send
+            limit = struct.pack("ll", int(seconds), int(part * 1e6))
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             try:
                 self.metadata = unpack(connection.recv(timeout=self.timeout))
-            except (ValueError, TypeError, msgpack.UnpackException) as error:
+            except UNREADABLE as error:
                 raise WebSocketException(f"its greeting is no msgpack ({error})") from error
             self.connection = connection
         return self.connection
@@ -175,7 +190,7 @@ class ServerError(Exception):
 
 
 def _explain(error: Exception, timeout: float) -> str:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or isinstance(error.__cause__, BlockingIOError):
         return f"did not answer within {timeout:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "refuses connections: start it, or correct host and port"

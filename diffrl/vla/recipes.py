@@ -19,16 +19,16 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     export, and describe it by a `TrainConfig` in openpi's ``config.py``: a copy of ``pi0_libero``
     under the name used here, with the `repo_id` used here and a mapping of the export's names.
     """
-    suites = " ".join(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
+    suites = list(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
+    whole = f"results/{preset.name}/datasets/{data}"
     folder, name = f"exports/{data}", f"diffrl/{data}"
     config = f"pi0_{data.replace('-', '_')}"
     rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}
     train = (
         f"--dataset.repo_id={name} --dataset.root={folder} --policy.push_to_hub=false --seed=1000"
     )
-    evaluate = (
-        f"python -m diffrl evaluate --suite {suites} --out results/evaluations/{preset.name}-"
-    )
+    evaluate = f"python -m diffrl evaluate --suite {' '.join(suites)} --out "
+    evaluate += f"results/evaluations/{preset.name}-"
 
     def judge(model: str) -> str:
         checkpoint = f"outputs/{model}-{data}/checkpoints/last/pretrained_model"
@@ -37,7 +37,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
 
     return {
         "export": [
-            f"python -m diffrl export results/{preset.name}/datasets/{data} --to {folder}",
+            f"python -m diffrl export {' '.join(f'{whole}/{s}' for s in suites)} --to {folder}",
         ],
         "SmolVLA": [
             f"lerobot-train --policy.path=lerobot/smolvla_base {train} --batch_size=64 "
@@ -56,6 +56,6 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
             f"uv run scripts/train.py {config} --exp-name={data}",
             "uv run scripts/serve_policy.py policy:checkpoint "
             f"--policy.config={config} --policy.dir=checkpoints/{config}/{data}/29999",
-            f"{evaluate}openpi-{data} --policy openpi:ws://localhost:8000",
+            f"{evaluate}openpi-{data} --policy 'openpi:ws://localhost:8000?model={config}'",
         ],
     }
