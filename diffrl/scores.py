@@ -61,9 +61,7 @@ def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
     return summarise(table[(points > 1) & (seen == points)], (*curve, "demonstrations"))
 
 
-def compare(
-    table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None
-) -> pd.DataFrame:
+def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
     """Paired differences between arms, "<source> <mode>", in each suite: `chosen`, or all pairs.
 
     A pair is the same task, start state, trial seed and training seed. Columns: suite, first,

@@ -97,8 +97,8 @@ def test_what_cannot_be_measured_is_refused(home):
 @pytest.mark.slow
 def test_evaluating_a_vla_is_eight_times_as_fast_as_a_loop_over_liberos_environment():
     record = measure_evaluation()
-    assert record["reduced"] > 8 * record["libero"]
-    assert record["exact"] > record["libero"]
+    assert record["exact"] > 8 * record["libero"]  # the loop's own pictures
+    assert record["reduced"] > record["exact"]
 
 
 @pytest.mark.sim

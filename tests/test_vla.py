@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -372,6 +373,13 @@ def test_data_sets_that_cannot_teach_are_refused_with_their_names(tmp_path):
         fit.load([data_file(tmp_path / "one_demo.hdf5", 1)], 10)
     with pytest.raises(UserError, match=r"slow_demo\.hdf5 was recorded at 10 Hz"):
         fit.load([data_file(tmp_path / "slow_demo.hdf5", 3, rate=10)], 10)
+    files = [data_file(tmp_path / "a_demo.hdf5", 3), tmp_path / "slow_demo.hdf5"]
+    with pytest.raises(UserError, match=r"slow_demo\.hdf5 was recorded at 10 Hz"):
+        fit.main("smoke", data=tuple(files), out=tmp_path / "model")  # rates cannot be mixed
+    with h5py.File(tmp_path / "none_demo.hdf5", "w"):
+        pass
+    with pytest.raises(UserError, match=r"none_demo\.hdf5"):
+        fit.load([tmp_path / "none_demo.hdf5"], 10)
     with pytest.raises(UserError, match="no episodes"):
         make_frames([], TINY)
     with pytest.raises(UserError, match=r"actions of shape \(9, 6\)"):
@@ -505,7 +513,7 @@ def test_lerobot_s_own_parser_takes_the_recipe(model, size):
 
 
 @pytest.mark.sim
-def test_a_model_sees_in_training_what_it_sees_in_evaluation(tmp_path, monkeypatch):
+def test_a_frame_holds_the_picture_and_the_proprioception_of_its_state(tmp_path, monkeypatch):
     from diffrl.sim.camera import Renderer
     from diffrl.sim.observation import observe
     from diffrl.sim.scene import load_scene

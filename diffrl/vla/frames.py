@@ -2,7 +2,8 @@
 
 An episode stores states, not pictures. Here every `frame_stride`-th state of it is rendered for
 both cameras; with a frozen encoder only the encoder's cells are kept (70 kB a frame). The cache
-goes by the content of an episode, so data sets, their subsets and mixtures share it.
+goes by the content of an episode, so data sets, their subsets and mixtures share it. Pictures are
+not augmented, for no source: cached cells cannot be, and evaluation has the same renderer.
 """
 
 import hashlib
@@ -167,7 +168,9 @@ def _render(group: tuple[str, list, VLAConfig]) -> int:
         images = np.stack(
             [[renderer.render(s, fixtures, camera=c) for c in CAMERAS] for s in states]
         )  # (n, cameras, H, W, 3)
-        felt = observe(scene, states, fixtures)  # all sources alike: of the state in the picture
+        # of the state in the picture, for all sources alike; LIBERO's observation, which evaluation
+        # gives, is that of the last physics step but one, 2 ms before
+        felt = observe(scene, states, fixtures)
         proprio = proprioception(felt.eef_pos, felt.eef_quat, felt.gripper_qpos)
         seen = encode(encoder, images) if frozen else images
         with atomic_path(path) as temporary:
