@@ -225,10 +225,9 @@ def _trained(run: Training) -> list[dict]:
     before = run.evaluate(clone, record=True, modes=MODES[:1])
     tables = [("clone", before), (run.algorithm, trials)]
     played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
-    write_csv(run.folder / "trials.csv", played)
     held_out = run.judge(clone)
-    curve = measurements(pd.read_csv(run.folder / "diagnostics.csv"), held_out, chunk)
-    write_csv(run.folder / "curve.csv", curve)
+    curve = measurements(pd.DataFrame(learner.diagnostics), held_out, chunk)
+    run.publish(policy, {"trials.csv": played, "curve.csv": curve})
     names = (run.task, run.algorithm, run.seed)
     clones = dict.fromkeys(MODES, success_rate(held_out))
     table = records.trial_table(trials)

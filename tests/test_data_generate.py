@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffrl import artifacts
 from diffrl.artifacts import FORCE
-from diffrl.data.attempts import Attempt, Player
+from diffrl.data.attempts import Attempt, Player, expert_folders
 from diffrl.data.generate import (
     collect,
     dataset_path,
@@ -23,6 +24,7 @@ from diffrl.data.generate import (
 from diffrl.data.hdf5 import read_episodes, validate_file
 from diffrl.errors import UserError
 from diffrl.presets import get_preset
+from diffrl.rl.records import config_of, expert_folder
 from diffrl.sim import starts as sim_starts
 
 
@@ -100,6 +102,18 @@ def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, mon
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"python -m diffrl train --task libero_object/0"):
         generate(samples.TASK, "diffusion", "deterministic", get_preset("smoke"))
+
+
+def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke")
+    folder = expert_folder(samples.TASK, "diffusion", "smoke", 0)
+    artifacts.write_json(folder / "config.json", config_of(samples.TASK, "diffusion", smoke, 0))
+    (folder / "policy.safetensors").touch()
+    assert expert_folders(samples.TASK, "diffusion", smoke) == [folder]
+    other = smoke.with_settings({"rl.iterations": 99})
+    with pytest.raises(UserError, match=r"of the settings of preset smoke: run notebook 01"):
+        generate(samples.TASK, "diffusion", "deterministic", other)
 
 
 def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():

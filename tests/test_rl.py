@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from diffrl import artifacts
 from diffrl import policy as policies
 from diffrl.artifacts import FORCE, Stage
 from diffrl.errors import UserError
@@ -419,17 +420,23 @@ def test_a_run_whose_checkpoint_is_of_other_settings_is_refused_before_it_writes
     assert (tmp_path / "config.json").read_text() == "before"
 
 
-def test_a_run_with_new_settings_takes_the_old_ones_marker_away(tmp_path, monkeypatch):
-    def stop(self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train.Training, "clone", stop)
+def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_path):
     (tmp_path / "expert.done.json").write_text("{}")  # of other settings
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone" / "clone.done.json").write_text("{}")
     run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run.train()
-    assert not run.stage.marker.exists()
-    assert (tmp_path / "config.json").exists()
+    config = policies.make_config("diffusion", run.preset.clone, run.preset.rl)
+    policy = policies.make_policy(config, LAYOUT)
+    policies.save(run.work / "clone", policy)
+    for name in ("clone/clone.done.json", "clone.csv", "diagnostics.csv"):
+        (run.work / name).write_text("new")
+    for _ in range(2):  # a kill before the new marker lets it be done again
+        run.publish(policy, {"trials.csv": pd.DataFrame({"a": [1]})})
+        assert not run.stage.marker.exists()
+        assert artifacts.read_json(tmp_path / "config.json") == artifacts.plain(run.config)
+        for name in ("clone/clone.done.json", "clone.csv", "diagnostics.csv"):
+            assert (tmp_path / name).read_text() == "new"
+        assert policies.load(tmp_path).config == policies.load(tmp_path / "clone").config
 
 
 def test_reproduce_with_force_continues_no_older_checkpoint(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
     run = Training(task, algorithm, preset, seed, threads=1, folder=folder)
     policy, learner, _ = run.train()
-    clone = pd.read_csv(folder / "clone.csv")["success"].iloc[-1]
+    clone = pd.read_csv(run.work / "clone.csv")["success"].iloc[-1]
     diagnostics = pd.DataFrame(learner.diagnostics)
     starts = fresh_start_states(run.scene, run.preset.rl.measure_starts, HELD_OUT + seed)
     trials = rollout(policy, run.scene, starts, threads=1, record=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from diffrl.artifacts import plain, read_json
 from diffrl.data.episode import Episode
 from diffrl.errors import UserError
 from diffrl.presets import Preset
@@ -37,19 +38,31 @@ Play = Callable[[int, int], Iterable[Attempt]]  # (first, count) -> attempts fir
 
 
 def expert_folders(task: str, source: str, preset: Preset) -> list[Path]:
-    """Return the folders of the experts that take turns; none for demonstrations."""
+    """Return the folders of the experts that take turns; none for demonstrations.
+
+    Raises:
+        UserError: an expert is missing, or was trained with other settings than the preset's.
+    """
     if source in ("operator", "human"):
         return []
-    from diffrl.rl.train import expert_folder  # torch: only where a policy acts
+    from diffrl.rl.records import config_of, expert_folder  # torch: only where a policy acts
 
-    folders = [expert_folder(task, source, preset.name, seed) for seed in preset.rl.seeds]
-    for seed, folder in zip(preset.rl.seeds, folders):
-        if not (folder / "policy.safetensors").is_file():
+    folders = []
+    for seed in preset.rl.seeds:
+        folder = expert_folder(task, source, preset.name, seed)
+        try:
+            trained = read_json(folder / "config.json")
+            known = (folder / "policy.safetensors").is_file()
+        except UserError:
+            known = False
+        if not known or trained != plain(config_of(task, source, preset, seed)):
             raise UserError(
-                f"There is no {source} expert for {task} in {folder}: run notebook 01, or "
-                f"`python -m diffrl train --task {task} --algorithm {source} "
+                f"There is no {source} expert for {task} in {folder}"
+                f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "
+                f"or `python -m diffrl train --task {task} --algorithm {source} "
                 f"--preset {preset.name} --seed {seed}`."
             )
+        folders.append(folder)
     return folders
 
 

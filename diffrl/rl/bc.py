@@ -109,7 +109,7 @@ class Clone:
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"The cloning loss is {loss.item()} at step {self.steps}: lower "
-                    "clone.learning_rate. Nothing was written."
+                    "clone.learning_rate. An expert that was there before is untouched."
                 )
             decay = 0.5 * (1 + math.cos(math.pi * self.steps / self.config.steps))
             self.optimiser.param_groups[0]["lr"] = self.config.learning_rate * decay

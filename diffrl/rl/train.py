@@ -4,12 +4,13 @@
 
 Folder of an expert, ``results/<preset>/experts/<suite>-<index>/<algorithm>-seed<k>/``:
 ``policy.*`` the expert, ``clone/policy.*`` where it came from, ``diagnostics.csv``, ``clone.csv``,
-``trials.csv`` (the final evaluation), ``train.log``, ``checkpoint/`` while it is at work.
+``trials.csv`` (the final evaluation), ``train.log``. While it is at work all but the log lie in
+``checkpoint/``; they take the place of an older expert's when the run is finished.
 """
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -71,6 +72,11 @@ class Training:
         self.key = config_hash(self.config)
         self.stage = Stage(self.folder, "expert", self.config)
 
+    @property
+    def work(self) -> Path:
+        """Where the run keeps everything until it is finished."""
+        return self.folder / "checkpoint"
+
     @functools.cached_property
     def scene(self) -> Scene:
         """The compiled task."""
@@ -78,7 +84,7 @@ class Training:
 
     def checkpoint(self, phase: str) -> Path:
         """Where a phase, "clone" or "rl", keeps its state while it is at work."""
-        return self.folder / "checkpoint" / f"{phase}.safetensors"
+        return self.work / f"{phase}.safetensors"
 
     def new_policy(self) -> ChainPolicy:
         """A policy with fresh weights."""
@@ -107,9 +113,10 @@ class Training:
 
     def clone(self) -> tuple[ChainPolicy, float]:
         """The cloned policy and the seconds that it took; loaded if it is there."""
-        stage = Stage(self.folder / "clone", "clone", self.config)
+        folder = self.work / "clone"
+        stage = Stage(folder, "clone", self.config)
         if stage.done:
-            return policies.load(self.folder / "clone"), stage.records["seconds"]
+            return policies.load(folder), stage.records["seconds"]
         path, config = self.checkpoint("clone"), self.preset.clone
         policy = self.new_policy()
         episodes, attempts = self._demonstrations()
@@ -124,10 +131,10 @@ class Training:
             lambda: checkpoint.save(path, clone.state(), self.key),
             lambda row: self.journal.row(row, clone.steps, SHOWN_CLONE),
         )
-        write_csv(self.folder / "clone.csv", pd.DataFrame(clone.curve))
-        policies.save(self.folder / "clone", policy)
+        write_csv(self.work / "clone.csv", pd.DataFrame(clone.curve))
+        policies.save(folder, policy)
         records = {"seconds": clone.seconds, "steps": clone.steps, "attempts": attempts}
-        stage.finish(records, outputs=[self.folder / "clone" / policies.WEIGHTS])
+        stage.finish(records, outputs=[folder / policies.WEIGHTS])
         return policy.eval(), clone.seconds
 
     def _demonstrations(self):
@@ -149,7 +156,7 @@ class Training:
             learner.restore(checkpoint.load(path, self.key))
 
         def report(row: dict) -> None:
-            write_csv(self.folder / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
+            write_csv(self.work / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
             self.journal.row(row, learner.iteration, SHOWN_RL)
 
         self.journal.phase("RL", config.iterations, learner.iteration)
@@ -163,23 +170,36 @@ class Training:
         return learner
 
     def train(self) -> tuple[ChainPolicy, Learner, float]:
-        """Clone and improve a policy, and save it; return it, its learner and the minutes.
+        """Clone and improve a policy; return it, its learner and the minutes.
+
+        Nothing that lies in the folder is touched: see `publish`.
 
         Raises:
             UserError: the checkpoint is of other settings, and whatever a phase raises.
         """
-        if any(map(forced, (self.folder / "checkpoint").glob("*"))):
+        if any(map(forced, self.work.glob("*"))):
             self.drop_checkpoints()
         for path in filter(Path.exists, (self.checkpoint("clone"), self.checkpoint("rl"))):
             checkpoint.check(path, self.key)  # before anything is written
-        for marker in self.folder.glob("*.done.json"):
-            marker.unlink()  # of other settings: what lies here is theirs no more
         torch.set_num_threads(self.preset.rl.torch_threads)
-        write_json(self.folder / "config.json", self.config)
         policy, seconds = self.clone()
         learner = self.learn(policy)
-        policies.save(self.folder, policy)
         return policy, learner, (seconds + learner.seconds) / 60
+
+    def publish(self, policy: ChainPolicy, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Put a finished run in the place of an older one: the policy, `tables` and its curves.
+
+        The caller's marker comes after it, so a kill amid this lets the same be done again.
+        """
+        for marker in self.folder.glob("*.done.json"):
+            marker.unlink()  # of other settings: what lies here is theirs no more
+        write_json(self.folder / "config.json", self.config)
+        policies.save(self.folder, policy)
+        for name, table in tables.items():
+            write_csv(self.folder / name, table)
+        shutil.copytree(self.work / "clone", self.folder / "clone", dirs_exist_ok=True)
+        for name in ("clone.csv", "diagnostics.csv"):
+            shutil.copy(self.work / name, self.folder)
 
     def evaluate(
         self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = MODES
@@ -209,7 +229,7 @@ class Training:
 
     def drop_checkpoints(self) -> None:
         """Forget an unfinished run."""
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        shutil.rmtree(self.work, ignore_errors=True)
 
 
 SHOWN_CLONE = ("steps", "loss", "success")
@@ -246,16 +266,14 @@ def train_expert(
     run = Training(task, algorithm, preset, seed, threads, folder, journal)
     if force:
         run.drop_checkpoints()
-        for marker in (run.stage.marker, run.folder / "clone" / "clone.done.json"):
-            marker.unlink(missing_ok=True)
-    if run.stage.done:
+    if run.stage.done and not force:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
     policy, learner, minutes = run.train()
     run.journal.say("evaluating")
-    clone = trial_table(run.evaluate(policies.load(run.folder / "clone")))
+    clone = trial_table(run.evaluate(run.clone()[0]))
     expert = trial_table(run.evaluate(policy))
     trials = pd.concat([clone.assign(policy="clone"), expert.assign(policy="expert")])
-    write_csv(run.folder / "trials.csv", trials[["policy", *expert.columns]])
+    run.publish(policy, {"trials.csv": trials[["policy", *expert.columns]]})
     names = (run.task, run.algorithm, run.seed)
     steps = learner.control_steps
     rows = expert_rows(names, expert, success_by_mode(clone), steps, minutes)
