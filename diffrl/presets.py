@@ -51,6 +51,12 @@ class OperatorConfig(_Settings):
     max_attempts: int = 400  # attempts before the operator gives up on a task [C]
     noise: float = 1.0  # scale of the human-like noise: 0 none, 1 calibrated on LIBERO's sets [C]
 
+    def __post_init__(self):
+        super().__post_init__()
+        for count in (self.count, *dict(self.counts).values()):
+            if count < 1:
+                raise UserError(f"demonstrations.count is {count}: a clone needs at least one.")
+
     def of(self, task: str) -> "OperatorConfig":
         """Return the settings of one task, with its own count."""
         return replace(self, count=dict(self.counts).get(task, self.count), counts=())

@@ -102,6 +102,28 @@ def test_official_demonstrations_get_their_fixtures_and_replay_to_success(record
 
 
 @pytest.mark.sim
+def test_people_s_data_sets_join_the_operator_s_where_their_files_are(
+    recorded, tmp_path, monkeypatch, capsys
+):
+    from diffrl.data.generate import dataset_path, generate_all, sources_of
+    from diffrl.quality.stage import dataset_files
+
+    scene, episodes = recorded
+    smoke = replace(get_preset("smoke"), tasks=(scene.task.id, "libero_object/0"))
+    smoke = smoke.with_settings({"generation.episodes": 2})
+    assert ("human", "recorded") not in sources_of(smoke)
+    monkeypatch.setenv("LIBERO_DATASETS", str(tmp_path))
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    assert sources_of(smoke)[:2] == [("operator", "recorded"), ("human", "recorded")]
+    official_copy(tmp_path / f"{scene.task.name}_demo.hdf5", scene, episodes[:1] * 2)
+    table = generate_all(smoke, sources=[("human", "recorded")], workers=1)
+    assert table[["task", "source", "episodes"]].values.tolist() == [[scene.task.id, "human", 2]]
+    assert "Left out" in capsys.readouterr().out  # libero_object/0's file is not there
+    monkeypatch.setattr("diffrl.quality.stage.get_preset", lambda name: smoke)
+    assert dataset_files("smoke") == [dataset_path(scene.task.id, "human", "recorded", "smoke")]
+
+
+@pytest.mark.sim
 def test_a_vla_learns_from_official_files_mixed_by_weight(recorded, tmp_path, monkeypatch):
     from diffrl.vla import fit
     from diffrl.vla.model import load

@@ -63,7 +63,19 @@ def tables():
         ]
     )
     images = np.zeros((3, 8, 8, 3), np.uint8)
+    columns = ["arm", "algorithm", "task", "seed", "success", "auc", "jerk_rms", "steps"]
+    runs = pd.DataFrame(
+        [
+            (f"{source}{change}", source, f"libero_object/{task}", seed, 0.9, 0.7, 12 + seed, 160)
+            for source in ("diffusion", "gaussian")
+            for change in ("", " white fade")
+            for task in (0, 3)
+            for seed in (1, 2, 3)
+        ],
+        columns=columns,
+    ).assign(mode="deterministic", position_variance=5.0)
     return {
+        "arm_comparison": (runs,),
         "measure_distributions": (units,),
         "quality_forest": (quality.summarise(units, config),),
         "end_effector_paths": (paths, figures.shared_start_state(paths)),
@@ -120,6 +132,22 @@ def test_fifteen_tasks_with_their_clones_fit_on_a_page_and_nothing_is_cut_off():
     assert written == {"40 → 98 %", "40 → 100 %"}
 
 
+def test_learning_curves_of_fifteen_tasks_fit_on_a_page(tables):
+    (curves,) = tables["learning_curves"]
+    many = pd.concat([curves.assign(task=f"libero_object/{k}") for k in range(15)])
+    assert figures.learning_curves(many).get_size_inches()[1] <= 9.5
+
+
+def test_the_marks_of_runs_have_the_colour_of_their_policy(tables, drawn):
+    (runs,) = tables["arm_comparison"]
+    rows = list(dict.fromkeys(runs["arm"]))[::-1]  # from below
+    for axes in drawn["arm_comparison"].axes:
+        for line in axes.get_lines():
+            if line.get_label().startswith("_") and len(line.get_ydata()):
+                source = rows[round(line.get_ydata()[0])].split()[0]
+                assert same_color(line.get_color(), figures.COLOURS[source])
+
+
 def test_published_rates_stand_beside_their_own_mode_and_each_training_seed_is_a_dot():
     columns = ["suite", "source", "mode", "successes", "trials"]
     arms = [("diffusion", "deterministic"), ("diffusion", "stochastic")]
@@ -169,7 +197,8 @@ def test_no_panel_of_distributions_cuts_off_what_another_holds(tables):
 
 
 def test_a_source_has_one_colour_in_every_figure(drawn):
-    for name in ("learning_curves", "speed_profiles", "action_variance_over_phase"):
+    named = ("learning_curves", "speed_profiles", "action_variance_over_phase", "scaling_curve")
+    for name in named:
         for axes in drawn[name].axes:
             for line in axes.get_lines():
                 label = line.get_label()

@@ -123,6 +123,11 @@ def test_a_setting_that_is_no_choice_is_refused_by_name(stage, setting, value):
         get_preset("smoke").with_settings({f"{stage}.{setting}": value})
 
 
+def test_no_demonstrations_are_refused_before_any_is_collected():
+    with pytest.raises(UserError, match=r"demonstrations\.count is 0"):
+        get_preset("smoke").with_settings({"demonstrations.count": 0})
+
+
 def test_a_vla_may_learn_some_of_a_presets_tasks():
     laptop = get_preset("laptop")
     assert laptop.vla_tasks == tuple(f"libero_object/{index}" for index in range(10))

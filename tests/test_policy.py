@@ -283,8 +283,12 @@ def test_an_observation_of_another_scene_is_refused():
         make().features(observation(2, other))
 
 
-def test_the_paper_s_image_policy_has_about_twelve_million_parameters():
-    policy = make(layout=IMAGES, network="unet", width=256)
+@pytest.mark.parametrize("name", ["paper", "gpu"])
+def test_the_paper_s_image_policy_has_about_twelve_million_parameters(name):
+    preset = get_preset(name)
+    assert preset.clone.encoder == "image"
+    config = policies.make_config("diffusion", preset.clone, preset.rl)
+    policy = policies.make_policy(config, IMAGES)
     count = sum(parameter.numel() for parameter in policy.parameters())
     assert 12.0e6 <= count <= 12.4e6
     trunk = sum(parameter.numel() for parameter in policy.encoder.parameters())

@@ -45,6 +45,7 @@ def test_what_notebook_03_says_of_laptop_is_what_the_records_say():
     jerks = ("jerk_rms", "jerk_mean", "angular_jerk_rms")
     dimensionless = ("ldlj", "ldlj_cartesian", "sparc")
     consistent = ("action_variance", "warped_action_variance", "conditional_action_variance")
+    consistent += ("position_variance",)
     for mode in ("deterministic", "stochastic"):
         gaussian, diffusion = f"gaussian/{mode}", f"diffusion/{mode}"
         claims = (*jerks, *dimensionless, "action_change", "conditional_action_variance")
@@ -55,6 +56,8 @@ def test_what_notebook_03_says_of_laptop_is_what_the_records_say():
     assert (tests.loc[noisy].loc[["jerk_rms", "jerk_mean"], "difference"] > 0).all()
     for policy in ("gaussian/deterministic", "diffusion/deterministic"):
         assert better(policy, "operator/recorded", *consistent, *dimensionless, "angular_jerk_rms")
+        corrected = tests.loc[(policy, "operator/recorded"), "p_holm"]
+        assert (corrected.loc[["warped_position_variance", "endpoint_variance"]] > 0.05).all()
     assert better("gaussian/deterministic", "operator/recorded", *jerks)
     assert better("diffusion/deterministic", "diffusion/stochastic", *consistent)
     ours = tests.loc[("diffusion/deterministic", "operator/recorded")]
@@ -178,6 +181,9 @@ def test_an_episode_without_observations_is_measured_from_its_joints():
         **{"rewards": np.eye(40)[-1], "fixtures": np.zeros((0, 7))},
     )
     found = Trajectory.from_episode(episode, "demo_3")
+    states[7:, 0] -= 0.25  # its own time counts: here it goes back
+    with pytest.raises(UserError, match="demo_3: time does not rise"):
+        Trajectory.from_episode(episode, "demo_3")
     exact, _ = quality.panda_forward_kinematics(states[:, 1:8])
     assert np.array_equal(found.position, exact)
     assert found.start_state == "demo_3"
@@ -218,6 +224,36 @@ def test_time_must_rise_evenly():
         control_rate([0, 0.05, 0.05, 0.1], "demo_1")
     with pytest.raises(UserError, match=r"0\.05 to 0\.1 s"):
         control_rate([0, 0.05, 0.15, 0.2], "demo_1")
+
+
+def test_time_that_a_file_holds_must_rise_evenly_in_it(tmp_path):
+    uneven = np.r_[np.arange(20), np.arange(20)][:, None] / 20  # two episodes, concatenated
+    env_args = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+    path = arrays_file(tmp_path / "low_dim.hdf5", minimum_jerk(), env_args=env_args)
+    assert quality.read_trajectories(path)[0].rate == 20
+    for name, values in (("states", np.c_[uneven, uneven]), ("timestamp", uneven[:, 0])):
+        with h5py.File(path, "a") as file:
+            file["demo_1"][name] = values
+        with pytest.raises(UserError, match=r"low_dim\.hdf5, demo_1: time does not rise"):
+            quality.read_trajectories(path)
+        with h5py.File(path, "a") as file:
+            del file["demo_1"][name]
+    path = arrays_file(tmp_path / "mine.hdf5", minimum_jerk())
+    with h5py.File(path, "a") as file:
+        for demo in file.values():
+            demo["timestamp"] = np.arange(40) / 10
+    assert {t.rate for t in quality.read_trajectories(path)} == {10}
+
+
+def test_files_of_one_name_in_two_folders_are_two_tasks_and_other_starts(tmp_path):
+    found = []
+    for task in ("Lift", "Can"):
+        (tmp_path / task).mkdir()
+        env_args = json.dumps({"env_name": task, "env_kwargs": {"control_freq": 20}})
+        path = arrays_file(tmp_path / task / "low_dim.hdf5", minimum_jerk(), env_args=env_args)
+        found += quality.read_trajectories(path)
+    assert {t.task for t in found} == {"Lift", "Can"}
+    assert len({t.start_state for t in found}) == len(found)
 
 
 def test_forward_kinematics_reproduces_poses_recorded_in_the_simulator():

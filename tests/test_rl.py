@@ -504,6 +504,21 @@ def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_pa
     assert "nan" not in text
 
 
+def test_tensorboard_gets_every_number_of_a_phase(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    journal = Journal(tmp_path, "run", bar=False, tensorboard=True)
+    for phase, offset in (("clone", 0.0), ("RL", 1.0)):
+        journal.phase(phase, 10)
+        for done in (1, 2):
+            journal.row({"success": offset + done, "sps": math.nan}, done, ("success",))
+    journal.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == {"clone/success", "RL/success"}
+    found = [(event.step, event.value) for event in board.Scalars("RL/success")]
+    assert found == [(1, 2.0), (2, 3.0)]
+
+
 def test_a_success_that_seems_to_reach_the_target_is_measured_on_more_states(tmp_path):
     rl = RLConfig(target_success=0.9, measure_starts=2, confirm_starts=4)
     preset = dataclasses.replace(get_preset("smoke"), rl=rl)

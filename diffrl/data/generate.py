@@ -27,7 +27,7 @@ from diffrl.artifacts import Stage, file_hash, forced, results_dir, write_csv
 from diffrl.data.attempts import ATTEMPT, Mode, Play, Player, Source, expert_folders
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
-from diffrl.data.human import VARIABLE, replay
+from diffrl.data.human import VARIABLE, find_human_file, replay
 from diffrl.data.safety import check_bytes
 from diffrl.errors import UserError
 from diffrl.presets import ALGORITHMS, Preset, get_preset
@@ -195,9 +195,13 @@ def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: 
 
 # -- all data sets of a preset ---------------------------------------------------------------------
 def sources_of(preset: Preset) -> list[tuple[Source, Mode]]:
-    """Return the (source, mode) of a preset's data sets: the demonstrations' and the experts'."""
+    """Return the (source, mode) of a preset's data sets: the demonstrations' and the experts'.
+
+    People's join the operator's where LIBERO_DATASETS names their folder.
+    """
+    sources = [preset.demonstrations.source, *(["human"] if os.environ.get(VARIABLE) else [])]
     experts = [(source, mode) for mode in preset.generation.modes for source in ALGORITHMS]
-    return [(preset.demonstrations.source, "recorded"), *experts]
+    return [*((source, "recorded") for source in dict.fromkeys(sources)), *experts]
 
 
 def generate_all(
@@ -210,6 +214,7 @@ def generate_all(
     """Make every data set of a preset in parallel processes; return ``generation.csv``."""
     pairs = sources or sources_of(preset)
     items = [(task, *pair) for task in tasks or preset.tasks for pair in pairs]
+    items = [item for item in items if item[1] == preset.demonstrations.source or _there(*item)]
     for task, source, _ in items:
         expert_folders(task, source, preset)  # a missing expert is said before hours of work
     workers = min(workers or cores(), len(items))
@@ -219,6 +224,15 @@ def generate_all(
     names = [f"{task} {source} {mode}" for task, source, mode in items]
     rows = map_tasks(function, items, names=names, workers=workers, description="data sets")
     return _write_record(preset.name, pd.concat(rows, ignore_index=True))
+
+
+def _there(task: str, source: str, mode: str) -> bool:
+    """Whether a data set can be had; people's, which may be there of some tasks only, is told."""
+    try:
+        return source != "human" or find_human_file(get_task(task)).is_file()
+    except UserError as error:
+        print(f"Left out: {error}")
+        return False
 
 
 def _generate(item: tuple, preset: Preset, threads: int, force: bool, show: bool) -> pd.DataFrame:

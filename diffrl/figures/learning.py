@@ -25,7 +25,7 @@ def learning_curves(
     lines = -(-len(groups) // columns)
     width = SINGLE + 0.4 if columns == 1 else DOUBLE
     figure, panels = plt.subplots(
-        lines, columns, figsize=(width, 0.5 + 1.9 * lines), sharey=True, squeeze=False
+        lines, columns, figsize=(width, 0.5 + min(1.9 * lines, 8.9)), sharey=True, squeeze=False
     )
     for axes, (task, rows) in zip(panels.flat, groups):
         for source, mode in arm_order(rows):

@@ -1,14 +1,15 @@
-"""Policies: a diffusion and a Gaussian one behind one protocol, saved as safetensors and JSON."""
+"""Policies: a diffusion and a Gaussian one, saved as safetensors and JSON.
+
+`ChainPolicy` is what RL, the rollouts and the evaluation need of either.
+"""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from diffrl.artifacts import atomic_path, read_json, write_json
 from diffrl.errors import UserError
@@ -21,7 +22,6 @@ __all__ = [
     "Features",
     "Layout",
     "Mode",
-    "Policy",
     "PolicyConfig",
     "load",
     "make_config",
@@ -30,32 +30,6 @@ __all__ = [
     "trial_generator",
 ]
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
-
-
-class Policy(Protocol):
-    """What PPO, the rollouts and the evaluation need of a policy; `ChainPolicy` gives it."""
-
-    layout: Layout
-    horizon: int  # control steps that a decision predicts
-    chunk: int  # control steps of them that are executed
-    steps: int  # Gaussian steps of a decision that PPO trains
-    noise_shape: tuple[int, int, int]
-    cameras: tuple[str, ...]
-
-    def features(self, observation, images=None) -> Features:
-        """Observation of n rows → features."""
-
-    def noise(self, generator: torch.Generator, n: int) -> Tensor:
-        """Noise (n, *noise_shape) of n decisions."""
-
-    def sample(self, features: Features, noise: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
-        """Plans (n, horizon, 7) and the chain (n, steps + 1, horizon, 7) behind them."""
-
-    def log_prob(self, features: Features, chain: Tensor) -> Tensor:
-        """Log-density (n, steps) of each step of a chain."""
-
-    def execute(self, plan: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions (n, chunk, 7) and the tail for the next decision's cross-fade."""
 
 
 def make_config(algorithm: str, clone: CloneConfig, rl: RLConfig) -> PolicyConfig:

@@ -153,7 +153,8 @@ def mode_count(squared, threshold=0.05, share=0.05):
     """How many ways there are: clusters of paths more than `threshold` (m RMS, our choice) apart.
 
     squared (n, n) m², best after time warping, so that another timing is not another way. Average
-    linkage; only clusters with at least two paths and `share` of all count.
+    linkage; only clusters with at least two paths and `share` of all count, so 0 says that the
+    paths are too scattered to have ways in common.
     """
     distances = squareform(np.sqrt(squared), checks=False)
     labels = fcluster(linkage(distances, "average"), threshold, "distance")

@@ -32,6 +32,7 @@ _NO_ATTRIBUTES = """it stores LIBERO's states without LIBERO's attributes, as th
  nothing: measure the original files."""
 _QUATERNION = ("obs/robot0_eef_quat", "obs/eef_quat", "eef_quat")  # (N, 4) xyzw
 _JOINTS = ("obs/robot0_joint_pos", "obs/joint_pos", "joint_pos")  # (N, 7) rad
+_TIME = ("obs/timestamp", "timestamp", "timestamps", "time")  # (N,) s
 _GRIPPER = ("obs/robot0_gripper_qpos", "obs/gripper_qpos", "gripper_qpos")  # (N, 2) m
 
 
@@ -212,15 +213,19 @@ def _from_arrays(group, name, path, rate) -> Trajectory:
             f"{label}: no end-effector position ({', '.join(_POSITION)}), and no joints from which "
             f"to compute it ({', '.join(_JOINTS)}). Store one of them."
         )
+    time, states = _array(demo, _TIME, path), _array(demo, ("states",), path)
+    if time is None and states is not None and states.ndim == 2 and "env_args" in attrs:
+        time = states[:, 0]  # robosuite's flat state begins with it
+    told = None if time is None else control_rate(time.ravel(), label)
     return Trajectory(
         position=position,
         actions=actions,
-        rate=rate or _stated_rate(attrs, label),
+        rate=rate or _stated_rate(attrs, label, told),
         quaternion=quaternion,
         opening=None if gripper is None else np.abs(gripper).sum(axis=1),
-        task=str(attrs.get("task", path.stem.removesuffix("_demo"))),
+        task=str(attrs.get("task") or _env_args(attrs).get("env_name") or path.stem),
         source=str(attrs.get("source", path.stem)),
-        start_state=f"{path.stem}/{name}",
+        start_state=f"{path}/{name}",  # another file's demo_0 is another start
         success=_succeeded(attrs, _array(demo, ("rewards",), path)),
         label=label,
     )
@@ -234,11 +239,22 @@ def _succeeded(attrs, rewards) -> bool:
     return bool(rewards.any()) if sparse else True
 
 
-def _stated_rate(attrs, label) -> float:
+def _env_args(attrs) -> dict:
+    """robomimic's description of the environment, if there is one."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        found = json.loads(attrs["env_args"])
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _stated_rate(attrs, label, told: float | None) -> float:
+    """The rate that the file says, else that of its time stamps."""
     if "control_freq_hz" in attrs:
         return float(attrs["control_freq_hz"])
     with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
-        return float(json.loads(attrs["env_args"])["env_kwargs"]["control_freq"])
+        return float(_env_args(attrs)["env_kwargs"]["control_freq"])
+    if told is not None:
+        return told
     raise UserError(f"{label}: it does not say its control rate. Pass it: --rate 20 (LIBERO's).")
 
 

@@ -50,10 +50,12 @@ class Journal:
                     self.board.add_scalar(f"{self.title}/{name}", value, done)
 
     def close(self) -> None:
-        """End the bar."""
+        """End the bar, and let TensorBoard's files hold all that was said."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+        if self.board is not None:
+            self.board.flush()
 
 
 def _is_number(value) -> bool:
