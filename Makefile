@@ -43,13 +43,16 @@ readers: $(INSTALLED)
 
 check-lerobot: ready  # a separate environment of several GB
 	@test -x build/lerobot/bin/python || $(PYTHON) -m venv build/lerobot
-	@build/lerobot/bin/pip install -qq --disable-pip-version-check lerobot==0.4.4 h5py
+	@build/lerobot/bin/pip install -qq --disable-pip-version-check lerobot==0.4.4 h5py websockets \
+	  msgpack
 	@rm -rf build/check && mkdir -p build/check
 	@DIFFRL_HOME=build/check $(RUN) -m diffrl generate --preset smoke --source operator
 	@for form in lerobot hdf5; do $(RUN) -m diffrl export build/check/results --to build/check/$$form \
 	  --format $$form --size 128 --detail reduced || exit 1; done
 	@HF_HUB_OFFLINE=1 build/lerobot/bin/python tools/check_lerobot.py build/check/lerobot \
 	  build/check/hdf5/*/*.hdf5
+	@LEROBOT_PYTHON=$(CURDIR)/build/lerobot/bin/python HF_HUB_OFFLINE=1 $(RUN) -m pytest -k lerobot \
+	  tests/test_vla.py tests/test_evaluation.py
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .

@@ -1,5 +1,6 @@
 """Evaluation: planned trials, records that depend on nothing else, errors apart from failures."""
 
+import os
 import re
 import subprocess
 import sys
@@ -377,6 +378,34 @@ def test_a_lerobot_environment_that_lacks_lerobot_is_told():
         ask(policy, [Trial(TASK, "official/0", 0)])
     with pytest.raises(UserError, match="does not start"):
         ask(open_policy("lerobot:/no/python?checkpoint=x"), [Trial(TASK, "official/0", 0)])
+
+
+@pytest.mark.skipif(
+    "LEROBOT_PYTHON" not in os.environ, reason="LEROBOT_PYTHON names no environment with lerobot"
+)
+def test_a_lerobot_checkpoint_acts_as_in_lerobot_itself_and_plays_a_whole_trial(tmp_path):
+    python, rng = os.environ["LEROBOT_PYTHON"], np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 2, 256, 256, 3), np.uint8)
+    images[:, 0] //= 8  # the first camera is in the dark
+    upright, state = images[0, :, ::-1, ::-1], [0, 0, 0, np.pi, 0, 0, 0, 0]  # of `Seen`
+    folder = tmp_path / "pretrained_model"
+    folder.mkdir()
+    np.savez(folder / "seen.npz", images=upright, state=np.array(state, np.float32))
+    script = Path(__file__).with_name("lerobot_checkpoint.py")
+    subprocess.run([python, "-I", str(script), str(folder)], check=True, timeout=300)
+    name = f"lerobot:{python}?checkpoint={folder}&replan=10"
+    policy, trial = open_policy(name), Trial(TASK, "official/0", 0)
+    policy.begin(trial, "do it")
+    actions = policy.act(Seen(1), images, [trial])
+    assert not policy.failures
+    expected = np.load(folder / "expected.npy").clip(-1, 1)
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(actions[0], expected, atol=1e-5)
+    swapped = policy.act(Seen(1), images[:, ::-1], [trial])
+    assert np.abs(swapped - actions).max() > 1e-3  # each camera is where it belongs
+    policy.server.kill()
+    table = run(name, plan([TASK], 1), tmp_path / "records", workers=1)
+    assert table["status"].tolist() == ["failure"]  # random weights: a whole trial, no error
 
 
 # ---- in the simulator ----------------------------------------------------------------------------
