@@ -47,7 +47,7 @@ check-lerobot: ready  # a separate environment of several GB
 	  msgpack
 	@rm -rf build/check && mkdir -p build/check
 	@DIFFRL_HOME=build/check $(RUN) -m diffrl generate --preset smoke --source operator
-	@for form in lerobot hdf5; do $(RUN) -m diffrl export build/check/results --to build/check/$$form \
+	@for form in lerobot hdf5; do $(RUN) -m diffrl export build/check/results/smoke/datasets --to build/check/$$form \
 	  --format $$form --size 128 --detail reduced || exit 1; done
 	@HF_HUB_OFFLINE=1 build/lerobot/bin/python tools/check_lerobot.py build/check/lerobot \
 	  build/check/hdf5/*/*.hdf5

@@ -137,6 +137,8 @@ class GenerationConfig:
     modes: tuple[Mode, ...] = MODES  # the first is the headline [C]
     max_attempts: int = 400  # rollouts per task before giving up [C]
     seed: int = 1  # of the fresh start states and of the policy's noise [C]
+    repeats: int = 8  # rollouts of each start state that is repeated, for quality alone [C]
+    repeated_starts: int = 4  # how many they are, per task and source [C]
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ _SMOKE = Preset(
     tasks=("libero_object/0",),
     demonstrations=OperatorConfig(count=3),
     rl=RLConfig(iterations=12, measure_every=3, measure_starts=24),
-    generation=GenerationConfig(episodes=20, max_attempts=120),
+    generation=GenerationConfig(episodes=20, max_attempts=120, repeats=6, repeated_starts=3),
     quality=QualityConfig(episodes=20, resamples=1000),
     vla=VLAConfig(
         data=("operator-recorded", "gaussian-deterministic", "diffusion-deterministic"),

@@ -243,3 +243,29 @@ def test_the_command_line_survives_kills(tmp_path):
         table = pd.read_csv(next((tmp_path / name).rglob("generation.csv")))
         results[name] = (*contents(path), table.drop(columns="minutes").to_csv())
     assert results["killed"] == results["unbroken"]
+
+
+@pytest.mark.sim
+def test_a_repeated_start_state_is_played_with_other_noise_each_time(tmp_path, monkeypatch):
+    """The operator here: a Player asks an expert in the same way."""
+    from diffrl.data.generate import repeat_all
+    from diffrl.sim.scene import load_scene
+
+    smoke = get_preset("smoke")
+    scene = load_scene(samples.TASK)
+    once = Player(scene, "operator", "recorded", smoke, threads=1)
+    player = dataclasses.replace(once, repeats=2)
+    attempts = player(0, 4)
+    assert [a.start_state for a in attempts] == ["fresh/1/0", "fresh/1/0", "fresh/1/1", "fresh/1/1"]
+    first, again = attempts[0].episode, attempts[1].episode
+    assert np.array_equal(first.states[0], again.states[0])
+    assert first.actions.shape != again.actions.shape or (first.actions != again.actions).any()
+    assert first.checksum() == once(0, 1)[0].episode.checksum()  # the first turn is the data set's
+    assert player(1, 1)[0].episode.checksum() == again.checksum()
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    few = smoke.with_settings({"generation.repeats": 2, "generation.repeated_starts": 1})
+    table = repeat_all(few, sources=[("operator", "recorded"), ("human", "recorded")], workers=1)
+    assert table["attempts"].tolist() == [2]
+    path = dataset_path(samples.TASK, "operator", "recorded", "smoke", repeated=True)
+    assert {e.start_state for e in read_episodes(path)} <= {"fresh/1/0"}
+    assert not (tmp_path / "results/smoke/generation.csv").exists()

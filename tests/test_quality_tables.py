@@ -147,6 +147,22 @@ def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(hom
     assert record.read_bytes() != written
 
 
+def test_what_varies_from_the_same_start_is_measured_on_the_repeated_ones_alone(home):
+    before = quality.run_quality("smoke").summary
+    assert not before["measure"].str.startswith("own_").any()
+    path = dataset_path("libero_object/0", "diffusion", "deterministic", "smoke", repeated=True)
+    path.parent.mkdir(parents=True)
+    same = [dataclasses.replace(t, start_state=f"fresh/1/{k % 2}") for k, t in enumerate(arms(8.0))]
+    write_data_set(path, [t for t in same if t.source == "diffusion"])
+    after = quality.run_quality("smoke").summary
+    own = after[after["measure"].str.startswith("own_")]
+    assert set(own["measure"]) == {"own_position_variance", "own_action_variance"}
+    assert set(own["source"]) == {"diffusion"}
+    assert (own["value"] > 0).all()
+    rest = after[~after["measure"].str.startswith("own_")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, before)
+
+
 def test_an_arm_with_one_success_is_left_out_and_told(home, capsys):
     path = dataset_path("libero_object/0", "diffusion", "stochastic", "smoke")
     path.parent.mkdir(parents=True)

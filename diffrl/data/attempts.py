@@ -74,8 +74,10 @@ class Player:
         scene: of the task.
         source, mode: who acts, and how.
         preset: its seeds and the operator's settings.
-        folders: of the experts; attempt k belongs to expert k mod len(folders).
+        folders: of the experts; start state k belongs to expert k mod len(folders).
         threads: of the simulator; they change nothing but the time.
+        repeats: attempts from each start state, with other noise each time. Attempt k is number
+            k mod repeats of start state k // repeats.
     """
 
     scene: Scene
@@ -84,17 +86,31 @@ class Player:
     preset: Preset
     folders: Sequence[Path] = ()
     threads: int | None = None
+    repeats: int = 1
 
     def __call__(self, first: int, count: int) -> list[Attempt]:
         """Play attempts `first` … `first + count - 1`; fewer where humans recorded no more."""
         if self.source == "human":
             return self._human(first, count)
-        starts = fresh_start_states(self.scene, count, self.preset.generation.seed, first)
-        if self.source == "operator":
-            return self._operator(first, starts)
-        turns = range(len(self.folders))
-        attempts = [a for which in turns for a in self._expert(which, first, starts)]
+        attempts = []
+        for turn in range(self.repeats):
+            numbers = [n for n in range(first, first + count) if n % self.repeats == turn]
+            attempts += self._turn(turn, numbers) if numbers else []
         return sorted(attempts, key=lambda attempt: attempt.number)
+
+    def _turn(self, turn: int, numbers: list[int]) -> list[Attempt]:
+        """Play attempts, each from another start state, with the noise of one turn."""
+        seed, first = self.preset.generation.seed, numbers[0] // self.repeats
+        starts = fresh_start_states(self.scene, len(numbers), seed, first)
+        if self.source == "operator":
+            return self._operator(numbers, starts, seed + turn)
+        owners = [(first + row) % len(self.folders) for row in range(len(numbers))]
+        attempts = []
+        for which, folder in enumerate(self.folders):
+            rows = [row for row, owner in enumerate(owners) if owner == which]
+            own = [numbers[row] for row in rows]
+            attempts += self._expert(folder, own, starts[rows], seed + turn) if rows else []
+        return attempts
 
     def _human(self, first: int, count: int) -> list[Attempt]:
         from diffrl.data.human import human_demonstrations
@@ -105,41 +121,32 @@ class Player:
             if first <= number < first + count
         ]
 
-    def _operator(self, first: int, starts: StartStates) -> list[Attempt]:
+    def _operator(self, numbers: list[int], starts: StartStates, seed: int) -> list[Attempt]:
         from diffrl.data.operator import operator_episodes
 
-        seed, config = self.preset.generation.seed, self.preset.demonstrations
+        config = self.preset.demonstrations
         episodes = operator_episodes(self.scene, starts, seed, config, self.threads)
         return [
             _attempt(
-                first + k, "operator", name, episode, bool(episode and episode.success), not episode
+                number, "operator", name, episode, bool(episode and episode.success), not episode
             )
-            for k, (name, (episode, _)) in enumerate(zip(starts.ids, episodes))
+            for number, name, (episode, _) in zip(numbers, starts.ids, episodes)
         ]
 
-    def _expert(self, which: int, first: int, starts: StartStates) -> list[Attempt]:
+    def _expert(
+        self, folder: Path, numbers: list[int], starts: StartStates, seed: int
+    ) -> list[Attempt]:
         import torch
 
         from diffrl import policy as policies
         from diffrl.rl.rollout import rollout
 
-        rows = [r for r in range(len(starts)) if (first + r) % len(self.folders) == which]
-        if not rows:
-            return []
         torch.set_num_threads(self.preset.rl.torch_threads)  # sums in one order everywhere
-        folder, seed = self.folders[which], self.preset.generation.seed
-        trials = rollout(
-            policies.load(folder),
-            self.scene,
-            starts[rows],
-            self.mode,
-            seed,
-            threads=self.threads,
-            record=True,
-        )
+        policy, options = policies.load(folder), {"threads": self.threads, "record": True}
+        trials = rollout(policy, self.scene, starts, self.mode, seed, **options)
         return [
-            _attempt(first + row, folder.name, t.start_state, t.episode, t.success, t.error)
-            for row, t in zip(rows, trials)
+            _attempt(number, folder.name, t.start_state, t.episode, t.success, t.error)
+            for number, t in zip(numbers, trials)
         ]
 
 

@@ -45,11 +45,13 @@ RECORD = [
 
 
 # -- one data set ----------------------------------------------------------------------------------
-def dataset_path(task: str, source: str, mode: str, preset: str) -> Path:
-    """Return where a data set lies: LIBERO's file name, in a folder per source and mode."""
-    known = get_task(task)
-    folder = results_dir(preset) / "datasets" / f"{source}-{mode}" / known.suite
-    return folder / f"{known.name}_demo.hdf5"
+def dataset_path(task: str, source: str, mode: str, preset: str, repeated: bool = False) -> Path:
+    """Return where a data set lies: LIBERO's file name, in a folder per source and mode.
+
+    Those of repeated start states, see `repeat_all`, lie apart.
+    """
+    known, place = get_task(task), results_dir(preset) / ("repeated" if repeated else "datasets")
+    return place / f"{source}-{mode}" / known.suite / f"{known.name}_demo.hdf5"
 
 
 def collect(
@@ -113,8 +115,11 @@ def generate(
     threads: int | None = None,
     force: bool = False,
     bar: tqdm | None = None,
+    repeated: bool = False,
 ) -> pd.DataFrame:
     """Make one data set, or find it done; return its row of ``generation.csv``.
+
+    If `repeated` it holds the successes of a few start states, each played several times.
 
     A data set that is damaged, larger than asked for, or made with other settings or by other
     experts, is made anew. Where no attempt succeeded the row says so, and there is no file.
@@ -122,23 +127,28 @@ def generate(
     Raises:
         UserError: the experts are missing.
     """
-    path = dataset_path(task, source, mode, preset.name)
+    path = dataset_path(task, source, mode, preset.name, repeated)
     experts = expert_folders(task, source, preset)
     settings = {"preset": preset.name, "task": task, "source": source, "mode": mode}
     settings |= _settings(source, preset)
-    config = {**settings, "episodes": preset.generation.episodes}
-    config["max_attempts"] = preset.generation.max_attempts
+    wanted, limit = preset.generation.episodes, preset.generation.max_attempts
+    options = {}
+    if repeated:
+        settings["repeats"] = repeats = preset.generation.repeats
+        wanted = limit = repeats * preset.generation.repeated_starts
+        options["repeats"] = repeats
+    config = {**settings, "episodes": wanted, "max_attempts": limit}
     weights = [folder / "policy.safetensors" for folder in experts]
     stage = Stage(path.parent, path.stem, config, inputs=weights)
     if stage.done and not force and not (path.exists() and any(check_bytes(path))):
         return pd.DataFrame([stage.records], columns=RECORD)
     settings["experts"] = [file_hash(file) for file in weights]
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
-    wanted, limit = preset.generation.episodes, preset.generation.max_attempts
     _discard_other(path, attrs, force or _listed(path) > wanted or _forced(path))
     began = time.perf_counter()
-    play = Player(load_scene(task), source, mode, preset, experts, threads)
-    attempts = collect(path, task, attrs, play, wanted, limit, bar=bar)
+    play = Player(load_scene(task), source, mode, preset, experts, threads, **options)
+    batch = limit if repeated else BATCH  # a turn's start states side by side
+    attempts = collect(path, task, attrs, play, wanted, limit, batch, bar)
     row = _record(task, source, mode, attempts, (time.perf_counter() - began) / 60)
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
@@ -212,18 +222,49 @@ def generate_all(
     force: bool = False,
 ) -> pd.DataFrame:
     """Make every data set of a preset in parallel processes; return ``generation.csv``."""
-    pairs = sources or sources_of(preset)
+    rows = _make_all(preset, tasks, sources or sources_of(preset), workers, force)
+    return _write_record(preset.name, rows)
+
+
+def repeat_all(
+    preset: Preset,
+    tasks: Sequence[str] | None = None,
+    sources: Sequence[tuple[Source, Mode]] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Play a few fresh start states several times each, with other noise: for quality alone.
+
+    What varies there is the policy's own, not the start states' as in the data sets. Returns rows
+    as of ``generation.csv``; people repeat nothing.
+    """
+    pairs = [pair for pair in sources or sources_of(preset) if pair[0] != "human"]
+    return _make_all(preset, tasks, pairs, workers, force, repeated=True)
+
+
+def _make_all(
+    preset: Preset,
+    tasks: Sequence[str] | None,
+    pairs: Sequence[tuple[Source, Mode]],
+    workers: int | None,
+    force: bool,
+    repeated: bool = False,
+) -> pd.DataFrame:
     items = [(task, *pair) for task in tasks or preset.tasks for pair in pairs]
     items = [item for item in items if item[1] == preset.demonstrations.source or _there(*item)]
     for task, source, _ in items:
         expert_folders(task, source, preset)  # a missing expert is said before hours of work
+    if not items:
+        return pd.DataFrame(columns=RECORD)
     workers = min(workers or cores(), len(items))
     threads = max(cores() // workers, 1)
     options = {"preset": preset, "threads": threads, "force": force, "show": workers == 1}
+    options["repeated"] = repeated
     function = functools.partial(_generate, **options)
     names = [f"{task} {source} {mode}" for task, source, mode in items]
-    rows = map_tasks(function, items, names=names, workers=workers, description="data sets")
-    return _write_record(preset.name, pd.concat(rows, ignore_index=True))
+    what = "repeated start states" if repeated else "data sets"
+    rows = map_tasks(function, items, names=names, workers=workers, description=what)
+    return pd.concat(rows, ignore_index=True)
 
 
 def _there(task: str, source: str, mode: str) -> bool:
@@ -235,10 +276,14 @@ def _there(task: str, source: str, mode: str) -> bool:
         return False
 
 
-def _generate(item: tuple, preset: Preset, threads: int, force: bool, show: bool) -> pd.DataFrame:
-    total, name = preset.generation.episodes, " ".join(item)
+def _generate(
+    item: tuple, preset: Preset, threads: int, force: bool, show: bool, repeated: bool
+) -> pd.DataFrame:
+    config, name = preset.generation, " ".join(item)
+    total = config.repeats * config.repeated_starts if repeated else config.episodes
     with progress(total, name, "episode") if show else contextlib.nullcontext() as bar:
-        return generate(*item, preset, threads=threads, force=force, bar=bar)
+        options = {"threads": threads, "force": force, "bar": bar, "repeated": repeated}
+        return generate(*item, preset, **options)
 
 
 def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -284,6 +329,7 @@ def main(
         raise UserError(f"Preset {preset} makes no {source} {mode} data; it makes {known}.")
     tasks = [get_task(task).id] if task else settings.tasks
     table = generate_all(settings, tasks, pairs, workers, force)
+    repeat_all(settings, tasks, pairs, workers, force)
     for row in table[table["task"].isin(tasks)].to_dict("records"):
         if (row["source"], row["mode"]) in pairs:
             if not row["episodes"]:

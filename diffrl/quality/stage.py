@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -41,16 +42,26 @@ class Quality(NamedTuple):
 
 def dataset_files(preset: str) -> list[Path]:
     """Every data set of a preset's tasks, and the teleoperation reference when it is at hand."""
-    folder = artifacts.results_dir(preset) / "datasets"
-    tasks = [get_task(name) for name in get_preset(preset).tasks]
-    files = [f for t in tasks for f in sorted(folder.glob(f"*-*/{t.suite}/{t.name}_demo.hdf5"))]
+    files = _files(preset, "datasets")
     if not files:
+        folder = artifacts.results_dir(preset) / "datasets"
         raise UserError(
             f"No data sets of preset {preset} in {folder}: run notebook 02 first "
             f"(python -m diffrl reproduce --preset {preset} --only 2)."
         )
     reference = artifacts.root().parent / REFERENCE
     return [*files, *([reference] if reference.is_file() else [])]
+
+
+def repeated_files(preset: str) -> list[Path]:
+    """Those of repeated start states; none where they were not made."""
+    return _files(preset, "repeated")
+
+
+def _files(preset: str, kind: str) -> list[Path]:
+    folder = artifacts.results_dir(preset) / kind
+    tasks = [get_task(name) for name in get_preset(preset).tasks]
+    return [f for t in tasks for f in sorted(folder.glob(f"*-*/{t.suite}/{t.name}_demo.hdf5"))]
 
 
 def load_datasets(files: list[Path]) -> list[Trajectory]:
@@ -70,13 +81,18 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     Finished work is found again by the preset's settings and the files' bytes.
     """
     config, folder = get_preset(preset).quality, artifacts.results_dir(preset)
-    files = dataset_files(preset)
+    files, again = dataset_files(preset), repeated_files(preset)
     trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
-    stage = artifacts.Stage(folder, "quality", config, files)
+    stage = artifacts.Stage(folder, "quality", config, [*files, *again])
     if stage.done and not force:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
+    if again:  # their start states are few: they say what varies from the same one, and no more
+        repeats = load_datasets(again)
+        config_of_all = replace(config, episodes=len(repeats))
+        own = report.measure(_pairs(repeats), config_of_all)
+        units = pd.concat([units, own[own["measure"].str.startswith("own_")]], ignore_index=True)
     tables = (units, report.summarise(units, config), report.compare(units, config))
     for path, table in zip(paths, tables, strict=True):
         artifacts.write_csv(path, table)
