@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -502,6 +503,55 @@ def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_pa
     assert "RL: 3 of 10 done" in text
     assert "success=0.5" in text
     assert "nan" not in text
+
+
+def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    played = []
+
+    def play(run, policy, mode, seed, record=False):
+        played.append((run.algorithm, mode, seed))
+        return [Trial(f"official/{k}", mode, seed, success=k >= seed) for k in range(4)]
+
+    found = []
+    for algorithm in ALGORITHMS:
+        folder = tmp_path / algorithm
+        folder.mkdir()
+        (folder / policies.WEIGHTS).write_text(algorithm)
+        found.append(("libero_object/0", algorithm, 0, folder))
+    monkeypatch.setattr(train, "finished_experts", lambda preset: found)
+    monkeypatch.setattr(train.Training, "play", play)
+    monkeypatch.setattr(train.policies, "load", lambda folder: None)
+    preset = get_preset("smoke").with_settings({"rl.evaluation_seeds": (0, 1)})
+    table = train.evaluate_again(preset, workers=1)
+    arms = [("diffusion", "deterministic"), ("diffusion", "stochastic"), ("gaussian", "stochastic")]
+    assert played == [(*arm, seed) for arm in arms for seed in (0, 1)]
+    assert table["success"].tolist() == [1.0, 0.75] * 3
+    pd.testing.assert_frame_equal(train.evaluate_again(preset, workers=1), table)
+    assert len(played) == 6  # found, not played again
+    assert (tmp_path / "results" / "smoke" / "expert_noise.csv").exists()
+
+
+def test_further_seeds_of_the_noise_leave_an_expert_what_it_is():
+    one, more = (
+        get_preset("smoke").with_settings({"rl.evaluation_seeds": seeds})
+        for seeds in ((0,), (0, 1))
+    )
+    task = "libero_object/0"
+    assert records.config_of(task, "diffusion", one, 0) == records.config_of(
+        task, "diffusion", more, 0
+    )
+
+
+def test_what_notebook_01_says_of_laptop_s_clones_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experts.csv")
+    noise_free = table[table["mode"] == "deterministic"]
+    clones = noise_free[noise_free["algorithm"] == "diffusion"]["clone_success"]
+    assert len(clones) == 15
+    assert 7 <= (clones > 0.7).sum() <= 8
+    laptop = get_preset("laptop")
+    counts = [laptop.of(task).demonstrations.count for task in laptop.tasks]
+    assert (min(counts), max(counts)) == (1, 20)
 
 
 def test_tensorboard_gets_every_number_of_a_phase(tmp_path):

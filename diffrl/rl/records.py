@@ -33,7 +33,10 @@ def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dic
         "seed": seed,
         "demonstrations": preset.demonstrations,
         "clone": preset.clone,
-        "rl": dataclasses.replace(preset.rl, seeds=()),
+        # `evaluate_again` has its own record of the further seeds of the noise
+        "rl": dataclasses.replace(
+            preset.rl, seeds=(), evaluation_seeds=preset.rl.evaluation_seeds[:1]
+        ),
     }
 
 
@@ -100,6 +103,12 @@ def collect_records(preset: Preset) -> pd.DataFrame:
     table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
     write_csv(results_dir(preset.name) / "experts.csv", table)
     return table.reset_index(drop=True)
+
+
+def finished_experts(preset: Preset) -> list[tuple[str, Algorithm, int, Path]]:
+    """Return (task, algorithm, training seed, folder) of a preset's finished experts."""
+    rows = [(stage.records["rows"][0], stage.marker.parent) for stage in _finished(preset)]
+    return [(row["task"], row["algorithm"], row["seed"], folder) for row, folder in rows]
 
 
 def final_trials(preset: Preset) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from diffrl import policy as policies
-from diffrl.artifacts import Stage, config_hash, forced, write_csv, write_json
+from diffrl.artifacts import Stage, config_hash, forced, results_dir, write_csv, write_json
 from diffrl.data.operator import operator_demonstrations
 from diffrl.errors import UserError
 from diffrl.policy import ChainPolicy, Layout
@@ -32,6 +32,7 @@ from diffrl.rl.records import (
     config_of,
     expert_folder,
     expert_rows,
+    finished_experts,
     success_by_mode,
     trial_table,
 )
@@ -204,15 +205,18 @@ class Training:
     def evaluate(
         self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = MODES
     ) -> list[Trial]:
-        """Play the official start states in each mode, with each seed of the policy's noise."""
-        config, trials = self.preset.rl, []
-        starts = official_start_states(self.scene)[: config.evaluation_starts]
-        for mode in modes:
-            for seed in config.evaluation_seeds:
-                trials += rollout(
-                    policy, self.scene, starts, mode, seed, threads=self.threads, record=record
-                )
-        return trials
+        """Play the official start states in each mode, with the headline's noise."""
+        return [
+            trial
+            for mode in modes
+            for trial in self.play(policy, mode, self.preset.rl.evaluation_seeds[0], record)
+        ]
+
+    def play(self, policy: ChainPolicy, mode: Mode, seed: int, record: bool = False) -> list[Trial]:
+        """Play the official start states once; `seed` is of the policy's noise."""
+        starts = official_start_states(self.scene)[: self.preset.rl.evaluation_starts]
+        options = {"threads": self.threads, "record": record}
+        return rollout(policy, self.scene, starts, mode, seed, **options)
 
     def drop_foreign_checkpoints(self) -> None:
         """Forget an unfinished run if it is of other settings, or broken."""
@@ -310,6 +314,44 @@ def train_experts(
 def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
     task, algorithm, seed = item
     train_expert(task, algorithm, preset, seed, threads=max(threads, 1), force=force)
+
+
+def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
+    """Play the official start states with every seed of the policies' noise; return the table.
+
+    What the first latent alone does to an expert: its noise-free mode draws one, too. The Gaussian
+    policy has none there and is left out. ``expert_noise.csv``: task, algorithm, mode, seed (of
+    training), noise_seed, trials, successes, success; the first noise seed is that of
+    ``experts.csv``. No interval: the start states are the same each time.
+    """
+    items = finished_experts(preset)
+    function = functools.partial(_again, preset=preset, threads=1)
+    names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed, _ in items]
+    tables = map_tasks(function, items, names=names, workers=workers, description="noise seeds")
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NOISE)
+    write_csv(results_dir(preset.name) / "expert_noise.csv", table)
+    return table
+
+
+NOISE = ["task", "algorithm", "mode", "seed", "noise_seed", "trials", "successes", "success"]
+
+
+def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int) -> pd.DataFrame:
+    task, algorithm, seed, folder = item
+    config = {"starts": preset.rl.evaluation_starts, "seeds": preset.rl.evaluation_seeds}
+    stage = Stage(folder, "noise", config, inputs=[folder / policies.WEIGHTS])
+    if not stage.done:
+        torch.set_num_threads(preset.rl.torch_threads)
+        run, policy = Training(task, algorithm, preset, seed, threads), policies.load(folder)
+        rows = []
+        for mode in [mode for mode in MODES if (algorithm, mode) != ("gaussian", MODES[0])]:
+            for noise in preset.rl.evaluation_seeds:
+                table = trial_table(run.play(policy, mode, noise))
+                success = table.loc[~table["error"], "success"]
+                counts = [len(success), int(success.sum()), success.mean()]
+                rows.append(dict(zip(NOISE, [task, algorithm, mode, seed, noise, *counts])))
+        stage.finish({"rows": rows}, seed=seed)
+    return pd.DataFrame(stage.records["rows"], columns=NOISE)
 
 
 def main(
