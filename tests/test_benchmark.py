@@ -11,6 +11,7 @@ from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
 from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
+from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.training import measure_training
 from diffrl.errors import UserError
@@ -116,6 +117,13 @@ def test_training_keeps_three_fifths_of_the_bare_simulators_speed():
     record = measure_training()  # an AssertionError in there: the replay was another one
     for algorithm in ("diffusion", "gaussian"):
         assert 0.6 < record[algorithm]["training"] / record[algorithm]["bare"] < 1
+
+
+@pytest.mark.slow
+def test_a_thousand_trajectories_are_measured_in_two_seconds():
+    """Must show."""
+    record = measure_quality()
+    assert record["trajectories"] / record["rate"] <= 2
 
 
 @pytest.mark.sim

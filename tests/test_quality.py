@@ -1,6 +1,7 @@
 """The measures agree with theory and with their authors' code."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.integrate import quad
 from scipy.spatial.transform import Rotation
 
 from diffrl import quality, statistics
+from diffrl.benchmark.quality import random_trajectory
 from diffrl.quality import consistency, smoothness
 
 STEADY = {"deadline": None, "derandomize": True}  # the same examples in every run
@@ -83,6 +85,22 @@ def test_angular_jerk_of_a_minimum_jerk_turn_is_its_closed_form_whatever_the_sig
     assert rms == pytest.approx(np.sqrt(720) / 8, rel=0.02)
     quaternion[::2] *= -1
     assert np.sqrt(np.mean(smoothness.angular_jerk(quaternion, 200) ** 2)) == pytest.approx(rms)
+
+
+def test_no_measure_of_a_trajectory_loops_over_its_time_steps():
+    lines = []
+
+    def count(frame, event, argument):
+        lines[-1] += event == "line"
+        return count
+
+    for steps in (100, 3200):
+        path = random_trajectory(steps, 0)
+        lines.append(0)
+        sys.settrace(count)
+        quality.trajectory_measures(path)
+        sys.settrace(None)
+    assert 0 < lines[1] < 1.2 * lines[0]  # lines of Python that were run
 
 
 # -- one trajectory: properties --------------------------------------------------------------------

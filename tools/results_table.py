@@ -125,6 +125,12 @@ def throughput(record: dict) -> str:
             "another machine; run `python -m diffrl benchmark`."
         )
     machine, camera = record["machine"], record["camera_fps"]
+    measured = ""
+    if part := record.get("quality"):
+        measured = (
+            f"\n{part['trajectories']} trajectories of {part['steps']} control steps have all "
+        )
+        measured += f"their own measures in {part['trajectories'] / part['rate']:.1f} s."
     rows = [
         [
             suite,
@@ -157,6 +163,7 @@ def throughput(record: dict) -> str:
         + f"\nOf the bare simulator's speed RL training keeps, on {training['task']}: "
         + f"{', '.join(shares)}.\nEvaluating a VLA on {trials['task']} with {trials['workers']} "
         + f"processes, against one that loops over LIBERO's environment: {', '.join(vla)}."
+        + measured
     )
 
 

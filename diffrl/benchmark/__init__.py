@@ -9,6 +9,7 @@ from diffrl import artifacts
 from diffrl.benchmark.camera import measure_camera
 from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
+from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
 from diffrl.benchmark.training import measure_training
@@ -19,7 +20,7 @@ from diffrl.sim.tasks import SUITES
 
 def main(
     what: tyro.conf.Positional[
-        Literal["simulator", "camera", "data", "training", "evaluation", "all"]
+        Literal["simulator", "camera", "data", "quality", "training", "evaluation", "all"]
     ] = "all",
     suites: tuple[str, ...] = SUITES,
     seconds: float = 3.0,
@@ -30,8 +31,8 @@ def main(
     """Measure how fast everything is here; write results/throughput.json and figures.
 
     Args:
-        what: the simulator, the camera, data sets, RL training, a VLA's evaluation, or all of them;
-            each takes minutes.
+        what: the simulator, the camera, data sets, the measures of quality, RL training, a VLA's
+            evaluation, or all of them; each takes minutes.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.
@@ -49,6 +50,7 @@ def main(
         "simulator": lambda: measure_simulators(suites, seconds, rounds),
         "camera": lambda: {"camera_fps": measure_camera(suites, states)},
         "data": lambda: {"data": measure_data()},
+        "quality": lambda: {"quality": measure_quality()},
         "training": lambda: {"training": measure_training()},
         "evaluation": lambda: {"evaluation": measure_evaluation()},
     }

@@ -34,6 +34,10 @@ def report(record: dict) -> str:
         share = f"{rates['export'] / rates['camera']:.0%} of the camera's {rates['camera']:.0f}"
         lines.append(f"data            control steps written {written}")
         lines.append(f"export          {rates['export']:.0f} images/s, {share}")
+    if "quality" in record:
+        part = record["quality"]
+        rate = f"{part['rate']:.0f} trajectories/s of {part['steps']} steps, all measures of one"
+        lines.append(f"quality         {rate}")
     for algorithm in ALGORITHMS if "training" in record else ():
         rates = record["training"][algorithm]
         share = (
