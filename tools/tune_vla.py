@@ -29,6 +29,9 @@ TRIES: dict[str, dict] = {
     "width-": {"width": 128},
     "draws-": {"flow_draws": 1},
     "chunk+": {"chunk": 16},
+    # a frozen encoder whose cells are cached, against one that is learned from pixels
+    "frozen, 1000 steps": {"steps": 1000},
+    "learned, 1000 steps": {"steps": 1000, "vision": "conv"},
 }
 
 

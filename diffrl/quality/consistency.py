@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
-from scipy.spatial.distance import squareform
+from scipy.spatial.distance import pdist, squareform
 
 from diffrl.errors import UserError
 
@@ -25,11 +25,7 @@ def at_phases(values, phases):
 def squared_distances(profiles):
     """Mean over phases of |x_i - x_j|²: profiles (n, phases, d) → (n, n), in unit²."""
     flat = profiles.reshape(len(profiles), -1)
-    flat = flat - flat.mean(axis=0)  # distances do not change, rounding gets better
-    norms = np.sum(flat**2, axis=1)
-    squared = norms[:, None] + norms[None] - 2 * flat @ flat.T
-    np.fill_diagonal(squared, 0.0)
-    return np.maximum(squared, 0.0) / profiles.shape[1]
+    return squareform(pdist(flat, "sqeuclidean")) / profiles.shape[1]  # of equal ones exactly 0
 
 
 @njit(cache=True)
