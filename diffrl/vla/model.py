@@ -98,8 +98,8 @@ class VLA(nn.Module):
     """The compact policy: p(action chunk | two images, proprioception, instruction).
 
     Words are embedded by a table that is learned with the rest [C]: the sentences of a suite differ
-    in a noun phrase, and there is no image-like wealth in ten of them for a pretrained encoder to
-    bring order to. What that costs with other words is what LIBERO-PRO's `lan` suites measure.
+    in a noun phrase, too little for a pretrained encoder to be of use. What that costs with other
+    words is what LIBERO-PRO's `lan` suites measure.
     """
 
     def __init__(
