@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from diffrl import figures
-from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.artifacts import Stage, results_dir, write_csv, write_json
 from diffrl.errors import TrainingError
 from diffrl.presets import ALGORITHMS, MODES, Algorithm, Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, boundary_share, measure
@@ -227,7 +227,7 @@ def _trained(run: Training) -> list[dict]:
     played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
     held_out = run.judge(clone)
     curve = measurements(pd.DataFrame(learner.diagnostics), held_out, chunk)
-    run.publish(policy, {"trials.csv": played, "curve.csv": curve})
+    run.publish(policy, learner, {"trials.csv": played, "curve.csv": curve})
     names = (run.task, run.algorithm, run.seed)
     clones = dict.fromkeys(MODES, success_rate(held_out))
     table = records.trial_table(trials)
@@ -243,8 +243,12 @@ def _trained(run: Training) -> list[dict]:
 
 def _failed(run: Training, note: str) -> list[dict]:
     """The rows of a run that could not be trained: it succeeds nowhere, and has no quality."""
-    for name in ("trials.csv", "curve.csv"):  # of other settings
-        (run.folder / name).unlink(missing_ok=True)
+    shutil.rmtree(run.folder / "clone", ignore_errors=True)  # of other settings, as are the files
+    for old in (*run.folder.glob("*.csv"), *run.folder.glob("policy.*")):
+        old.unlink()
+    for table in run.work.glob("*.csv"):  # how far it came
+        shutil.copy(table, run.folder)
+    write_json(run.folder / "config.json", run.config)
     rows = []
     for mode in MODES:
         row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)

@@ -239,7 +239,7 @@ def test_the_command_line_survives_kills(tmp_path):
             process.kill()
             process.wait()
         subprocess.run(command, env=environment, check=True, capture_output=True)
-        (path,) = (tmp_path / name).rglob("*_demo.hdf5")
+        (path,) = (tmp_path / name).rglob("datasets/**/*_demo.hdf5")
         table = pd.read_csv(next((tmp_path / name).rglob("generation.csv")))
         results[name] = (*contents(path), table.drop(columns="minutes").to_csv())
     assert results["killed"] == results["unbroken"]

@@ -244,7 +244,7 @@ def test_time_must_rise_evenly():
 
 def test_time_that_a_file_holds_must_rise_evenly_in_it(tmp_path):
     uneven = np.r_[np.arange(20), np.arange(20)][:, None] / 20  # two episodes, concatenated
-    env_args = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+    env_args = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}})
     path = arrays_file(tmp_path / "low_dim.hdf5", minimum_jerk(), env_args=env_args)
     assert quality.read_trajectories(path)[0].rate == 20
     for name, values in (("states", np.c_[uneven, uneven]), ("timestamp", uneven[:, 0])):
@@ -259,6 +259,25 @@ def test_time_that_a_file_holds_must_rise_evenly_in_it(tmp_path):
         for demo in file.values():
             demo["timestamp"] = np.arange(40) / 10
     assert {t.rate for t in quality.read_trajectories(path)} == {10}
+    for scale, told in ((1e-4, "Are they in seconds"), (2e-3, "it says 20 Hz")):
+        with h5py.File(path, "a") as file:
+            file.attrs["control_freq_hz"] = 20
+            for demo in file.values():
+                demo["timestamp"][...] = np.arange(40) * scale
+        with pytest.raises(UserError, match=told):
+            quality.read_trajectories(path)
+        assert {t.rate for t in quality.read_trajectories(path, rate=20)} == {20}
+
+
+def test_clocks_of_one_file_that_differ_by_a_hair_are_one_rate(tmp_path):
+    path = arrays_file(tmp_path / "mine.hdf5", minimum_jerk())
+    with h5py.File(path, "a") as file:
+        for number, demo in enumerate(file.values()):
+            drift = 1 + 1e-4 * number
+            demo["timestamp"] = (drift * np.arange(40) / 20).astype(np.float32)
+    found = quality.read_trajectories(path)
+    assert {t.rate for t in found} == {20}
+    assert len(quality.measure(found, CONFIG))
 
 
 def test_files_of_one_name_in_two_folders_are_two_tasks_and_other_starts(tmp_path):

@@ -17,7 +17,7 @@ from diffrl.artifacts import FORCE, Stage
 from diffrl.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.policy.nets import Critic
-from diffrl.presets import CloneConfig, RLConfig, get_preset
+from diffrl.presets import MODES, CloneConfig, RLConfig, get_preset
 from diffrl.rl import checkpoint, records, train
 from diffrl.rl.bc import Clone, fit_clone
 from diffrl.rl.collect import Batch
@@ -429,13 +429,15 @@ def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_pa
     config = policies.make_config("diffusion", run.preset.clone, run.preset.rl)
     policy = policies.make_policy(config, LAYOUT)
     policies.save(run.work / "clone", policy)
-    for name in ("clone/clone.done.json", "clone.csv", "diagnostics.csv"):
+    for name in ("clone/clone.done.json", "clone.csv"):
         (run.work / name).write_text("new")
+    learner = SimpleNamespace(diagnostics=[{"iteration": 1}])
     for _ in range(2):  # a kill before the new marker lets it be done again
-        run.publish(policy, {"trials.csv": pd.DataFrame({"a": [1]})})
+        run.publish(policy, learner, {"trials.csv": pd.DataFrame({"a": [1]})})
+        assert pd.read_csv(tmp_path / "diagnostics.csv")["iteration"].tolist() == [1]
         assert not run.stage.marker.exists()
         assert artifacts.read_json(tmp_path / "config.json") == artifacts.plain(run.config)
-        for name in ("clone/clone.done.json", "clone.csv", "diagnostics.csv"):
+        for name in ("clone/clone.done.json", "clone.csv"):
             assert (tmp_path / name).read_text() == "new"
         assert policies.load(tmp_path).config == policies.load(tmp_path / "clone").config
 
@@ -505,6 +507,24 @@ def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_pa
     assert "nan" not in text
 
 
+def test_a_restart_goes_on_with_a_run_begun_by_force_and_other_experts_stay(tmp_path, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Training, "clone", stop)
+    names, smoke = ("libero_object/0", "diffusion"), get_preset("smoke")
+    other = train.Training(*names, smoke.with_settings({"rl.iterations": 5}), folder=tmp_path)
+    other.stage.finish({"rows": []})
+    with pytest.raises(KeyboardInterrupt):
+        train.train_expert(*names, smoke, folder=tmp_path)
+    assert other.stage.found
+    same = train.Training(*names, smoke, folder=tmp_path)
+    same.stage.finish({"rows": []})
+    with pytest.raises(KeyboardInterrupt):
+        train.train_expert(*names, smoke, folder=tmp_path, force=True)
+    assert not same.stage.marker.exists()
+
+
 def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     played = []
@@ -518,6 +538,9 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
         folder = tmp_path / algorithm
         folder.mkdir()
         (folder / policies.WEIGHTS).write_text(algorithm)
+        first = [Trial(f"official/{k}", mode, 0, success=True) for mode in MODES for k in range(4)]
+        table = records.trial_table(first).assign(policy="expert")
+        table.to_csv(folder / "trials.csv")
         found.append(("libero_object/0", algorithm, 0, folder))
     monkeypatch.setattr(train, "finished_experts", lambda preset: found)
     monkeypatch.setattr(train.Training, "play", play)
@@ -525,10 +548,10 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
     preset = get_preset("smoke").with_settings({"rl.evaluation_seeds": (0, 1)})
     table = train.evaluate_again(preset, workers=1)
     arms = [("diffusion", "deterministic"), ("diffusion", "stochastic"), ("gaussian", "stochastic")]
-    assert played == [(*arm, seed) for arm in arms for seed in (0, 1)]
+    assert played == [(*arm, 1) for arm in arms]  # the first seed's trials are those of the run
     assert table["success"].tolist() == [1.0, 0.75] * 3
     pd.testing.assert_frame_equal(train.evaluate_again(preset, workers=1), table)
-    assert len(played) == 6  # found, not played again
+    assert len(played) == 3  # found, not played again
     assert (tmp_path / "results" / "smoke" / "expert_noise.csv").exists()
 
 

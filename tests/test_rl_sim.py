@@ -171,7 +171,7 @@ def run(path, algorithm, threads, kill_after=None, delay=0.0):
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
     process.communicate(timeout=300)
-    assert process.returncode in (0, *([] if kill_after is None else [-signal.SIGKILL]))
+    assert process.returncode == (0 if kill_after is None else -signal.SIGKILL)
 
 
 def content(path):
@@ -200,7 +200,7 @@ def test_a_run_killed_and_resumed_on_other_threads_ends_with_the_same_bytes(tmp_
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
     run(whole, algorithm, threads=1)
     moment = random.SystemRandom()  # any one: none may change a byte
-    kill = {"kill_after": moment.randrange(1, TINY.iterations), "delay": moment.random()}
+    kill = {"kill_after": moment.randrange(1, TINY.iterations - 1), "delay": moment.random() / 20}
     print(kill)
     run(part, algorithm, threads=2, **kill)
     run(part, algorithm, threads=1)

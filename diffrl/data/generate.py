@@ -254,6 +254,8 @@ def _make_all(
     items = [item for item in items if item[1] == preset.demonstrations.source or _there(*item)]
     for task, source, _ in items:
         expert_folders(task, source, preset)  # a missing expert is said before hours of work
+    if not items and pairs:
+        raise UserError("Nothing is left to make: see above why.")
     if not items:
         return pd.DataFrame(columns=RECORD)
     workers = min(workers or cores(), len(items))
@@ -306,6 +308,8 @@ def main(
     force: bool = False,
 ) -> None:
     """Roll out experts (or the operator) into data sets of successful episodes.
+
+    Beside them a few start states are played several times, for the quality of notebook 3 alone.
 
     Args:
         preset: smoke, laptop, gpu or paper; decides tasks, number of episodes, seeds.

@@ -88,10 +88,9 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     if stage.done and not force:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
-    if again:  # their start states are few: they say what varies from the same one, and no more
-        repeats = load_datasets(again)
-        config_of_all = replace(config, episodes=len(repeats))
-        own = report.measure(_pairs(repeats), config_of_all)
+    if repeats := _pairs([t for t in load_datasets(again) if t.success]):
+        # their start states are few: they say what varies from the same one, and no more
+        own = report.measure(repeats, replace(config, episodes=len(repeats)))
         units = pd.concat([units, own[own["measure"].str.startswith("own_")]], ignore_index=True)
     tables = (units, report.summarise(units, config), report.compare(units, config))
     for path, table in zip(paths, tables, strict=True):

@@ -14,6 +14,7 @@ from diffrl.data.layout import DAMAGE
 from diffrl.data.safety import own_group, read_array
 from diffrl.errors import UserError
 
+ROBOSUITE = 1  # robomimic's number of that kind of environment
 MIN_SAMPLES = 4  # a third difference needs four positions
 ACTION_SIZE = 7
 
@@ -189,7 +190,17 @@ def read_trajectories(path, *, rate: float | None = None, source: str | None = N
     if found is None:
         pairs = enumerate(read_episodes(path))
         found = [Trajectory.from_episode(e, f"{path.name}, episode {i}") for i, e in pairs]
+    found = _one_rate(found)
     return [replace(t, source=source) for t in found] if source else found
+
+
+def _one_rate(found: list[Trajectory]) -> list[Trajectory]:
+    """One rate for a file whose clocks differ by a hair, as those of real time and float32 do."""
+    rates = np.array([t.rate for t in found])
+    middle = float(np.median(rates))
+    if len(set(rates)) == 1 or np.abs(rates / middle - 1).max() > 0.02:
+        return found
+    return [replace(t, rate=float(f"{middle:.3g}")) for t in found]
 
 
 def _from_arrays(group, name, path, rate) -> Trajectory:
@@ -214,18 +225,20 @@ def _from_arrays(group, name, path, rate) -> Trajectory:
             f"to compute it ({', '.join(_JOINTS)}). Store one of them."
         )
     time, states = _array(demo, _TIME, path), _array(demo, ("states",), path)
-    if time is None and states is not None and states.ndim == 2 and "env_args" in attrs:
+    flat = states is not None and states.ndim == 2 and states.shape[1] > 0
+    if time is None and flat and _env_args(attrs).get("type") == ROBOSUITE:
         time = states[:, 0]  # robosuite's flat state begins with it
     told = None if time is None else control_rate(time.ravel(), label)
+    stem = path.stem.removesuffix("_demo")
     return Trajectory(
         position=position,
         actions=actions,
         rate=rate or _stated_rate(attrs, label, told),
         quaternion=quaternion,
         opening=None if gripper is None else np.abs(gripper).sum(axis=1),
-        task=str(attrs.get("task") or _env_args(attrs).get("env_name") or path.stem),
+        task=str(attrs.get("task") or _env_args(attrs).get("env_name") or stem),
         source=str(attrs.get("source", path.stem)),
-        start_state=f"{path}/{name}",  # another file's demo_0 is another start
+        start_state=f"{path.parent.name}/{path.stem}/{name}",  # another file's is another
         success=_succeeded(attrs, _array(demo, ("rewards",), path)),
         label=label,
     )
@@ -248,13 +261,24 @@ def _env_args(attrs) -> dict:
 
 
 def _stated_rate(attrs, label, told: float | None) -> float:
-    """The rate that the file says, else that of its time stamps."""
-    if "control_freq_hz" in attrs:
-        return float(attrs["control_freq_hz"])
+    """The rate that the file says, else that of its time stamps, `told`; they must agree."""
+    stated = None
     with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
-        return float(_env_args(attrs)["env_kwargs"]["control_freq"])
-    if told is not None:
-        return told
+        stated = float(_env_args(attrs)["env_kwargs"]["control_freq"])
+    if "control_freq_hz" in attrs:
+        stated = float(attrs["control_freq_hz"])
+    if told is not None and not 1 <= told <= 1000:
+        raise UserError(
+            f"{label}: its time stamps rise {told:g} times a second. Are they in seconds? Say the "
+            "rate: --rate 20 (LIBERO's)."
+        )
+    if stated and told and abs(told / stated - 1) > 0.1:
+        raise UserError(
+            f"{label}: it says {stated:g} Hz, but its time stamps rise at {told:g} Hz. Say which: "
+            "--rate 20 (LIBERO's)."
+        )
+    if stated or told:
+        return stated or told
     raise UserError(f"{label}: it does not say its control rate. Pass it: --rate 20 (LIBERO's).")
 
 

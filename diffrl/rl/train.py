@@ -182,25 +182,30 @@ class Training:
             self.drop_checkpoints()
         for path in filter(Path.exists, (self.checkpoint("clone"), self.checkpoint("rl"))):
             checkpoint.check(path, self.key)  # before anything is written
+        if self.stage.found:  # by force: a restart must go on with this run, not find that one
+            self.stage.marker.unlink()
         torch.set_num_threads(self.preset.rl.torch_threads)
         policy, seconds = self.clone()
         learner = self.learn(policy)
         return policy, learner, (seconds + learner.seconds) / 60
 
-    def publish(self, policy: ChainPolicy, tables: Mapping[str, pd.DataFrame]) -> None:
+    def publish(
+        self, policy: ChainPolicy, learner: Learner, tables: Mapping[str, pd.DataFrame]
+    ) -> None:
         """Put a finished run in the place of an older one: the policy, `tables` and its curves.
 
-        The caller's marker comes after it, so a kill amid this lets the same be done again.
+        The caller's marker comes after it, so a kill amid this lets the same be done again. Whoever
+        looks for an expert's config finds none until all else is there.
         """
-        for marker in self.folder.glob("*.done.json"):
-            marker.unlink()  # of other settings: what lies here is theirs no more
-        write_json(self.folder / "config.json", self.config)
+        for old in (*self.folder.glob("*.done.json"), self.folder / "config.json"):
+            old.unlink(missing_ok=True)  # of other settings: what lies here is theirs no more
         policies.save(self.folder, policy)
-        for name, table in tables.items():
+        diagnostics = {"diagnostics.csv": pd.DataFrame(learner.diagnostics)}
+        for name, table in (diagnostics | dict(tables)).items():
             write_csv(self.folder / name, table)
         shutil.copytree(self.work / "clone", self.folder / "clone", dirs_exist_ok=True)
-        for name in ("clone.csv", "diagnostics.csv"):
-            shutil.copy(self.work / name, self.folder)
+        shutil.copy(self.work / "clone.csv", self.folder)
+        write_json(self.folder / "config.json", self.config)
 
     def evaluate(
         self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = MODES
@@ -277,9 +282,8 @@ def train_expert(
     clone = trial_table(run.evaluate(run.clone()[0]))
     expert = trial_table(run.evaluate(policy))
     trials = pd.concat([clone.assign(policy="clone"), expert.assign(policy="expert")])
-    run.publish(policy, {"trials.csv": trials[["policy", *expert.columns]]})
-    names = (run.task, run.algorithm, run.seed)
-    steps = learner.control_steps
+    run.publish(policy, learner, {"trials.csv": trials[["policy", *expert.columns]]})
+    names, steps = (run.task, run.algorithm, run.seed), learner.control_steps
     rows = expert_rows(names, expert, success_by_mode(clone), steps, minutes)
     run.stage.finish({"rows": rows.to_dict("records")}, seed=seed)
     run.close()
@@ -303,12 +307,16 @@ def train_experts(
     items = [
         (task, algorithm, seed) for task in tasks for seed in seeds for algorithm in algorithms
     ]
-    on_gpu = preset.clone.encoder == "image" and torch.cuda.is_available()
-    workers = min(workers or (1 if on_gpu else cores()), len(items))
+    workers = min(workers or _workers(preset), len(items))
     function = functools.partial(_train, preset=preset, threads=cores() // workers, force=force)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
     map_tasks(function, items, names=names, workers=workers, description="experts")
     return collect_records(preset)
+
+
+def _workers(preset: Preset) -> int:
+    on_gpu = preset.clone.encoder == "image" and torch.cuda.is_available()
+    return 1 if on_gpu else cores()
 
 
 def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
@@ -327,6 +335,7 @@ def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     items = finished_experts(preset)
     function = functools.partial(_again, preset=preset, threads=1)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed, _ in items]
+    workers = workers or _workers(preset)
     tables = map_tasks(function, items, names=names, workers=workers, description="noise seeds")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NOISE)
     write_csv(results_dir(preset.name) / "expert_noise.csv", table)
@@ -343,10 +352,12 @@ def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int)
     if not stage.done:
         torch.set_num_threads(preset.rl.torch_threads)
         run, policy = Training(task, algorithm, preset, seed, threads), policies.load(folder)
+        known = pd.read_csv(folder / "trials.csv").query("policy == 'expert'")
         rows = []
         for mode in [mode for mode in MODES if (algorithm, mode) != ("gaussian", MODES[0])]:
             for noise in preset.rl.evaluation_seeds:
-                table = trial_table(run.play(policy, mode, noise))
+                table = known[(known["mode"] == mode) & (known["seed"] == noise)]
+                table = table if len(table) else trial_table(run.play(policy, mode, noise))
                 success = table.loc[~table["error"], "success"]
                 counts = [len(success), int(success.sum()), success.mean()]
                 rows.append(dict(zip(NOISE, [task, algorithm, mode, seed, noise, *counts])))

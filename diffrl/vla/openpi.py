@@ -3,10 +3,11 @@
 The wire format is openpi's: after the handshake the server sends one map of metadata; then each
 request is one map, each answer a map with `actions` (horizon, 7), and a text frame is an error.
 Arrays travel as maps with byte keys. openpi's own client needs numpy < 2 and waits for ever, so
-this one is written anew: every wait has an end, and a failure is a trial's error, never a hang.
+this one is written anew: every wait for the server has an end, and a failure is a trial's error.
 """
 
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from diffrl.vla.model import ACTION, CAMERAS
 
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
 LARGEST = 64 * 2**20  # bytes of an answer
+STALLED = (BlockingIOError, ssl.SSLWantWriteError)  # what a send raises that takes too long
 UNREADABLE = (ValueError, TypeError, KeyError, msgpack.UnpackException)  # what a lie raises
 
 
@@ -190,7 +192,7 @@ class ServerError(Exception):
 
 
 def _explain(error: Exception, timeout: float) -> str:
-    if isinstance(error, TimeoutError) or isinstance(error.__cause__, BlockingIOError):
+    if isinstance(error, TimeoutError) or isinstance(error.__cause__, STALLED):
         return f"did not answer within {timeout:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "refuses connections: start it, or correct host and port"
