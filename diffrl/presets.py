@@ -126,11 +126,7 @@ class RLConfig(_Settings):
     torch_threads: int = 1  # another number may round differently, so it is a setting [C]
     seeds: tuple[int, ...] = (0,)  # training seeds per task and algorithm [C]
     evaluation_starts: int = 50  # official start states of the final evaluation [L]
-    evaluation_seeds: tuple[int, ...] = (
-        0,
-        1,
-        2,
-    )  # of the policy's noise; the first is headline [C]
+    evaluation_seeds: tuple[int, ...] = (0, 1, 2)  # of the noise; the first is the headline's [C]
 
 
 @dataclass(frozen=True)

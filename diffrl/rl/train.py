@@ -173,7 +173,8 @@ class Training:
     def train(self) -> tuple[ChainPolicy, Learner, float]:
         """Clone and improve a policy; return it, its learner and the minutes.
 
-        Nothing that lies in the folder is touched: see `publish`.
+        What lies in the folder stays as it is until `publish`; but the marker of this very run,
+        begun anew by force, goes.
 
         Raises:
             UserError: the checkpoint is of other settings, and whatever a phase raises.
