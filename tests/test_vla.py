@@ -1,6 +1,7 @@
 """The compact VLA: what it learns, what it sees, and that its files and resumes are exact."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -62,7 +64,7 @@ def make_model(config=TINY, frames=None) -> vla.VLA:
 
 def test_a_trained_model_follows_the_instruction_and_the_proprioception(tmp_path):
     config = dataclasses.replace(TINY, steps=250, flow_steps=5)
-    losses = train(toy_frames(256), toy_frames(64, seed=1), config, 0, tmp_path)
+    losses, _ = train(toy_frames(256), toy_frames(64, seed=1), config, 0, tmp_path)
     test = toy_frames(64, seed=2)
     model = vla.load(tmp_path)
     inputs, actions, _ = test.batch(np.arange(len(test)), model)
@@ -253,6 +255,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_vla import TINY, toy_frames, train
 import dataclasses
+import itertools
 config = dataclasses.replace(TINY, steps=int(sys.argv[3]))
 train(toy_frames(), toy_frames(seed=1), config, 0, sys.argv[2])
 from accelerate import PartialState
@@ -279,6 +282,16 @@ def test_training_killed_at_any_moment_ends_with_the_bytes_of_an_unbroken_run(tm
     assert not list(broken.glob("checkpoint/*"))
 
 
+def test_the_minutes_of_a_killed_training_are_those_of_all_its_parts(tmp_path, monkeypatch):
+    clock = itertools.count(step=60.0)  # a minute passes between any two looks at it
+    monkeypatch.setattr("diffrl.vla.train.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    _, unbroken = train(toy_frames(), toy_frames(seed=1), TINY, 0, tmp_path / "whole")
+    with interrupted(after=20):
+        train(toy_frames(), toy_frames(seed=1), TINY, 0, tmp_path / "broken")
+    _, minutes = train(toy_frames(), toy_frames(seed=1), TINY, 0, tmp_path / "broken")
+    assert minutes == unbroken > 1
+
+
 def test_attention_written_out_is_torchs():
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(5, 2, n, 8, generator=generator) for n in (3, 7, 7))
@@ -294,7 +307,7 @@ def test_training_in_bfloat16_learns_what_it_learns_in_float32(tmp_path, monkeyp
     curves = {}
     for able in (False, True):
         monkeypatch.setattr("diffrl.vla.train.has_bfloat16", lambda device, able=able: able)
-        curve = train(toy_frames(), toy_frames(seed=1), config, 0, tmp_path / str(able))
+        curve, _ = train(toy_frames(), toy_frames(seed=1), config, 0, tmp_path / str(able))
         curves[able] = curve[["loss", "held_out"]].to_numpy()
         precision = json.loads((tmp_path / str(able) / "model.json").read_text())["about"]
         assert precision["precision"] == ("bfloat16" if able else "float32")

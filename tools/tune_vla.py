@@ -9,7 +9,6 @@ appended to `results/laptop/vla_tuning.csv`; what is there is not run again.
 """
 
 import dataclasses
-import time
 
 import pandas as pd
 import torch
@@ -40,9 +39,7 @@ def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | No
     folder = root() / "build" / "tuning-vla" / f"{name}-{seed}"
     render_all(preset, workers)
     learn, check = mix(DATA, preset)
-    began = time.perf_counter()
-    losses = train(learn, check, preset.vla, seed, folder)
-    minutes = (time.perf_counter() - began) / 60
+    losses, minutes = train(learn, check, preset.vla, seed, folder)
     plan = [
         Trial(task, f"fresh/{STARTS}/{k}", 0) for task in preset.vla_tasks for k in range(trials)
     ]

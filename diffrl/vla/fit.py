@@ -9,7 +9,6 @@ import functools
 import itertools
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -165,10 +164,8 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     frames, held_out = mix(data, preset)
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
-    began = time.perf_counter()
     config = _settings(data, seed, preset)
-    losses = train(frames, held_out, config, seed, folder, about, device)
-    minutes = (time.perf_counter() - began) / 60
+    losses, minutes = train(frames, held_out, config, seed, folder, about, device)
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}

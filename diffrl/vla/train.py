@@ -8,6 +8,7 @@ Several GPUs share each batch under `accelerate launch -m diffrl train-vla …`.
 import dataclasses
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Run:
     step: int = 0
     running: float = 0.0  # sum of the losses since the last log
     history: list[tuple[float, float, float]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0  # of training, those before a kill among them
 
 
 def train(
@@ -50,10 +52,11 @@ def train(
     folder: str | Path,
     about: dict | None = None,
     device: str = "cpu",
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, float]:
     """Train a VLA and write `model.safetensors`, `model.json` and `losses.csv` to `folder`.
 
-    Returns the loss curve: step, loss, held_out (flow-matching losses, normalised actions).
+    Returns the loss curve – step, loss, held_out (flow-matching losses, normalised actions) – and
+    the minutes, in all its parts if it was killed.
 
     Raises:
         UserError: the loss became infinite, or this run's checkpoint in `folder` is broken.
@@ -73,12 +76,14 @@ def train(
     every = max(1, config.steps // LOGS)
     silent = None if crew.is_main_process else True
     bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=silent)
+    began = time.perf_counter() - run.seconds
     while run.step < config.steps:
         run.running += _step(run, frames, loss_of, device)
         bar.update()
         if run.step % every == 0 or run.step == config.steps:
             _log(run, held_out, every, device)
             bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
+            run.seconds = time.perf_counter() - began
             if crew.is_main_process:
                 _checkpoint(run, path, key)
     bar.close()
@@ -94,7 +99,7 @@ def train(
         if path.parent.exists() and not any(path.parent.iterdir()):  # or an evaluation's records
             path.parent.rmdir()
     crew.wait_for_everyone()
-    return losses
+    return losses, run.seconds / 60
 
 
 def _start(
@@ -217,7 +222,8 @@ def _log(run: Run, held_out: Frames, every: int, device: torch.device) -> None:
 def _checkpoint(run: Run, path: Path, key: str) -> None:
     tree = {"model": trained_state(run.model), "ema": run.ema, "step": run.step}
     tree |= {"optimizer": run.optimizer.state_dict(), "generator": run.generator.get_state()}
-    checkpoint.save(path, tree | {"history": run.history}, key)
+    tree |= {"history": run.history, "seconds": run.seconds}
+    checkpoint.save(path, tree, key)
 
 
 def _resume(run: Run, path: Path, key: str) -> None:
@@ -231,7 +237,7 @@ def _resume(run: Run, path: Path, key: str) -> None:
     run.ema = {k: v.to(run.ema[k].device) for k, v in tree["ema"].items()}
     run.optimizer.load_state_dict(tree["optimizer"])
     run.generator.set_state(tree["generator"])
-    run.step, run.history = tree["step"], tree["history"]
+    run.step, run.history, run.seconds = tree["step"], tree["history"], tree["seconds"]
 
 
 def data_hash(frames: Frames) -> str:
