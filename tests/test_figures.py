@@ -159,7 +159,11 @@ def test_published_rates_stand_beside_their_own_mode_and_each_training_seed_is_a
     assert paper[["source", "mode", "value"]].values.tolist() == [
         ["diffusion", "deterministic", 0.819]
     ]
-    axes = figures.success_forest(rates, paper, seeds=seeds).axes[0]
+    figure = figures.success_forest(rates, paper, seeds=seeds)
+    key = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert key == ["published", "one training seed"]
+    assert not figures.success_forest(rates).legends
+    [axes] = figure.axes
     drawn = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "."]
     assert sorted(drawn) == [70, 70, 90, 90]
     bars = [line.get_xdata()[0] for line in axes.lines if line.get_color() == "black"]

@@ -55,14 +55,15 @@ def success_forest(
                 own = [] if seeds is None else _rates(seeds, mine)
                 for one in own if len(own) > 1 else ():
                     dot = {"marker": ".", "markersize": 3, "linestyle": "none"}
-                    look = arm_style(source, mode) | dot
+                    look = arm_style(source, mode) | dot | {"label": "one training seed"}
                     axes.plot(100 * one.value, height - 0.28, clip_on=False, **look)
                 beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
                 axes.annotate(text, (100, height), **beside, fontsize=7)
             if reference is not None:
                 own = (reference[list(mine)] == pd.Series(mine)).all(axis=1)
                 for value in 100 * reference.loc[own, "value"]:
-                    axes.plot([value] * 2, [height - 0.35, height + 0.35], color="black", lw=1)
+                    bar = {"marker": "|", "markersize": 10, "linestyle": "none"}
+                    axes.plot(value, height, color="black", label="published", **bar)
         axes.set_title(suite, loc="left")
         axes.grid(axis="x", lw=0.4, color="0.9")
     for axes in panels.flat:
@@ -75,6 +76,12 @@ def success_forest(
     panels[0, 0].set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
     panels[0, 0].set_ylim(-0.6, len(arms) - 0.4)
     panels[0, 0].set_xlim(0, 100)
+    marks = dict.fromkeys(("published", "one training seed"))
+    for axes in panels.flat:
+        marks |= {line.get_label(): line for line in axes.lines if line.get_label() in marks}
+    if key := {label: line for label, line in marks.items() if line}:
+        figure.legend(key.values(), key, loc="outside lower right", ncols=2, handlelength=1)
+        figure.set_figheight(figure.get_figheight() + 0.2)
     return figure
 
 
