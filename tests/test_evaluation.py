@@ -1,5 +1,6 @@
 """Evaluation: planned trials, records that depend on nothing else, errors apart from failures."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -12,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from diffrl import artifacts, evaluation
+from diffrl import artifacts, evaluation, scores
 from diffrl.errors import UserError
 from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
-from diffrl.presets import get_preset
+from diffrl.presets import ALGORITHMS, MODES, get_preset
 from diffrl.rl.rollout import in_blocks
 from diffrl.scores import beside_paper, compare, factorial, mixtures, protocol, scaling, summarise
 from diffrl.vla import adapters, openpi
@@ -226,6 +227,72 @@ def test_a_scaling_curve_joins_the_parts_of_a_source_and_leaves_mixtures_out():
     assert set(curve["source"]) == {"diffusion"}
     assert curve["demonstrations"].tolist() == [10, 25, 50]
     assert curve["success"].tolist() == [0.25, 0.75, 1.0]
+
+
+def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
+    """Its prose (and README's) has few numbers to compare, so each claim is repeated here."""
+    folder = Path(__file__).parents[1] / "results" / "laptop"
+    trials = pd.read_csv(folder / "vla_trials.csv")
+    names = {
+        "evaluation.csv": summarise(trials),
+        "evaluation_pairs.csv": compare(trials),
+        "evaluation_tasks.csv": summarise(trials, ("suite", "task", "source", "mode")),
+    }
+    tables = {name: pd.read_csv(folder / name) for name in names}
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(table, names[name], check_dtype=False, atol=1e-9)
+    effects = pd.read_csv(folder / "evaluation_effects.csv").set_index(["suite", "effect"])
+    own = trials[trials["suite"] == "libero_object"]
+    assert (trials["status"] != "error").all()
+    assert len(own) == 10 * 50 * 5 * 2
+    assert (own.groupby(["task", "source", "mode", "training_seed"]).size() == 50).all()
+
+    pairs = tables["evaluation_pairs.csv"].set_index(["suite", "first", "second"])
+    seeds = pairs["by_seed"].str.split(expand=True).astype(float)
+    arms = [f"{policy} {mode}" for policy in ALGORITHMS for mode in MODES]
+    for arm in arms:
+        pair = pairs.loc[("libero_object", arm, "operator recorded")]
+        assert (seeds.loc[pair.name] > 0).all()
+        assert pair["p_holm"] < 0.05 < pair["p_tasks_holm"]
+        assert int(pair["tasks"].split()[0]) in (7, 8, 9)
+    for first, second in itertools.combinations(arms, 2):
+        assert pairs.loc[("libero_object", first, second), "p_holm"] > 0.05
+    kind = effects.loc[("libero_object", "diffusion − gaussian")]
+    assert -0.03 < kind["low"] < 0 < kind["high"] < 0.03
+    noise = effects.loc[("libero_object", "without noise − with it")]
+    assert noise["low"] > 0
+    assert 0.05 < noise["p_holm"] < 0.06
+    assert all(float(gap) > 0 for gap in noise["by_seed"].split())
+
+    def beats_all(arm, suite):
+        """The pairs (n,) of an arm that is ahead of every other with each training seed."""
+        mine = pairs.loc[suite].query("first == @arm or second == @arm")
+        sign = np.where(mine.index.get_level_values("first") == arm, 1, -1)
+        gaps = mine["by_seed"].str.split(expand=True).astype(float)
+        assert (gaps.mul(sign, axis=0) > 0).all(axis=None)
+        return mine.set_axis([a if b == arm else b for a, b in mine.index])
+
+    words = beats_all("diffusion deterministic", "libero_object_lan")
+    told = words.index[words["p_holm"] < 0.05]
+    assert sorted(told) == [*(f"gaussian {mode}" for mode in MODES), "operator recorded"]
+    looks = beats_all("gaussian deterministic", "libero_object_object")
+    assert (looks["p_holm"] > 0.05).all()
+    assert (pairs["p_tasks_holm"] > 0.05).all()
+    done = trials[trials["status"] == "success"].groupby(["suite", "task"])["source"].nunique()
+    assert "libero_object_swap" not in done
+    assert done.loc["libero_object_task"].to_dict() == {"libero_object_task/1": 3}
+    assert effects.loc[("out of distribution", "diffusion − gaussian"), "p_holm"] > 0.05
+    beyond = trials[trials["suite"] != "libero_object"]
+    assert (beyond.groupby(["suite", "task", "source", "mode", "training_seed"]).size() == 5).all()
+
+    rate = tables["evaluation_tasks.csv"].set_index(["task", "source", "mode"])["success"]
+    for task, ahead in (("libero_object/1", "gaussian"), ("libero_object/5", "diffusion")):
+        behind = "diffusion" if ahead == "gaussian" else "gaussian"
+        for mode in MODES:
+            assert rate[task, ahead, mode] - rate[task, behind, mode] > 0.05
+    rates = tables["evaluation.csv"].set_index(["suite", "source", "mode"]).loc["libero_object"]
+    for source, mode in rates.index:
+        assert rates.loc[(source, mode), "low"] > scores.PAPER[source]
 
 
 def test_the_protocol_is_told_in_one_line():
@@ -659,7 +726,6 @@ def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trai
 @pytest.mark.parametrize("mode", ["deterministic", "stochastic"])
 def test_an_expert_acts_as_in_the_rollouts_that_made_its_data(tmp_path, mode):
     from diffrl import policy as policies
-    from diffrl.presets import get_preset
     from diffrl.rl.rollout import rollout
     from diffrl.sim.scene import load_scene
     from diffrl.sim.starts import official_start_states
