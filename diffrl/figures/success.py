@@ -48,7 +48,8 @@ def success_forest(
             earlier = [] if before is None else _rates(before, mine)
             for row in _rates(rates, mine):
                 _mark(axes, row, height, arm_style(source, mode))
-                text = f"{100 * row.value:.0f} %  ({row.successes}/{row.trials})"
+                digits = int(row.trials > 200)  # a trial is less than half a point
+                text = f"{100 * row.value:.{digits}f} %  ({row.successes}/{row.trials})"
                 for first in earlier:
                     _mark(axes, first, height, arm_style(source, mode), alpha=0.3)
                     text = f"{100 * first.value:.0f} → {100 * row.value:.0f} %"
