@@ -275,6 +275,7 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
     words = beats_all("diffusion deterministic", "libero_object_lan")
     told = words.index[words["p_holm"] < 0.05]
     assert sorted(told) == [*(f"gaussian {mode}" for mode in MODES), "operator recorded"]
+    assert effects.loc[("libero_object_lan", "diffusion − gaussian"), "p_holm"] < 0.05
     looks = beats_all("gaussian deterministic", "libero_object_object")
     assert (looks["p_holm"] > 0.05).all()
     assert (pairs["p_tasks_holm"] > 0.05).all()
