@@ -328,5 +328,5 @@ def main(
         return
     parts = [prepare([path], settings.vla, workers) for path in data]
     learn, check = (Frames.concatenate(p, weights or [1.0] * len(p)) for p in zip(*parts))
-    losses = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)
+    losses, _ = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)
     print(f"Loss {losses['loss'].iloc[-1]:.3f}, held out {losses['held_out'].iloc[-1]:.3f}: {out}")
