@@ -255,7 +255,6 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_vla import TINY, toy_frames, train
 import dataclasses
-import itertools
 config = dataclasses.replace(TINY, steps=int(sys.argv[3]))
 train(toy_frames(), toy_frames(seed=1), config, 0, sys.argv[2])
 from accelerate import PartialState
