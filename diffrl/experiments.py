@@ -324,23 +324,34 @@ def roughness(curve: pd.DataFrame) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
+def held_out_curves(preset: str, name: str) -> pd.DataFrame:
+    """Return the `curve.csv` of the finished runs of an experiment, one below the other.
+
+    Its columns, after task, arm, algorithm, seed and measurement (0 is the clone's). A run that
+    failed has none.
+    """
+    tables = []
+    for arm, task, seed in _runs(name):
+        stage = _stage(arm, task, seed, preset)
+        if stage.found and (path := stage.folder / "curve.csv").exists():
+            curve = pd.read_csv(path).rename_axis("measurement").reset_index()
+            run = {"task": task, "arm": arm.name, "algorithm": arm.algorithm, "seed": seed}
+            tables.append(pd.DataFrame(run, index=curve.index).join(curve))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
 def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
     """Return the mean over seeds at each held-out measurement, of the finished runs.
 
     Rows (task, arm, source, mode, steps, value, low, high, n), for `figures.learning_curves`: steps
     is the mean of the seeds', the interval Student's t, cut to [0, 1] and NaN for a single seed.
     """
-    chosen, rows = EXPERIMENTS[name], []
-    for task, arm in itertools.product(chosen.tasks, chosen.arms):
-        stages = [_stage(arm, task, seed, preset) for seed in chosen.seeds]
-        paths = [stage.folder / "curve.csv" for stage in stages if stage.found]
-        curves = [pd.read_csv(path) for path in paths if path.exists()]  # none of a failed run
-        if not curves:
-            continue
-        steps = np.mean([curve["control_steps"] for curve in curves], axis=0)
-        mean, low, high = mean_interval([curve["measured_success"] for curve in curves])
-        for point in zip(steps, mean, np.maximum(low, 0), np.minimum(high, 1)):
-            rows.append((task, arm.name, arm.algorithm, "deterministic", *point, len(curves)))
+    rows, curves = [], held_out_curves(preset, name)
+    groups = ["task", "arm", "algorithm", "measurement"]
+    for (task, arm, source, _), runs in curves.groupby(groups, sort=False) if len(curves) else ():
+        mean, low, high = mean_interval(runs["measured_success"])
+        point = (runs["control_steps"].mean(), mean, np.maximum(low, 0), np.minimum(high, 1))
+        rows.append((task, arm, source, "deterministic", *point, len(runs)))
     columns = ["task", "arm", "source", "mode", "steps", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -104,6 +104,11 @@ def test_learning_curves_are_means_over_the_finished_seeds(tmp_path, monkeypatch
     assert curves["low"].tolist() == pytest.approx([0.2, 0])  # Student's t, cut
     assert curves["high"].tolist() == pytest.approx([0.2, 1])
     assert set(curves["task"]) == {task}
+    each = experiments.held_out_curves("laptop", "seeds")
+    assert each["measured_success"].tolist() == [0.2, 0.4, 0.2, 0.8]
+    assert each["measurement"].tolist() == [0, 1, 0, 1]
+    assert each["seed"].tolist() == [1, 1, 2, 2]
+    assert experiments.held_out_curves("smoke", "seeds").empty
 
 
 def test_effects_are_paired_by_task_seed_and_mode():

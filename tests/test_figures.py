@@ -74,8 +74,11 @@ def tables():
         ],
         columns=columns,
     ).assign(mode="deterministic", position_variance=5.0)
+    moments = pd.DataFrame({"control_steps": [0, 3e4], "measured_success": [0.5, 0.9]})
+    moments = moments.assign(measured_jerk_rms=[np.nan, 8.0])  # a clone that never succeeded
     return {
         "arm_comparison": (runs,),
+        "jerk_curves": (runs.merge(moments, how="cross"), 0.9),
         "measure_distributions": (units,),
         "quality_forest": (quality.summarise(units, config),),
         "end_effector_paths": (paths, figures.shared_start_state(paths)),
@@ -102,6 +105,19 @@ def test_every_figure_is_no_wider_than_a_page_and_no_text_is_below_seven_points(
         assert figure.get_size_inches()[0] <= 7.2, name
         texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
         assert min(t.get_fontsize() for t in texts) >= 7, name
+
+
+def test_jerk_curves_fill_the_points_of_good_policies_alone(drawn):
+    panels = drawn["jerk_curves"].axes
+    filled = [
+        tuple(colour) != (1, 1, 1, 1)
+        for axes in panels
+        for points in axes.collections
+        for colour in points.get_facecolors()
+    ]
+    assert filled == [False, True] * (len(filled) // 2)
+    runs = [len(axes.collections) for axes in panels]
+    assert runs == [6, 0, 0, 6] * 2  # both policies, three seeds, of the cells that were run
 
 
 def test_nothing_is_cut_off_at_the_figures_edge(drawn):

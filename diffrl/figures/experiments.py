@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl.figures.style import DOUBLE, colour, error_bar, style
+from diffrl.figures.style import DOUBLE, arm_label, arm_order, arm_style, colour, error_bar, style
 from diffrl.quality.report import MEASURES
 from diffrl.statistics import stratified_mean_interval
 
@@ -16,6 +16,12 @@ ARM_CAPTION = (  # what every caption of `arm_comparison` says
 )
 _TITLES = {"success": "Success", "auc": "Area under the curve"}
 _SHAPES = ".^xs+"
+_CELLS = {  # of the factorial, by an arm's name without its policy
+    "": "correlated noise, cut",
+    "fade": "correlated, faded",
+    "white": "white noise, cut",
+    "white fade": "white, faded",
+}
 
 
 @style
@@ -55,4 +61,41 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
         for task, shape in zip(tasks, _SHAPES):
             panels[0, 0].plot([], [], shape, color="0.4", ms=3, ls="none", label=task)
         figure.legend(loc="outside upper center", ncols=len(tasks))
+    return figure
+
+
+@style
+def jerk_curves(curves: pd.DataFrame, good: float) -> Figure:
+    """Jerk of the successes during RL: tasks are rows, what both policies share are columns.
+
+    curves: `experiments.held_out_curves` of the factorial; a line per run. Points are filled where
+    success is `good` or more, so filled ones compare policies that are about equally good.
+    """
+    curves = curves.assign(
+        cell=[arm.removeprefix(own).strip() for arm, own in zip(curves["arm"], curves["algorithm"])]
+    )
+    tasks = list(dict.fromkeys(curves["task"]))
+    size = (DOUBLE, 0.7 + 1.4 * len(tasks))
+    figure, panels = plt.subplots(
+        len(tasks), len(_CELLS), figsize=size, sharex=True, sharey="row", squeeze=False
+    )
+    for line, task in zip(panels, tasks):
+        for axes, cell in zip(line, _CELLS):
+            shown = curves[(curves["task"] == task) & (curves["cell"] == cell)]
+            for (source, _), run in shown.groupby(["algorithm", "seed"]):
+                steps, tone = run["control_steps"] / 1000, colour(source)
+                jerk, full = run["measured_jerk_rms"], run["measured_success"] >= good
+                axes.plot(steps, jerk, color=tone, lw=0.8, alpha=0.7)
+                fill = np.where(full, tone, "white")
+                axes.scatter(steps, jerk, 9, fill, edgecolors=tone, lw=0.8, zorder=3)
+            axes.grid(axis="y", lw=0.4, color="0.9")
+        line[0].set_ylabel(f"{task}\njerk, RMS (m/s³)")
+    for axes, title in zip(panels[0], _CELLS.values()):
+        axes.set_title(title)
+    for axes in panels[-1]:
+        axes.set_xlabel("control steps (thousands)", fontsize=7)
+    arms = arm_order(curves.assign(source=curves["algorithm"], mode="deterministic"))
+    for arm in arms:
+        panels[0, 0].plot([], [], **arm_style(*arm), label=arm_label(*arm))
+    figure.legend(loc="outside upper center", ncols=len(arms))
     return figure
