@@ -7,8 +7,9 @@ import numpy as np
 import psutil
 import pytest
 
+from diffrl.artifacts import cache_dir
 from diffrl.errors import UserError
-from diffrl.sim import scene as scene_module
+from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator
@@ -88,23 +89,35 @@ def test_a_cached_scene_needs_neither_libero_nor_robosuite(scene):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.sim
-def test_a_damaged_cache_file_is_refused_by_name(scene, tmp_path):
-    source = next(p for p in (scene_module.cache_dir() / "scenes").glob("libero_object-0-*.scene"))
-    raw = bytearray(source.read_bytes())
-    key = raw[len(scene_module.MAGIC) + 32 :][:64].decode()
-    assert len(raw) < 10 * 2**20
-    for position in (3, 20, 60, len(raw) // 2, len(raw) - 1):
+def test_a_damaged_cache_file_is_refused_by_name(tmp_path):
+    magic, key, data = b"diffrl test 1\n", b"k" * 32, b"physics" * 20
+    path = tmp_path / "whole.scene"
+    write_cached(path, magic, key, data)
+    assert read_cached(path, magic, key) == data
+    raw = path.read_bytes()
+    for position in range(len(raw)):
         damaged = tmp_path / f"flipped-{position}.scene"
         damaged.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :])
         with pytest.raises(UserError, match=damaged.name):
-            scene_module._read(damaged, key)
-    (tmp_path / "short.scene").write_bytes(raw[:1000])
+            read_cached(damaged, magic, key)
+    (tmp_path / "short.scene").write_bytes(raw[:-1])
     with pytest.raises(UserError, match="delete it"):
-        scene_module._read(tmp_path / "short.scene", key)
-    (tmp_path / "foreign.scene").write_bytes(raw)
+        read_cached(tmp_path / "short.scene", magic, key)
     with pytest.raises(UserError, match="not what its name says"):
-        scene_module._read(tmp_path / "foreign.scene", "0" * 64)
+        read_cached(path, magic, b"f" * 32)
+
+
+@pytest.mark.sim
+def test_a_damaged_scene_is_refused_and_a_cached_one_is_small(scene, monkeypatch, tmp_path):
+    source = next((cache_dir() / "scenes").glob("libero_object-0-*.scene"))
+    raw = bytearray(source.read_bytes())
+    assert len(raw) < 10 * 2**20
+    monkeypatch.setenv("DIFFRL_CACHE", str(tmp_path))
+    raw[-1] ^= 1
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / source.name).write_bytes(raw)
+    with pytest.raises(UserError, match=source.name):
+        load_scene.__wrapped__("libero_object/0")  # behind the cache in memory
 
 
 @pytest.mark.sim

@@ -8,16 +8,16 @@ takes some ten seconds to make and is kept in the cache folder, a few MB a task.
 import hashlib
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal, get_args
 
 import mujoco
 import numpy as np
 from PIL import Image
 
-from diffrl.artifacts import atomic_path, cache_dir
+from diffrl.artifacts import cache_dir
 from diffrl.errors import UserError
 from diffrl.scale import cores
+from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.scene import Scene
 
 Detail = Literal["exact", "reduced"]
@@ -69,24 +69,9 @@ def _cached(scene: Scene) -> mujoco.MjModel:
         model = reduced_model(scene)
         buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
         mujoco.mj_saveModel(model, None, buffer)
-        content = key + zlib.compress(buffer.tobytes(), 6)
-        with atomic_path(path) as partial:
-            partial.write_bytes(MAGIC + hashlib.sha256(content).digest() + content)
-    name = "picture.mjb"
-    return mujoco.MjModel.from_binary_path(name, {name: _read(path, key)})
-
-
-def _read(path: Path, key: bytes) -> bytes:
-    raw = path.read_bytes()
-    head = len(MAGIC) + 32
-    digest, content = raw[len(MAGIC) : head], raw[head:]
-    intact = raw.startswith(MAGIC) and hashlib.sha256(content).digest() == digest
-    if not intact or not content.startswith(key):
-        raise UserError(
-            f"The cached picture model {path} is damaged or not what its name says: delete it, and "
-            "it is made again when it is needed."
-        )
-    return zlib.decompress(content[len(key) :])
+        write_cached(path, MAGIC, key, zlib.compress(buffer.tobytes(), 6))
+    name, data = "picture.mjb", zlib.decompress(read_cached(path, MAGIC, key))
+    return mujoco.MjModel.from_binary_path(name, {name: data})
 
 
 # ---- reduction -------------------------------------------------------------------------------

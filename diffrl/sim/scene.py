@@ -15,9 +15,10 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from diffrl.artifacts import atomic_path, cache_dir
+from diffrl.artifacts import cache_dir
 from diffrl.errors import UserError
 from diffrl.scale import map_tasks
+from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.tasks import PRO_SUITES, SUITES, Task, get_task, suite_tasks
 
 MAGIC = b"diffrl scene 1\n"
@@ -139,33 +140,23 @@ def load_scene(task_id: str) -> Scene:
                 f"{error.filename} is missing, so {task.id} cannot be compiled: `python -m diffrl "
                 "doctor` compares LIBERO's files with the official ones and says what mends them."
             ) from error
-        _write(path, key, *compiled)
-    meta, arrays = _read(path, key)
+        _write(path, key.encode(), *compiled)
+    meta, arrays = _read(path, key.encode())
     name = "physics.mjb"
     model = mujoco.MjModel.from_binary_path(name, {name: arrays.pop("physics").tobytes()})
     return Scene(task, model, meta, arrays)
 
 
-def _write(path: Path, key: str, meta: dict, arrays: dict) -> None:
+def _write(path: Path, key: bytes, meta: dict, arrays: dict) -> None:
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     np.savez_compressed(buffer, meta=text, **arrays)
-    content = key.encode() + buffer.getvalue()
-    with atomic_path(path) as partial:
-        Path(partial).write_bytes(MAGIC + hashlib.sha256(content).digest() + content)
+    write_cached(path, MAGIC, key, buffer.getvalue())
 
 
-def _read(path: Path, key: str) -> tuple[dict, dict]:
-    raw = path.read_bytes()
-    head = len(MAGIC) + 32
-    digest, content = raw[len(MAGIC) : head], raw[head:]
-    intact = raw.startswith(MAGIC) and hashlib.sha256(content).digest() == digest
-    if not intact or not content.startswith(key.encode()):
-        raise UserError(
-            f"The cached scene {path} is damaged or not what its name says: delete it, and it is "
-            "compiled again at the next start."
-        )
-    with np.load(io.BytesIO(content[len(key) :]), allow_pickle=False) as file:
+def _read(path: Path, key: bytes) -> tuple[dict, dict]:
+    data = read_cached(path, MAGIC, key)
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return json.loads(arrays.pop("meta").tobytes()), arrays
 
