@@ -581,6 +581,9 @@ def test_what_notebook_01_says_of_the_settings_that_were_tried_is_what_the_recor
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "tuning.csv")
     assert table["algorithm"].value_counts().to_dict() == {"diffusion": 10, "gaussian": 10}
     assert table["seed"].unique().tolist() == [0]
+    rl = get_preset("laptop").rl  # the rows `laptop` are called after it
+    own = f"rl.noise_start={rl.noise_start}; rl.actor_learning_rate={rl.actor_learning_rate}"
+    assert table.loc[table["try"] == "laptop", "changes"].tolist() == [own, own]
     there = table[table["task"] == "libero_object/3"]
     good = there["measured"].map(lambda row: max(map(float, row.split())) >= 0.9)
     assert good.groupby(there["algorithm"]).sum().to_dict() == {"diffusion": 4, "gaussian": 9}
