@@ -401,33 +401,35 @@ def factorial_effects(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFr
     Contrasts of the eight arms of a (task, seed), n of which are complete. A main effect is the
     mean change from one level to the other; an interaction of two is how much the first's effect
     changes with the second, of three how much that changes. Rows (effect, mode, measure,
-    difference, low, high, p, n, p_holm, by_task); `p_holm` is over the seven effects of a measure
-    and mode, `by_task` the difference on each task: they are three and fixed, so no interval here
-    is about other tasks, and one task's reverse shows there.
+    difference, low, high, p, n, p_holm, and a column per task); `p_holm` is over the seven effects
+    of a measure and mode. A task's column is the difference on it: tasks are three and fixed, so no
+    interval here is about other tasks, and one task's reverse shows there.
     """
     arms = [arm.name for arm in _FACTORIAL]
-    factors = {  # of each arm: 1 at the level that the effect's name begins with, else -1
-        "diffusion − gaussian": [1 if arm.algorithm == "diffusion" else -1 for arm in _FACTORIAL],
-        "white − correlated": [1 if "white" in arm.name else -1 for arm in _FACTORIAL],
-        "faded − cut": [1 if "fade" in arm.name else -1 for arm in _FACTORIAL],
+    factors = {  # main effect, and of each arm: 1 at the level that this begins with, else -1
+        "policy": ("diffusion − gaussian", [arm.algorithm == "diffusion" for arm in _FACTORIAL]),
+        "noise": ("white − correlated", ["white" in arm for arm in arms]),
+        "hand-over": ("faded − cut", ["fade" in arm for arm in arms]),
     }
+    signs = {name: 2 * np.array(first) - 1 for name, (_, first) in factors.items()}
+    columns = ["effect", *_TESTED, "p_holm"]
     if not set(arms) <= set(table["arm"]):
-        return pd.DataFrame(columns=["effect", *_TESTED, "p_holm", "by_task"])
+        return pd.DataFrame(columns=columns)
     rows = []
     for mode, wide in _by_run(table, measures):
         for name in measures:
             family = []
             for count in (1, 2, 3):
                 for chosen in itertools.combinations(factors, count):
-                    signs = np.prod([factors[factor] for factor in chosen], axis=0)
-                    contrast = wide[name][arms] @ signs / 2 ** (3 - count)
+                    together = np.prod([signs[factor] for factor in chosen], axis=0)
+                    contrast = wide[name][arms] @ together / 2 ** (3 - count)
                     if tested := _test(contrast.to_numpy(), name, mode):
-                        each = contrast.groupby("task", sort=False).mean()
-                        tested["by_task"] = " ".join(f"{value:+.3g}" for value in each)
-                        family.append({"effect": " × ".join(chosen), **tested})
+                        effect = factors[chosen[0]][0] if count == 1 else " × ".join(chosen)
+                        each = contrast.groupby("task").mean().to_dict()
+                        family.append({"effect": effect, **tested, **each})
             adjusted = holm([row["p"] for row in family])
             rows += [{**row, "p_holm": p} for row, p in zip(family, adjusted)]
-    return pd.DataFrame(rows, columns=["effect", *_TESTED, "p_holm", "by_task"])
+    return pd.DataFrame(rows, columns=[*columns, *dict.fromkeys(table["task"])])
 
 
 _TESTED = ["mode", "measure", "difference", "low", "high", "p", "n"]

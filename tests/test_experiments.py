@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -173,16 +174,18 @@ def factorial_runs(value) -> pd.DataFrame:
 
 def test_a_factorial_gives_each_factor_and_interaction_what_is_its_own():
     runs = factorial_runs(lambda d, w, f, run: 10 * run + 2 * d + 3 * w - f + 4 * d * f)
-    found = factorial_effects(runs, ("jerk_rms",)).set_index("effect")["difference"]
-    assert factorial_effects(runs, ("jerk_rms",))["by_task"][0] == "+4 +4 +4"
+    table = factorial_effects(runs, ("jerk_rms",)).set_index("effect")
+    found, tasks = table["difference"], list(EXPERIMENTS["factorial"].tasks)
+    assert list(table.columns[-3:]) == tasks
+    assert table.loc["policy × hand-over", tasks].tolist() == [4, 4, 4]
     expected = {
         "diffusion − gaussian": 2 + 4 / 2,
         "white − correlated": 3,
         "faded − cut": -1 + 4 / 2,
-        "diffusion − gaussian × white − correlated": 0,
-        "diffusion − gaussian × faded − cut": 4,
-        "white − correlated × faded − cut": 0,
-        "diffusion − gaussian × white − correlated × faded − cut": 0,
+        "policy × noise": 0,
+        "policy × hand-over": 4,
+        "noise × hand-over": 0,
+        "policy × noise × hand-over": 0,
     }
     assert found.to_dict() == pytest.approx(expected)
 
@@ -337,3 +340,53 @@ def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
     written = pd.read_csv(tmp_path / "results/laptop/experiments.csv")
     assert len(written) == 4
     pd.testing.assert_frame_equal(experiments.run_experiment("seeds", workers=1), table)
+
+
+def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
+    """Its prose (and README's) has no numbers to compare, so each claim is repeated here."""
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
+    chosen = EXPERIMENTS["factorial"]
+    names = [arm.name for arm in chosen.arms]
+    runs = table[table["arm"].isin(names) & table["task"].isin(chosen.tasks)]
+    objects, other = list(chosen.tasks[:2]), chosen.tasks[2]
+    assert len(runs) == 2 * 72
+    found = factorial_effects(runs, ("jerk_rms", "ldlj_cartesian", "steps", "success"))
+    found = found.set_index(["mode", "measure", "effect"]).sort_index()
+    policy, noise, fade = "diffusion − gaussian", "white − correlated", "faded − cut"
+    for mode in ("deterministic", "stochastic"):
+        jerk = found.loc[mode, "jerk_rms"]
+        assert jerk.loc[policy, "low"] < 0 < jerk.loc[policy, "high"]
+        assert len(set(np.sign(jerk.loc[policy, list(chosen.tasks)]))) == 2
+        assert jerk.loc[noise, "low"] > 0 > jerk.loc[fade, "high"]
+        assert (jerk.loc[fade, list(chosen.tasks)] < 0).all()
+        assert jerk.loc[[noise, fade], "difference"].abs().min() > jerk.loc[policy, "difference"]
+        assert (jerk["n"] == 8).all()
+        assert jerk.loc[noise, "p"] == 2 / 2**8  # each of the blocks
+        assert jerk["p_holm"].min() == 7 * 2 / 2**8 > 0.05
+        ldlj = found.loc[mode, "ldlj_cartesian"]
+        assert ldlj.loc[noise, "high"] < 0 < ldlj.loc[fade, "high"]
+        assert ldlj.loc[fade, "low"] < 0 < found.loc[(mode, "steps", fade), "low"]
+    success = found.loc["deterministic", "success"]
+    assert (success.loc[[noise, fade], "high"] < 0).all()
+    assert (success.loc[[noise, fade], "p_holm"] < 0.05).all()
+    interaction = success.loc["policy × hand-over"]
+    assert interaction["difference"] > 0
+    assert interaction["p_holm"] > 0.05
+
+    quiet = runs[runs["mode"] == "deterministic"]
+    base = quiet.pivot(
+        index=["arm", "task", "seed"], columns="mode", values=["success", "jerk_rms"]
+    )
+    base = base.droplevel("mode", axis=1).loc[["diffusion", "gaussian"]]
+    assert (base["success"].groupby("arm").mean() > 0.97).all()
+    change = base["jerk_rms"].loc["diffusion"] - base["jerk_rms"].loc["gaussian"]
+    by_task = change.groupby("task").mean()
+    assert (by_task[objects] > 2).all()
+    assert abs(by_task[other]) < 0.1
+    pairs = [(name.replace("diffusion", "gaussian"), name) for name in names[:4]]
+    paired = effects(quiet, pairs, ("jerk_rms", "jerk_at_90", "success"))
+    row = paired[(paired["arm"] == "diffusion") & (paired["measure"] == "jerk_rms")].iloc[0]
+    assert 0 < row["low"] < 0.1
+    assert row["p_holm"] > 0.5
+    rise = (quiet["jerk_kept"] - quiet["jerk_clone"]).groupby([quiet["task"], quiet["arm"]]).mean()
+    assert (rise[objects] > 0).all()

@@ -76,8 +76,17 @@ def tables():
     ).assign(mode="deterministic", position_variance=5.0)
     moments = pd.DataFrame({"control_steps": [0, 3e4], "measured_success": [0.5, 0.9]})
     moments = moments.assign(measured_jerk_rms=[np.nan, 8.0])  # a clone that never succeeded
+    effects = pd.DataFrame(
+        [
+            (effect, "deterministic", measure, 0.5, -0.2, 1.2, 0.3, 0.8, np.nan)
+            for measure in ("jerk_rms", "ldlj_cartesian", "steps", "success")
+            for effect in ("diffusion − gaussian", "policy × noise × hand-over")
+        ],
+        columns=["effect", "mode", "measure", "difference", "low", "high", "p_holm", "a/0", "a/1"],
+    )
     return {
         "arm_comparison": (runs,),
+        "factorial_forest": (effects,),
         "jerk_curves": (runs.merge(moments, how="cross"), 0.9),
         "measure_distributions": (units,),
         "quality_forest": (quality.summarise(units, config),),
@@ -118,6 +127,18 @@ def test_jerk_curves_fill_the_points_of_good_policies_alone(drawn):
     assert filled == [False, True] * (len(filled) // 2)
     runs = [len(axes.collections) for axes in panels]
     assert runs == [6, 0, 0, 6] * 2  # both policies, three seeds, of the cells that were run
+
+
+def test_a_factorial_s_forest_has_its_first_effect_on_top_and_a_mark_for_each_task(drawn):
+    panel = drawn["factorial_forest"].axes[0]
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names == ["policy × noise × hand-over", "diffusion − gaussian"]
+    marks = [
+        (line.get_marker(), *line.get_xydata()[0]) for line in panel.lines if len(line.get_xydata())
+    ]
+    for height in (0, 1):
+        assert (".", 0.8, height) in marks  # of the first task
+        assert ("o", 0.5, height) in marks
 
 
 def test_nothing_is_cut_off_at_the_figures_edge(drawn):

@@ -1,8 +1,11 @@
 """Controlled experiments: what each arm changes, run by run and in the mean."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffrl.figures.style import DOUBLE, arm_label, arm_order, arm_style, colour, error_bar, style
@@ -10,6 +13,7 @@ from diffrl.quality.report import MEASURES
 from diffrl.statistics import stratified_mean_interval
 
 SHOWN = ("success", "auc", "jerk_rms", "steps", "position_variance")
+MOVED = ("jerk_rms", "ldlj_cartesian", "steps", "success")
 ARM_CAPTION = (  # what every caption of `arm_comparison` says
     "small marks are runs, a shape per task; the mark is the mean over the tasks with Student's t "
     "interval (95 %) over the seeds within them"
@@ -49,19 +53,53 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
             mean, low, high = stratified_mean_interval(group[measure], group["task"])
             error = None if np.isnan(low) else error_bar(mean, low, high)
             axes.errorbar(mean, height, xerr=error, color=tone, marker="o", ms=3.5, lw=1)
-        label, unit, _ = MEASURES.get(measure, (_TITLES.get(measure, measure), "", 0))
-        axes.set_title(f"{label} ({unit})" if unit else label, fontsize=7, wrap=True)
-        axes.set_yticks(range(len(arms)), list(reversed(arms)))
-        axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.locator_params(axis="x", nbins=4)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", lw=0.4, color="0.9")
-        axes.set_axisbelow(True)
+        _rows(axes, arms, measure)
     if several:
-        for task, shape in zip(tasks, _SHAPES):
-            panels[0, 0].plot([], [], shape, color="0.4", ms=3, ls="none", label=task)
-        figure.legend(loc="outside upper center", ncols=len(tasks))
+        _name_tasks(figure, tasks)
     return figure
+
+
+@style
+def factorial_forest(effects: pd.DataFrame, mode: str = "deterministic", measures=MOVED) -> Figure:
+    """A row per effect, a panel per measure: the difference, its interval, and that of each task.
+
+    effects: `experiments.factorial_effects`.
+    """
+    rows = effects[effects["mode"] == mode]
+    names = list(dict.fromkeys(rows["effect"]))
+    tasks = effects.columns[effects.columns.get_loc("p_holm") + 1 :]
+    size = (DOUBLE, 0.75 + 0.22 * len(names))
+    figure, panels = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False)
+    for axes, measure in zip(panels[0], measures):
+        axes.axvline(0, color="0.6", lw=0.6)
+        for _, row in rows[rows["measure"] == measure].iterrows():
+            height = len(names) - 1 - names.index(row["effect"])
+            for task, shape in zip(tasks, _SHAPES):
+                axes.plot(row[task], height, shape, color="0.2", ms=3, alpha=0.45, clip_on=False)
+            value, low, high = row[["difference", "low", "high"]]
+            error = error_bar(value, low, high)
+            axes.errorbar(value, height, xerr=error, color="0.1", marker="o", ms=3.5, lw=1)
+        _rows(axes, names, measure)
+    _name_tasks(figure, tasks)
+    return figure
+
+
+def _rows(axes: Axes, names: Sequence[str], measure: str) -> None:
+    """Name the rows from above, and the panel after its measure."""
+    label, unit, _ = MEASURES.get(measure, (_TITLES.get(measure, measure), "", 0))
+    axes.set_title(f"{label} ({unit})" if unit else label, fontsize=7, wrap=True)
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.locator_params(axis="x", nbins=4)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", lw=0.4, color="0.9")
+    axes.set_axisbelow(True)
+
+
+def _name_tasks(figure: Figure, tasks: Sequence[str]) -> None:
+    for task, shape in zip(tasks, _SHAPES):
+        figure.axes[0].plot([], [], shape, color="0.4", ms=3, ls="none", label=task)
+    figure.legend(loc="outside upper center", ncols=len(tasks))
 
 
 @style
