@@ -355,7 +355,7 @@ def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
     policy, noise, fade = "diffusion − gaussian", "white − correlated", "faded − cut"
     for mode in ("deterministic", "stochastic"):
         jerk = found.loc[mode, "jerk_rms"]
-        assert jerk.loc[policy, "low"] < 0 < jerk.loc[policy, "high"]
+        assert -jerk.loc[policy, "high"] < jerk.loc[policy, "low"] < 0  # more room on one side
         assert len(set(np.sign(jerk.loc[policy, list(chosen.tasks)]))) == 2
         assert jerk.loc[noise, "low"] > 0 > jerk.loc[fade, "high"]
         assert (jerk.loc[fade, list(chosen.tasks)] < 0).all()
@@ -388,5 +388,10 @@ def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
     row = paired[(paired["arm"] == "diffusion") & (paired["measure"] == "jerk_rms")].iloc[0]
     assert 0 < row["low"] < 0.1
     assert row["p_holm"] > 0.5
+    mean = quiet.groupby("arm")["jerk_rms"].mean()
+    for own in ("diffusion", "gaussian"):  # for both alike
+        assert mean[own] < mean[f"{own} white"]
+        assert mean[f"{own} fade"] < min(mean[own], mean[f"{own} white fade"])
+        assert mean[f"{own} white fade"] < mean[f"{own} white"]
     rise = (quiet["jerk_kept"] - quiet["jerk_clone"]).groupby([quiet["task"], quiet["arm"]]).mean()
     assert (rise[objects] > 0).all()
