@@ -12,7 +12,7 @@ from diffrl import artifacts, experiments, figures
 from diffrl import policy as policies
 from diffrl.errors import TrainingError, UserError
 from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, factorial_effects
-from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
+from diffrl.presets import ALGORITHMS, CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
 from diffrl.rl import checkpoint
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
@@ -395,3 +395,28 @@ def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
         assert mean[f"{own} white fade"] < mean[f"{own} white"]
     rise = (quiet["jerk_kept"] - quiet["jerk_clone"]).groupby([quiet["task"], quiet["arm"]]).mean()
     assert (rise[objects] > 0).all()
+
+
+def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
+    chosen = EXPERIMENTS["seeds"]
+    runs = table[table["arm"].isin(ALGORITHMS) & table["task"].isin(chosen.tasks)]
+    quiet = runs[runs["mode"] == "deterministic"]
+    assert len(quiet) == 18
+    assert np.isfinite(quiet["steps_to_90"]).groupby(quiet["arm"]).sum().tolist() == [9, 8]
+    assert (quiet["clone_success"] >= 2 / 3).sum() == 14
+    assert (quiet["jerk_kept"] - quiet["jerk_clone"]).groupby(quiet["arm"]).mean().min() > 0
+    wide = quiet.pivot(index=["task", "seed"], columns="arm")
+    ahead = {
+        name: wide[name, "diffusion"] - wide[name, "gaussian"]
+        for name in ("auc", "clone_success", "jerk_rms", "jerk_clone")
+    }
+    assert {name: (change > 0).sum() for name, change in ahead.items()} == {
+        **{"auc": 8, "clone_success": 4, "jerk_rms": 8, "jerk_clone": 9}
+    }
+    assert ahead["jerk_rms"].groupby("task").mean().min() > 0
+    found = effects(runs, [("gaussian", "diffusion")], (*experiments.SUCCESS, "jerk_rms"))
+    found = found.set_index(["measure", "mode"]).sort_index()
+    assert (found["difference"] > 0).all()
+    assert (found.loc["jerk_rms", "p_holm"] < 0.05).all()
+    assert (found.drop("jerk_rms")["p_holm"] > 0.05).all()
