@@ -175,6 +175,20 @@ def test_learning_curves_of_fifteen_tasks_fit_on_a_page(tables):
     assert figures.learning_curves(many).get_size_inches()[1] <= 9.5
 
 
+def test_each_seed_behind_a_mean_curve_is_a_thin_line_in_its_own_panel(tables):
+    (curves,) = tables["learning_curves"]
+    each, _ = tables["jerk_curves"]
+    each = each.assign(task=curves["task"].iloc[0])
+    figure = figures.learning_curves(curves, runs=each)
+    thin = [[line for line in axes.lines if line.get_lw() < 1] for axes in figure.axes]
+    assert [len(lines) for lines in thin] == [6, *[0] * (len(thin) - 1)]  # two policies, 3 seeds
+    assert {figures.COLOURS[s] for s in ("diffusion", "gaussian")} == {
+        line.get_color() for line in thin[0]
+    }
+    [legend] = figure.legends
+    assert len(legend.get_texts()) == len(ARMS)
+
+
 def test_the_marks_of_runs_have_the_colour_of_their_policy(tables, drawn):
     (runs,) = tables["arm_comparison"]
     rows = list(dict.fromkeys(runs["arm"]))[::-1]  # from below

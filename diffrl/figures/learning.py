@@ -8,17 +8,29 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl.errors import UserError
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, style
+from diffrl.figures.style import (
+    DOUBLE,
+    SINGLE,
+    arm_label,
+    arm_order,
+    arm_style,
+    colour,
+    style,
+)
 
 
 @style
 def learning_curves(
-    curves: pd.DataFrame, ylabel: str = "success rate (%)", scale: float = 100
+    curves: pd.DataFrame,
+    ylabel: str = "success rate (%)",
+    scale: float = 100,
+    runs: pd.DataFrame | None = None,
 ) -> Figure:
     """Success over control steps, a line and its interval per arm; a panel per task if several.
 
     curves: rows (source, mode, steps, value, low, high), optionally `task`; value in [0, 1]. Say in
     the caption what the interval is: Wilson over trials, or `statistics.mean_interval` over seeds.
+    runs: `experiments.held_out_curves`, the seeds behind such a mean: a thin line each.
     """
     groups = list(curves.groupby("task", sort=False)) if "task" in curves else [("", curves)]
     columns = min(len(groups), 3)
@@ -41,6 +53,10 @@ def learning_curves(
                 alpha=0.18,
                 lw=0,
             )
+        if runs is not None:
+            for (source, _), run in runs[runs["task"] == task].groupby(["algorithm", "seed"]):
+                thin = {"color": colour(source), "lw": 0.6, "alpha": 0.7, "clip_on": False}
+                axes.plot(run["control_steps"] / 1000, scale * run["measured_success"], **thin)
         axes.set_title(task if len(groups) > 1 else "")
         axes.set_xlabel("control steps (thousands)")
         axes.set_xlim(left=0)
