@@ -199,6 +199,22 @@ def test_the_marks_of_runs_have_the_colour_of_their_policy(tables, drawn):
                 assert same_color(line.get_color(), figures.COLOURS[source])
 
 
+def test_arms_of_one_policy_are_named_by_what_they_change_and_shares_stay_below_one(tables):
+    (runs,) = tables["arm_comparison"]
+
+    def names(figure):
+        return [text.get_text() for text in figure.axes[0].get_yticklabels()][::-1]
+
+    rates = runs.assign(success=np.where(runs["seed"] == 1, 0.2, 1.0))  # an interval beyond 0 and 1
+    figure = figures.arm_comparison(rates[rates["algorithm"] == "gaussian"])
+    assert names(figure) == ["base", "white fade"]
+    assert names(figures.arm_comparison(rates)) == list(dict.fromkeys(runs["arm"]))
+    ends = [bar.get_segments() for bar in figure.axes[0].collections]
+    assert len(ends) == 2
+    assert np.min(ends) == 0
+    assert np.max(ends) == pytest.approx(1)
+
+
 def test_published_rates_stand_beside_their_own_mode_and_each_training_seed_is_a_dot():
     columns = ["suite", "source", "mode", "successes", "trials"]
     arms = [("diffusion", "deterministic"), ("diffusion", "stochastic")]

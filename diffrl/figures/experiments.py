@@ -16,9 +16,9 @@ SHOWN = ("success", "auc", "jerk_rms", "steps", "position_variance")
 MOVED = ("jerk_rms", "ldlj_cartesian", "steps", "success")
 ARM_CAPTION = (  # what every caption of `arm_comparison` says
     "small marks are runs, a shape per task; the mark is the mean over the tasks with Student's t "
-    "interval (95 %) over the seeds within them"
+    "interval (95 %) over the seeds within them, that of a share cut to [0, 1]"
 )
-_TITLES = {"success": "Success", "auc": "Area under the curve"}
+_TITLES = {"success": "Success", "auc": "Area under the curve"}  # shares
 _SHAPES = ".^xs+"
 _CELLS = {  # of the factorial, by an arm's name without its policy
     "": "correlated noise, cut",
@@ -33,7 +33,9 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
     """A row per arm, a panel per measure: every run, the mean over tasks and its interval.
 
     runs: `experiments.csv` rows. Runs without a success to measure have no mark in quality's
-    panels. The legend names the tasks where there are several.
+    panels. Intervals of shares are cut to [0, 1]. The legend names the tasks where there are
+    several, the rows the policy where there are both; else the first arm is the "base" that the
+    others change.
     """
     rows = runs[runs["mode"] == mode]
     arms, tasks = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["task"]))
@@ -51,9 +53,11 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
                 shape = _SHAPES[tasks.index(task) % len(_SHAPES)]
                 axes.plot(part[measure], np.full(len(part), height), shape, **look)
             mean, low, high = stratified_mean_interval(group[measure], group["task"])
+            if measure in _TITLES:
+                low, high = max(low, 0), min(high, 1)
             error = None if np.isnan(low) else error_bar(mean, low, high)
             axes.errorbar(mean, height, xerr=error, color=tone, marker="o", ms=3.5, lw=1)
-        _rows(axes, arms, measure)
+        _rows(axes, _short(arms, set(rows["algorithm"])), measure)
     if several:
         _name_tasks(figure, tasks)
     return figure
@@ -82,6 +86,12 @@ def factorial_forest(effects: pd.DataFrame, mode: str = "deterministic", measure
         _rows(axes, names, measure)
     _name_tasks(figure, tasks)
     return figure
+
+
+def _short(arms: Sequence[str], algorithms: set[str]) -> list[str]:
+    """Names without the policy's, if all have the same."""
+    common = "" if len(algorithms) > 1 else "".join(algorithms)
+    return [arm.removeprefix(common).strip() or "base" for arm in arms]
 
 
 def _rows(axes: Axes, names: Sequence[str], measure: str) -> None:
