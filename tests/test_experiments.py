@@ -418,5 +418,6 @@ def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
     found = effects(runs, [("gaussian", "diffusion")], (*experiments.SUCCESS, "jerk_rms"))
     found = found.set_index(["measure", "mode"]).sort_index()
     assert (found["difference"] > 0).all()
-    assert (found.loc["jerk_rms", "p_holm"] < 0.05).all()
+    assert found.loc["jerk_rms", "p_holm"].between(0.04, 0.05).all()
     assert (found.drop("jerk_rms")["p_holm"] > 0.05).all()
+    assert len(set(chosen.tasks) & set(EXPERIMENTS["factorial"].tasks)) == 2  # six pairs are shared
