@@ -1,6 +1,6 @@
 """Controlled experiments: one setting changed at a time, several tasks and seeds.
 
-    python -m diffrl experiment seeds|ablations|factorial
+    python -m diffrl experiment seeds|ablations|factorial|rates
 
 A run is (arm, task, seed): a clone, RL for a fixed number of control steps, then the official start
 states in both modes, with every measure of quality on the successes. An arm that several
@@ -44,6 +44,7 @@ BUDGET = {  # of every run: about 150 000 control steps, no early stop
 }
 FADE = {"clone.horizon": 12, "rl.cross_fade": 4}
 WHITE = {"rl.noise_correlation": 0.0}
+LONG = {"clone.first_measure": 4000}  # all optimiser steps: a clone as sharp as it gets
 PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public code, the paper; but
     # for its minibatch, which is more than an iteration holds here
     *("prediction", "spacing", "sigma_floor", "noise_correlation", "gamma_denoising", "clip"),
@@ -100,6 +101,8 @@ _DEMONSTRATIONS = {
     f"{count} demonstrations": {"demonstrations.count": count, "demonstrations.counts": ()}
     for count in (5, 10, 20, 50)
 }
+_PAPER_SETTINGS = {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER}
+_GAUSSIANS_RATE = {"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}
 _ABLATIONS = {
     "DDPM, last 10 of 20": {  # DPPO's way; as many decisions in a minibatch, so as many updates
         **{"rl.training_steps": 20, "rl.sampling_steps": 20, "rl.finetuned_steps": 10},
@@ -108,7 +111,7 @@ _ABLATIONS = {
     "epsilon": {"rl.prediction": "epsilon"},
     "leading": {"rl.spacing": "leading"},
     "epsilon leading": {"rl.prediction": "epsilon", "rl.spacing": "leading"},
-    "paper's settings": {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER},
+    "paper's settings": _PAPER_SETTINGS,
     "annealed": {"rl.annealing": "cosine"},
     "synchronous": {  # whole episodes an iteration, and as many control steps
         **{"rl.staggered": False, "rl.decisions": 35, "rl.iterations": 10, "rl.measure_every": 2}
@@ -123,9 +126,12 @@ _ABLATIONS = {
     "white": WHITE,
     "fade": FADE,
     "horizon 12": {"clone.horizon": 12},  # what `fade` changes beside
-    "Gaussian's rate": {  # is a policy rough because it moved faster?
-        **{"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}
-    },
+    "Gaussian's rate": _GAUSSIANS_RATE,
+    # Added when the runs above were there: what predicts the noise starts from weaker clones above,
+    # as cloning stops at its first successes. Is that why it does not learn?
+    "long clone": LONG,
+    "epsilon long clone": LONG | {"rl.prediction": "epsilon"},
+    "paper's settings long clone": LONG | _PAPER_SETTINGS,
 } | _DEMONSTRATIONS
 
 EXPERIMENTS = {
@@ -138,6 +144,16 @@ EXPERIMENTS = {
         _LEARNED[:1],
     ),
     "factorial": Experiment(_FACTORIAL, _MOVED),
+    # Is a policy rough because it is a diffusion, or because it moved faster? Planned when `seeds`
+    # and the ablation of the rate were there.
+    "rates": Experiment(
+        (
+            _arm("gaussian", "gaussian"),
+            _arm("diffusion Gaussian's rate", **_GAUSSIANS_RATE),
+            _arm("diffusion"),
+        ),
+        _LEARNED,
+    ),
 }
 
 
@@ -145,7 +161,7 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
     """Run what is not there yet; return the rows of this experiment.
 
     Args:
-        name: "seeds", "ablations" or "factorial".
+        name: "seeds", "ablations", "factorial" or "rates".
         preset: whose settings the arms change.
         workers: processes; default: one per core.
     """
@@ -454,7 +470,7 @@ def _test(change: np.ndarray, measure: str, mode: str) -> dict | None:
 
 
 def main(
-    name: Literal["seeds", "ablations", "factorial"],
+    name: Literal["seeds", "ablations", "factorial", "rates"],
     /,
     preset: str = "laptop",
     workers: int | None = None,
