@@ -15,11 +15,12 @@ from diffrl.statistics import stratified_mean_interval
 SHOWN = ("success", "auc", "jerk_rms", "steps", "position_variance")
 MOVED = ("jerk_rms", "ldlj_cartesian", "steps", "success")
 ARM_CAPTION = (  # what every caption of `arm_comparison` says
-    "small marks are runs, a shape per task; the mark is the mean over the tasks with Student's t "
-    "interval (95 %) over the seeds within them, that of a share cut to [0, 1]"
+    "small marks are runs, a shape per task; the mark above them is the mean over the tasks with "
+    "Student's t interval (95 %) over the seeds within them, that of a share cut to [0, 1]"
 )
 _TITLES = {"success": "Success", "auc": "Area under the curve"}  # shares
 _SHAPES = ".^xs+"
+BELOW = 0.28  # rows that the marks of runs lie below their mean's, which would hide them
 _CELLS = {  # of the factorial, by an arm's name without its policy
     "": "correlated noise, cut",
     "fade": "correlated, faded",
@@ -51,7 +52,7 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
             for task, part in group.groupby("task"):
                 look = {"color": tone, "ms": 3, "alpha": 0.45, "ls": "none", "clip_on": False}
                 shape = _SHAPES[tasks.index(task) % len(_SHAPES)]
-                axes.plot(part[measure], np.full(len(part), height), shape, **look)
+                axes.plot(part[measure], np.full(len(part), height - BELOW), shape, **look)
             mean, low, high = stratified_mean_interval(group[measure], group["task"])
             if measure in _TITLES:
                 low, high = max(low, 0), min(high, 1)
