@@ -129,38 +129,9 @@ _ABLATIONS = {
     "Gaussian's rate": _GAUSSIANS_RATE,
     # Added when the runs above were there, in which what predicts the noise starts from weaker
     # clones, and the paper's rate is a twelfth of ours: is that why it does not learn?
-    "paper's settings sharp clone": _PAPER_SETTINGS | _SHARP,
-    "paper's settings sharp clone faster": _PAPER_SETTINGS | _SHARP | _GAUSSIANS_RATE,
-} | _DEMONSTRATIONS["10 demonstrations"]
-_GAUSSIANS_RATE = {"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}
-_ABLATIONS = {
-    "DDPM, last 10 of 20": {  # DPPO's way; as many decisions in a minibatch, so as many updates
-        **{"rl.training_steps": 20, "rl.sampling_steps": 20, "rl.finetuned_steps": 10},
-        "rl.minibatch": 6000,
-    },
-    "epsilon": {"rl.prediction": "epsilon"},
-    "leading": {"rl.spacing": "leading"},
-    "epsilon leading": {"rl.prediction": "epsilon", "rl.spacing": "leading"},
-    "paper's settings": _PAPER_SETTINGS,
-    "annealed": {"rl.annealing": "cosine"},
-    "synchronous": {  # whole episodes an iteration, and as many control steps
-        **{"rl.staggered": False, "rl.decisions": 35, "rl.iterations": 10, "rl.measure_every": 2}
-    },
-    "U-Net": {"clone.network": "unet"},
-    "chunk 4": {  # the same discounts per control step, and as many updates
-        **{"clone.horizon": 4, "clone.chunk": 4, "rl.decisions": 48, "rl.minibatch": 3000},
-        **{"rl.gamma": 0.99**0.5, "rl.gae_lambda": 0.95**0.5},
-    },
-    "floor 0.05": {"rl.noise_start": 1.0},  # held, where the base falls from one to the other
-    "floor 0.1": {"rl.noise_start": 1.0, "rl.sigma_floor": 0.1},
-    "white": WHITE,
-    "fade": FADE,
-    "horizon 12": {"clone.horizon": 12},  # what `fade` changes beside
-    "Gaussian's rate": _GAUSSIANS_RATE,
-    # Added when the runs above were there, in which what predicts the noise starts from weaker
-    # clones: is that why it does not learn? These ones succeed about every other time.
     "epsilon sharp clone": {"rl.prediction": "epsilon"} | _SHARP,
     "paper's settings sharp clone": _PAPER_SETTINGS | _SHARP,
+    "paper's settings sharp clone faster": _PAPER_SETTINGS | _SHARP | _GAUSSIANS_RATE,
 } | _DEMONSTRATIONS
 
 EXPERIMENTS = {

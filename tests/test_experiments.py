@@ -421,3 +421,30 @@ def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
     assert found.loc["jerk_rms", "p_holm"].between(0.04, 0.05).all()
     assert (found.drop("jerk_rms")["p_holm"] > 0.05).all()
     assert len(set(chosen.tasks) & set(EXPERIMENTS["factorial"].tasks)) == 2  # six pairs are shared
+
+
+def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
+    equal, chosen = "diffusion Gaussian's rate", EXPERIMENTS["rates"]
+    runs = table[table["arm"].isin([arm.name for arm in chosen.arms])]
+    runs = runs[runs["task"].isin(chosen.tasks)]
+    assert len(runs) == 27 * 2
+    wide = runs.pivot(index=["mode", "task", "seed"], columns="arm", values="jerk_rms")
+    closed = (
+        (wide["diffusion"] - wide[equal]).groupby("mode").agg(["mean", lambda x: (x > 0).sum()])
+    )
+    left = (wide[equal] - wide["gaussian"]).groupby("mode").agg(["mean", lambda x: (x > 0).sum()])
+    assert closed.iloc[:, 1].tolist() == left.iloc[:, 1].tolist() == [8, 8]
+    share = (closed["mean"] / (closed["mean"] + left["mean"])).round(2)
+    assert share.to_dict() == {"deterministic": 0.56, "stochastic": 0.42}
+    pairs, measures = [("gaussian", equal), ("diffusion", equal)], ("success", "auc", "jerk_rms")
+    found = effects(runs, pairs, measures).set_index(["measure", "base"]).sort_index()
+    jerk = found.loc["jerk_rms"]
+    assert (jerk["low"] * jerk["high"] > 0).all()
+    assert (found["p_holm"] > 0.05).all()
+    unseen = effects(runs[runs["task"] != "libero_object/0"], pairs, measures)
+    less = unseen.set_index(["measure", "base"]).loc[("jerk_rms", "diffusion"), "difference"]
+    more = jerk.loc["diffusion", "difference"]
+    assert all(m < n < 0 for m, n in zip(more, less, strict=True))
+    ahead = found[found["mode"] == "deterministic"].drop("jerk_rms")["difference"].unstack()
+    assert (ahead["gaussian"] > 0).all()
