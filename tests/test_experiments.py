@@ -448,3 +448,48 @@ def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
     assert all(m < n < 0 for m, n in zip(more, less, strict=True))
     ahead = found[found["mode"] == "deterministic"].drop("jerk_rms")["difference"].unstack()
     assert (ahead["gaussian"] > 0).all()
+
+
+def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
+    arms = [arm.name for arm in EXPERIMENTS["ablations"].arms]
+    runs = table[table["arm"].isin(arms) & (table["task"] == "libero_object/0")]
+    quiet = runs[runs["mode"] == "deterministic"]
+    assert len(quiet) == 69
+    epsilon = quiet["arm"].str.contains("epsilon|paper's")
+    noise, plan = quiet[epsilon], quiet[~epsilon]
+    assert noise["success"].max() == 0.68
+    assert not np.isfinite(noise["steps_to_90"]).any()
+    assert plan["success"].min() == 0.82
+    sharp = noise[noise["arm"].str.contains("sharp")].groupby("arm")["clone_success"].mean()
+    assert sharp.between(0.3, 0.42).all()
+    assert (plan["clone_success"] <= 0.42).sum() == 3
+    wide = quiet.pivot(index="seed", columns="arm")
+    at_base_rate = [arm for arm in arms if "epsilon" in arm]
+    assert (wide["auc"][at_base_rate] < 0.12).all(axis=None)
+    kept = [arm for arm in arms if "paper's settings sharp" in arm]
+    assert (wide["success"][kept].mean() > wide["clone_success"][kept].mean()).all()
+
+    base, others = arms[0], [arm for arm in arms[1:] if arm in set(plan["arm"])]
+    assert len(others) == 16
+    change = {
+        name: wide[name][others].sub(wide[name][base], axis=0)
+        for name in ("success", "auc", "jerk_rms")
+    }
+    for arm in ("diffusion white", "diffusion fade"):
+        assert (change["success"][arm] < 0).all()
+    assert (~np.isfinite(wide["steps_to_90"]["diffusion fade"])).sum() == 1
+    smoother = ["leading", "annealed", "synchronous", "floor 0.05", "Gaussian's rate"]
+    rougher = ["U-Net", "50 demonstrations"]
+    signs = change["jerk_rms"]
+    assert [*signs.columns[(signs < 0).all()]] == [f"diffusion {name}" for name in smoother]
+    assert [*signs.columns[(signs > 0).all()]] == [f"diffusion {name}" for name in rougher]
+    found = effects(runs, [(base, arm) for arm in others], ("success", "auc", "jerk_rms"))
+    found = found[found["mode"] == "deterministic"].set_index(["measure", "arm"])
+    assert (found.loc["jerk_rms", "low"] < 0).all()
+    assert (found.loc["jerk_rms", "high"] > 0).all()
+    assert found.loc[("auc", "diffusion white"), "high"] < 0
+    rougher_than_clone = wide["jerk_kept"][others].mean() - wide["jerk_clone"][others].mean()
+    assert (rougher_than_clone > 0).all()
+    noisy = runs[runs["mode"] == "stochastic"].groupby("arm")["success"].mean()
+    assert noisy[base] - noisy["diffusion floor 0.1"] == pytest.approx(0.247, abs=0.001)
