@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import fisher_exact
 
 from diffrl import artifacts
 from diffrl import policy as policies
@@ -590,6 +591,43 @@ def test_what_notebook_01_says_of_the_settings_that_were_tried_is_what_the_recor
     assert there["algorithm"].value_counts().to_dict() == {"diffusion": 8, "gaussian": 10}
     assert not good[(there["algorithm"] == "diffusion") & (there["try"] == "laptop")].any()
     assert "laptop" not in there.loc[there.groupby("algorithm")["auc"].idxmax(), "try"].tolist()
+
+
+def test_what_notebook_01_says_of_the_official_start_states_is_what_the_records_say():
+    laptop = Path(__file__).parents[1] / "results" / "laptop"
+    experts = pd.read_csv(laptop / "experts.csv").query("algorithm == 'diffusion'")
+    success = experts[experts["mode"] == "deterministic"].set_index("task")["success"]
+    short = {"libero_spatial/0": 0.94, "libero_90/1": 0.9}
+    assert success[[*short]].to_dict() == short
+    assert success.drop([*short]).min() >= 0.98
+
+    noise = pd.read_csv(laptop / "expert_noise.csv")
+    each = noise.pivot(index=["algorithm", "mode", "task"], columns="noise_seed", values="success")
+    latents = each.loc["diffusion", "deterministic"]
+    assert np.ptp(latents.mean()) < 0.01
+    assert np.ptp(latents.drop([*short]).to_numpy(), axis=1).max() < 0.041
+    assert sorted(latents.loc["libero_spatial/0"]) == [0.86, 0.92, 0.94]
+    for algorithm in ALGORITHMS:
+        spans = np.ptp(each.loc[algorithm, "stochastic"].to_numpy(), axis=1)
+        assert spans.mean() == pytest.approx(0.08, abs=0.01)
+
+    held_out = pd.read_csv(laptop / "tried" / "held_out.csv")
+    rounded = {"libero_90/1": 0.98, "libero_spatial/0": 0.86}
+    assert (held_out["trials"] == 192).all()
+    for task, tries in held_out.groupby("task"):
+        known = tries.set_index("try")["successes"]
+        of_expert = (known["expert"], 192 - known["expert"])
+        for count in known:
+            assert fisher_exact([of_expert, (count, 192 - count)]).pvalue > 0.05
+        assert known["expert"] / 192 == pytest.approx(rounded[task], abs=0.006)
+    rows = held_out.set_index(["task", "try"])["successes"].loc["libero_90/1"]
+    assert rows["expert"] > rows["small-batches-constant"]
+    tried = pd.read_csv(laptop / "tried" / "libero_90-1-small-batches-constant" / "trials.csv")
+    tried = tried.query("policy == 'expert' and mode == 'deterministic'")
+    assert (tried["success"].sum(), len(tried)) == (49, 50)
+    chosen = pd.read_csv(laptop / "experts" / "libero_spatial-0/diffusion-seed0/diagnostics.csv")
+    measured = chosen.loc[chosen["measured"] > 0, "measured_success"]
+    assert (len(measured), round(measured.max(), 2)) == (8, 0.96)
 
 
 def test_tensorboard_gets_every_number_of_a_phase(tmp_path):

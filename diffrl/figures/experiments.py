@@ -16,7 +16,7 @@ SHOWN = ("success", "auc", "jerk_rms", "steps", "position_variance")
 MOVED = ("jerk_rms", "ldlj_cartesian", "steps", "success")
 ARM_CAPTION = (  # what every caption of `arm_comparison` says
     "small marks are runs, a shape per task; the mark above them is the mean over the tasks with "
-    "Student's t interval (95 %) over the seeds within them, that of a share cut to [0, 1]"
+    "Student's t interval (95 %) over the seeds within them, cut to what the measure can be"
 )
 _TITLES = {"success": "Success", "auc": "Area under the curve"}  # shares
 _SHAPES = ".^xs+"
@@ -34,9 +34,9 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
     """A row per arm, a panel per measure: every run, the mean over tasks and its interval.
 
     runs: `experiments.csv` rows. Runs without a success to measure have no mark in quality's
-    panels. Intervals of shares are cut to [0, 1]. The legend names the tasks where there are
-    several, the rows the policy where there are both; else the first arm is the "base" that the
-    others change.
+    panels. Intervals are cut where a share or a variance ends. The legend names the tasks where
+    there are several, the rows the policy where there are both; else the first arm is the "base"
+    that the others change.
     """
     rows = runs[runs["mode"] == mode]
     arms, tasks = list(dict.fromkeys(rows["arm"])), list(dict.fromkeys(rows["task"]))
@@ -56,6 +56,8 @@ def arm_comparison(runs: pd.DataFrame, mode: str = "deterministic", measures=SHO
             mean, low, high = stratified_mean_interval(group[measure], group["task"])
             if measure in _TITLES:
                 low, high = max(low, 0), min(high, 1)
+            elif measure.endswith("variance"):
+                low = max(low, 0)
             error = None if np.isnan(low) else error_bar(mean, low, high)
             axes.errorbar(mean, height, xerr=error, color=tone, marker="o", ms=3.5, lw=1)
         _rows(axes, _short(arms, set(rows["algorithm"])), measure)
