@@ -2,11 +2,11 @@
 
     .venv/bin/python tools/retry_expert.py libero_spatial/0 low-rate annealed
 
-Each name is a try of TRIES, of the diffusion policy. Its records go to
-`results/laptop/tried/<task>-<name>/`, its weights stay in `build/`. It and the expert then play
-held-out start states that neither was chosen on: `results/laptop/tried/held_out.csv`. A training
-chooses among eight policies or so by 48 states, so the measurement that chose one flatters it, and
-the official states are for the reader alone.
+Each name is a try of TRIES, of the diffusion policy or of `--algorithm`. Its records go to
+`results/laptop/tried/<task>-<name>/` (`-gaussian` at the end), its weights stay in `build/`. It and
+the expert then play held-out start states that neither was chosen on, which gives
+`results/laptop/tried/held_out.csv`: a training chooses among eight policies or so by 48 states, so
+the measurement that chose one flatters it, and the official states are for the reader alone.
 """
 
 import dataclasses
@@ -19,8 +19,7 @@ import tyro
 
 from diffrl import policy as policies
 from diffrl.artifacts import results_dir, root, write_csv
-from diffrl.errors import UserError
-from diffrl.presets import Preset, get_preset
+from diffrl.presets import Algorithm, Preset, get_preset
 from diffrl.rl.records import expert_folder
 from diffrl.rl.train import Training, train_expert
 
@@ -59,35 +58,40 @@ def preset_of(task: str, name: str) -> Preset:
     return dataclasses.replace(base, own=own + changes)
 
 
-def confirm(task: str, name: str, folder: Path) -> None:
+def confirm(task: str, name: str, algorithm: Algorithm, folder: Path) -> None:
     """Play the further held-out start states with the policy in `folder`; replace its row."""
-    run = Training(task, "diffusion", get_preset("laptop"), folder=folder)
+    run = Training(task, algorithm, get_preset("laptop"), folder=folder)
     first = run.preset.rl.measure_starts
     trials = run.measure(STARTS, policies.load(folder), first=first)
     path = results_dir("laptop") / "tried" / "held_out.csv"
-    row = {"task": task, "try": name, "first": first, "trials": len(trials)}
-    row["successes"] = sum(trial.success for trial in trials)
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*row])
-    others = table[(table["task"] != task) | (table["try"] != name)]
-    write_csv(path, pd.concat([others, pd.DataFrame([row])]).sort_values(["task", "try"]))
+    row = {"task": task, "algorithm": algorithm, "try": name, "first": first}
+    row |= {"trials": len(trials), "successes": sum(trial.success for trial in trials)}
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    table = pd.concat([table, pd.DataFrame([row])])
+    key = ["task", "algorithm", "try"]
+    write_csv(path, table.drop_duplicates(key, keep="last").sort_values(key))
     print(row)
 
 
-def main(task: tyro.conf.Positional[str], names: tyro.conf.Positional[tuple[str, ...]]) -> None:
+def main(
+    task: tyro.conf.Positional[str],
+    names: tyro.conf.Positional[tuple[str, ...]],
+    algorithm: Algorithm = "diffusion",
+) -> None:
     """Train the tries `names` of `task`, and confirm them and the expert."""
     known = TRIES.get(task, {})
     if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{task} has no try {unknown[0]!r}: choose from {', '.join(known)}.")
+        raise SystemExit(f"{task} has no try {unknown[0]!r}: choose from {', '.join(known)}.")
     torch.set_num_threads(1)
-    confirm(task, "expert", expert_folder(task, "diffusion", "laptop", 0))
+    confirm(task, "expert", algorithm, expert_folder(task, algorithm, "laptop", 0))
     for name in names:
-        label = f"{task.replace('/', '-')}-{name}"
+        label = f"{task.replace('/', '-')}-{name}" + "-gaussian" * (algorithm == "gaussian")
         folder, kept = root() / "build" / "tries" / label, results_dir("laptop") / "tried" / label
-        train_expert(task, "diffusion", preset_of(task, name), folder=folder)
+        train_expert(task, algorithm, preset_of(task, name), folder=folder)
         kept.mkdir(parents=True, exist_ok=True)
         for file in KEPT:
             shutil.copy(folder / file, kept)
-        confirm(task, name, folder)
+        confirm(task, name, algorithm, folder)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+ALIGNED = 16  # keys are padded to a multiple of so many, 64 bytes of float32
 
 
 class Glimpses(nn.Module):
@@ -60,8 +63,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """Scaled dot-product attention (n, heads, Q, d), (n, heads, K, d) twice -> (n, heads, Q, d).
 
     Written out: over sequences as short as ours (16-30 tokens) torch's fused kernel is the slower
-    one on a CPU, above all backwards in bfloat16. `mask` is true where a key counts.
+    one on a CPU, above all backwards in bfloat16. `mask` is true where a key counts. Keys are
+    padded so that each row's scores begin at an equally aligned address: on some processors the
+    rounding of a batch of products depends on that, and with it on a row's place in the batch.
     """
+    missing = -key.shape[-2] % ALIGNED
+    if missing:
+        mask = query.new_ones(key.shape[-2], dtype=torch.bool) if mask is None else mask
+        mask = F.pad(mask, (0, missing))
+        key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
