@@ -1,6 +1,7 @@
 """RL without a simulator: PPO's arithmetic, cloning, checkpoints, bad input."""
 
 import dataclasses
+import importlib.util
 import math
 import time
 from pathlib import Path
@@ -612,22 +613,50 @@ def test_what_notebook_01_says_of_the_official_start_states_is_what_the_records_
         assert spans.mean() == pytest.approx(0.08, abs=0.01)
 
     held_out = pd.read_csv(laptop / "tried" / "held_out.csv")
-    rounded = {"libero_90/1": 0.98, "libero_spatial/0": 0.86}
     assert (held_out["trials"] == 192).all()
-    for task, tries in held_out.groupby("task"):
-        known = tries.set_index("try")["successes"]
-        of_expert = (known["expert"], 192 - known["expert"])
-        for count in known:
-            assert fisher_exact([of_expert, (count, 192 - count)]).pvalue > 0.05
-        assert known["expert"] / 192 == pytest.approx(rounded[task], abs=0.006)
-    rows = held_out.set_index(["task", "try"])["successes"].loc["libero_90/1"]
-    assert rows["expert"] > rows["small-batches-constant"]
+    known = held_out.set_index(["task", "algorithm", "try"])["successes"]
+
+    def chance(*of_try):  # p of a try's difference from the expert
+        expert = known[(*of_try[:2], "expert")]
+        return fisher_exact([(n, 192 - n) for n in (expert, known[of_try])]).pvalue
+
+    goals = known["libero_90/1", "diffusion"]
+    assert goals.idxmax() == "expert"
+    bowl = known["libero_spatial/0", "diffusion"]
+    assert len(bowl.drop("expert")) == 3
+    assert [*bowl[bowl > bowl["expert"]].index] == ["more-demonstrations"]
+    ahead = chance("libero_spatial/0", "diffusion", "more-demonstrations")
+    assert ahead < 0.05 < 3 * ahead
+    rival = ("libero_spatial/0", "gaussian")
+    assert chance(*rival, "more-demonstrations") < 0.001
+    shares = [goals["expert"], bowl["expert"], bowl["more-demonstrations"], *known[rival]]
+    rounded = [0.98, 0.86, 0.94, 0.62, 0.94]
+    assert [count / 192 for count in shares] == pytest.approx(rounded, abs=0.006)
+    gaussian = pd.read_csv(laptop / "experts.csv").query("algorithm == 'gaussian'")
+    gaussian = gaussian[gaussian["mode"] == "deterministic"].set_index("task")
+    assert gaussian.loc[rival[0], "success"] < gaussian.loc[rival[0], "clone_success"]
+    gap = success["libero_spatial/0"] - gaussian.loc[rival[0], "success"]
+    assert gap == pytest.approx(0.3)
     tried = pd.read_csv(laptop / "tried" / "libero_90-1-small-batches-constant" / "trials.csv")
     tried = tried.query("policy == 'expert' and mode == 'deterministic'")
     assert (tried["success"].sum(), len(tried)) == (49, 50)
     chosen = pd.read_csv(laptop / "experts" / "libero_spatial-0/diffusion-seed0/diagnostics.csv")
     measured = chosen.loc[chosen["measured"] > 0, "measured_success"]
     assert (len(measured), round(measured.max(), 2)) == (8, 0.96)
+
+
+def test_every_try_on_record_has_the_settings_that_the_tool_repeats():
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("retry", root / "tools" / "retry_expert.py")
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    folders = [path.parent for path in (root / "results/laptop/tried").glob("*/config.json")]
+    assert len(folders) == 8
+    for folder in folders:
+        stored = artifacts.read_json(folder / "config.json")
+        task, algorithm = stored["task"], stored["algorithm"]
+        name = folder.name.removeprefix(f"{task.replace('/', '-')}-").removesuffix("-gaussian")
+        wanted = records.config_of(task, algorithm, tool.preset_of(task, name), 0)
+        assert stored == artifacts.plain(wanted)
 
 
 def test_tensorboard_gets_every_number_of_a_phase(tmp_path):
