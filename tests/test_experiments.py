@@ -489,6 +489,10 @@ def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
     assert (found.loc["jerk_rms", "low"] < 0).all()
     assert (found.loc["jerk_rms", "high"] > 0).all()
     assert found.loc[("auc", "diffusion white"), "high"] < 0
+    no_help = ["annealed", "chunk 4", "DDPM, last 10 of 20", "U-Net", "floor 0.1"]
+    no_help += [f"{count} demonstrations" for count in (5, 10, 20, 50)]
+    same = found.loc[[(m, f"diffusion {arm}") for m in ("success", "auc") for arm in no_help]]
+    assert (same["low"] * same["high"] < 0).all()
     rougher_than_clone = wide["jerk_kept"][others].mean() - wide["jerk_clone"][others].mean()
     assert (rougher_than_clone > 0).all()
     noisy = runs[runs["mode"] == "stochastic"].groupby("arm")["success"].mean()

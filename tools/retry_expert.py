@@ -87,8 +87,8 @@ def main(
     for name in names:
         label = f"{task.replace('/', '-')}-{name}" + "-gaussian" * (algorithm == "gaussian")
         folder, kept = root() / "build" / "tries" / label, results_dir("laptop") / "tried" / label
-        train_expert(task, algorithm, preset_of(task, name), folder=folder)
-        kept.mkdir(parents=True, exist_ok=True)
+        rows = train_expert(task, algorithm, preset_of(task, name), folder=folder)
+        write_csv(kept / "expert.csv", rows)
         for file in KEPT:
             shutil.copy(folder / file, kept)
         confirm(task, name, algorithm, folder)

@@ -64,8 +64,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
     Written out: over sequences as short as ours (16-30 tokens) torch's fused kernel is the slower
     one on a CPU, above all backwards in bfloat16. `mask` is true where a key counts. Keys are
-    padded so that each row's scores begin at an equally aligned address: on some processors the
-    rounding of a batch of products depends on that, and with it on a row's place in the batch.
+    padded so that each row's scores begin at an equally aligned address (d is a multiple of 16 in
+    every preset): on some processors the rounding of a batch of products depends on that, and with
+    it on a row's place in the batch.
     """
     missing = -key.shape[-2] % ALIGNED
     if missing:
