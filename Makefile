@@ -1,6 +1,7 @@
 # make reproduce [PRESET=smoke]   run the notebooks; what is finished is found
 # make test                       every test but the slow ones; the smoke series is one of them
 # make check-slow · check-kills · check-lerobot   what takes longer, or needs its own environment
+# make evidence PRESET=laptop     pack runs/laptop into results/ and figures/, which git keeps
 # make lint · make lab · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
@@ -12,17 +13,20 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help ready readers reproduce test check-slow check-kills check-lerobot lint lab doctor \
+.PHONY: help ready readers evidence reproduce test check-slow check-kills check-lerobot lint lab doctor \
   readme clean
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 ready: $(INSTALLED)
 	@test -e $(VENV)/.renderer || { $(RUN) -m diffrl.opengl && touch $(VENV)/.renderer; } || true
 
 reproduce: ready
 	@$(RUN) -m diffrl reproduce --preset $(PRESET) $(ARGS)
+
+evidence: $(INSTALLED)
+	@$(RUN) -m diffrl evidence --preset $(PRESET)
 
 # one process runs the series, minutes long, and the other all else; a file stays in one process
 BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
@@ -47,7 +51,7 @@ check-lerobot: ready  # a separate environment of several GB
 	  msgpack
 	@rm -rf build/check && mkdir -p build/check
 	@DIFFRL_HOME=build/check $(RUN) -m diffrl generate --preset smoke --source operator
-	@for form in lerobot hdf5; do $(RUN) -m diffrl export build/check/results/smoke/datasets --to build/check/$$form \
+	@for form in lerobot hdf5; do $(RUN) -m diffrl export build/check/runs/smoke/datasets --to build/check/$$form \
 	  --format $$form --size 128 --detail reduced || exit 1; done
 	@HF_HUB_OFFLINE=1 build/lerobot/bin/python tools/check_lerobot.py build/check/lerobot \
 	  build/check/hdf5/*/*.hdf5

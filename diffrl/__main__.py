@@ -26,6 +26,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
     "train-vla": ("diffrl.vla.fit:main", "train a compact VLA on data-set files"),
     "evaluate": ("diffrl.evaluation:main", "evaluate a policy by LIBERO's protocol"),
+    "evidence": ("diffrl.evidence:main", "pack a finished run into results/ and figures/"),
     "benchmark": ("diffrl.benchmark:main", "measure how fast everything is here"),
 }
 

@@ -26,10 +26,12 @@ import pandas as pd
 from diffrl.errors import UserError
 
 FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
+EVIDENCE = "evidence.json"  # in a run's folder that `diffrl.evidence` unpacked
+UNPACKED = "unpacked"  # in a marker that it restored
 
 
 def root() -> Path:
-    """Return the folder that holds ``results/`` and ``figures/``.
+    """Return the folder that holds ``runs/``, ``results/`` and ``figures/``.
 
     It is ``$DIFFRL_HOME`` if set; else the clone that the package was installed from; else the
     working directory.
@@ -40,14 +42,19 @@ def root() -> Path:
     return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
 
 
+def runs_dir(preset: str) -> Path:
+    """Return (and create) the folder of what a preset computes; git ignores it."""
+    return _folder(root() / "runs" / preset)
+
+
 def results_dir(preset: str) -> Path:
-    """Return (and create) the folder of a preset's records."""
-    return _folder(root() / "results" / preset)
+    """Return the folder of a preset's evidence, which only `diffrl.evidence` writes."""
+    return root() / "results" / preset
 
 
 def figures_dir(preset: str) -> Path:
-    """Return (and create) the folder of a preset's figures."""
-    return _folder(root() / "figures" / preset)
+    """Return (and create) the folder of the figures that a preset draws."""
+    return _folder(runs_dir(preset) / "figures")
 
 
 def cache_dir() -> Path:
@@ -106,10 +113,14 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
-    """Write `obj` (dataclasses and numpy included) atomically: sorted keys, two-space indent."""
-    text = json.dumps(plain(obj), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """Write `obj` (dataclasses and numpy included) atomically, as `json_text`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json_text(obj), encoding="utf-8")
+
+
+def json_text(obj: Any) -> str:
+    """Return `obj` as JSON text: sorted keys, two-space indent."""
+    return json.dumps(plain(obj), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -248,6 +259,8 @@ class Stage:
         name: of the marker; unique in the folder.
         config: whatever decides the result (dataclasses, dicts, tuples, numbers, strings).
         inputs: files or folders that are read; their bytes decide, too.
+        format: of what the stage writes; its room raises it when the same settings come to give
+            another result, so that older results are noticed.
     """
 
     def __init__(
@@ -256,26 +269,50 @@ class Stage:
         name: str,
         config: Any,
         inputs: Iterable[str | os.PathLike] = (),
+        format: int = 1,
     ):
         self.folder = Path(folder)
         self.marker = self.folder / f"{name}.done.json"
-        self.config = config
+        self.config, self.format = config, format
         self.inputs = tuple(Path(path) for path in inputs)
 
     @property
     def done(self) -> bool:
-        """Whether the stage need not be run: it is found, and nobody forces it to run again."""
-        return self.found and not forced(self.marker)
+        """Whether the stage need not be run: it is found, and nobody forces it to run again.
+
+        Raises:
+            UserError: it was finished with this config and inputs by an older or newer format.
+        """
+        if self.marker.exists() and forced(self.marker):
+            return False
+        return self.found
 
     @property
     def found(self) -> bool:
-        """Whether the stage has finished with this config and inputs, and its outputs are there."""
+        """Whether the stage has finished with this config and inputs, and its outputs are there.
+
+        A marker restored from evidence asks for its config alone: data sets are not kept there.
+
+        Raises:
+            UserError: it was finished with this config and inputs by an older or newer format.
+        """
         try:
             record = json.loads(self.marker.read_text(encoding="utf-8"))
+            if record.get(UNPACKED) is True:
+                return record["key"]["config"] == config_hash(self.config)
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
-            return outputs_there and record["key"] == self._key
-        except (OSError, ValueError, KeyError, TypeError):
+            made, wanted = dict(record["key"]), dict(self._key)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False  # no marker, or one that says nothing: the stage is to be done
+        before, now = made.pop("format", 1), wanted.pop("format", 1)
+        if not outputs_there or made != wanted:
+            return False
+        if before != now:
+            raise UserError(
+                f"{self.marker} was made by format {before} of its stage, now {now}: call with "
+                "--force to compute it again, or remove its folder."
+            )
+        return True
 
     @property
     def records(self) -> dict[str, Any]:
@@ -302,4 +339,5 @@ class Stage:
     def _key(self) -> dict[str, Any]:
         """Of the inputs as they are when it is first asked for, which is before they are used."""
         inputs = [[path.name, file_hash(path)] for path in self.inputs]
-        return {"config": config_hash(self.config), "inputs": inputs}
+        key = {"config": config_hash(self.config), "inputs": inputs}
+        return key if self.format == 1 else {**key, "format": self.format}

@@ -20,8 +20,8 @@ from diffrl.artifacts import (
     config_hash,
     provenance,
     read_json,
-    results_dir,
     root,
+    runs_dir,
     write_csv,
     write_json,
 )
@@ -220,7 +220,7 @@ def _row(outcome: Outcome, arm: Arm) -> list:
 
 
 def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
-    """Evaluate every VLA of a preset; write its records in ``results/<preset>``; return the trials.
+    """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
 
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
     ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
@@ -230,7 +230,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     Raises:
         UserError: a VLA is not trained, or with other settings or data than the preset's.
     """
-    folder = results_dir(preset.name)
+    folder = runs_dir(preset.name)
     for data, seed in arms_of(preset):
         if not finished(preset, data, seed):
             raise UserError(
@@ -259,7 +259,7 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
     if not arms:
         return pd.DataFrame(columns=COLUMNS)
     table = _evaluate_arms(preset, arms, plan_of(preset), workers)
-    write_csv(results_dir(preset.name) / "vla_further_trials.csv", table)
+    write_csv(runs_dir(preset.name) / "vla_further_trials.csv", table)
     return table
 
 
@@ -297,7 +297,7 @@ def main(
         workers: processes; default: the cores (one for lerobot, whose policy each would load). It
             changes no result.
         copies: robots that a process simulates at once. It changes no result.
-        out: folder of the records; default: results/evaluations/<policy>. A second call continues.
+        out: folder of the records; default: runs/evaluations/<policy>. A second call continues.
         videos: start states to film, e.g. official/0.
         retry_errors: try recorded errors once more.
     """
@@ -309,7 +309,7 @@ def main(
     else:
         raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
     name = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
-    folder = out or root() / "results" / "evaluations" / f"{name}-{config_hash(planned)}"
+    folder = out or root() / "runs" / "evaluations" / f"{name}-{config_hash(planned)}"
     workers = workers or (1 if kind == "lerobot" else None)
     options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
     table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)

@@ -4,7 +4,7 @@
 
 A run is (arm, task, seed): a clone, RL for a fixed number of control steps, then the official start
 states in both modes, with every measure of quality on the successes. An arm that several
-experiments share is run once. `results/<preset>/experiments.csv` has a row per run and mode; beside
+experiments share is run once. `runs/<preset>/experiments.csv` has a row per run and mode; beside
 it each run keeps its trials with their measures, those of its clone among them (`trials.csv`), and
 its deterministic measurements on held-out start states (`curve.csv`), whose first, the clone's, is
 `clone_success` in both rows.
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from diffrl.artifacts import Stage, results_dir, write_csv, write_json
+from diffrl.artifacts import Stage, runs_dir, write_csv, write_json
 from diffrl.errors import TrainingError
 from diffrl.presets import ALGORITHMS, MODES, Algorithm, Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, boundary_share, measure
@@ -194,13 +194,13 @@ def _collect(preset: str, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _write_table(preset: str) -> None:
-    write_csv(results_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
+    write_csv(runs_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
 
 
 def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
     """Return where one run lies."""
     name = arm.name.replace("'", "").replace(",", "").replace(" ", "-").lower()
-    place = results_dir(preset) / "experiments" / name
+    place = runs_dir(preset) / "experiments" / name
     return place / f"{get_task(task).id.replace('/', '-')}-seed{seed}"
 
 
@@ -484,4 +484,4 @@ def main(
     """
     table = run_experiment(name, preset, workers)
     print(summary(table).round(3).to_string(index=False))
-    print(f"Every run: {results_dir(preset) / 'experiments.csv'}; notebooks 01 and 03 show it.")
+    print(f"Every run: {runs_dir(preset) / 'experiments.csv'}; notebooks 01 and 03 show it.")

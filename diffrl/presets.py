@@ -3,7 +3,7 @@
 Source marks after a value: [P] the paper's own words, [S] a summary made from its full text,
 [G] the same group's follow-up (arXiv 2511.19528), [D] DPPO's public code (arXiv 2409.00588, v0.8),
 [L] LIBERO and its usual evaluation (OpenVLA-OFT, openpi), [C] our choice.
-A preset holds settings only; what was measured with it lies in ``results/<preset>/``.
+A preset holds settings only; what was measured with it lies in ``runs/<preset>/``.
 """
 
 import difflib

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from diffrl import artifacts, doctor
+from diffrl import artifacts, doctor, evidence
 from diffrl.errors import UserError
 from diffrl.opengl import find_opengl
 from diffrl.presets import Preset, get_preset
@@ -56,14 +56,14 @@ def stage_of(notebook: Path, before: Path | None, preset: Preset) -> artifacts.S
         "package": _package_hash(),
     }
     folder = executed_folder(preset.name)
-    shown = [artifacts.results_dir(preset.name) / name for name in SHOWN.get(notebook.stem[:2], ())]
+    shown = [artifacts.runs_dir(preset.name) / name for name in SHOWN.get(notebook.stem[:2], ())]
     inputs = [path for path in (before and folder / before.name, *shown) if path and path.is_file()]
     return artifacts.Stage(folder, notebook.stem, config, inputs=inputs)
 
 
 def executed_folder(preset: str) -> Path:
     """Return where the executed copies of a preset lie."""
-    return artifacts.results_dir(preset) / "notebooks"
+    return artifacts.runs_dir(preset) / "notebooks"
 
 
 def _source_hash(notebook: Path) -> str:
@@ -186,7 +186,7 @@ def _chosen(first: int, only: int | None) -> range:
 def _examine(preset: str) -> None:
     """Store the doctor's report beside the results, and go no further if something is off."""
     result = doctor.report()
-    artifacts.write_json(artifacts.results_dir(preset) / "doctor.json", result)
+    artifacts.write_json(artifacts.runs_dir(preset) / "doctor.json", result)
     problems = [f for f in result["findings"] if f["status"] == "problem"]
     if problems:
         told = " ".join(f"{f['check']}: {f['detail']}. {f['remedy']}" for f in problems)
@@ -228,7 +228,7 @@ def _record(preset: Preset, paths: list[Path]) -> None:
         if marker.is_file():
             times[notebook.stem] = round(artifacts.read_json(marker)["records"]["seconds"], 1)
     record = {"seconds": times, **artifacts.provenance(preset)}
-    artifacts.write_json(artifacts.results_dir(preset.name) / "series.json", record)
+    artifacts.write_json(artifacts.runs_dir(preset.name) / "series.json", record)
 
 
 def main(
@@ -248,6 +248,8 @@ def main(
     settings, numbers, start = get_preset(preset), _chosen(from_, only), time.monotonic()
     if force:
         os.environ[artifacts.FORCE] = repr(time.time())
+    elif evidence.restore(preset):
+        print(f"The records of preset {preset} come from {artifacts.results_dir(preset)}.")
     try:
         with _alone(preset):
             series(settings, numbers)
@@ -256,6 +258,6 @@ def main(
         return 1
     print(
         f"All done in {_clock(time.monotonic() - start)}. Notebooks: {executed_folder(preset)}, "
-        f"records: {artifacts.results_dir(preset)}, figures: {artifacts.figures_dir(preset)}."
+        f"records: {artifacts.runs_dir(preset)}, figures: {artifacts.figures_dir(preset)}."
     )
     return 0

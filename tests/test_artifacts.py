@@ -138,7 +138,7 @@ def test_a_folder_as_input_counts_with_the_names_and_bytes_in_it(tmp_path):
 
 def test_results_lie_where_diffrl_home_says(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
-    assert artifacts.results_dir("smoke") == tmp_path / "results" / "smoke"
+    assert artifacts.runs_dir("smoke") == tmp_path / "runs" / "smoke"
     assert artifacts.figures_dir("smoke").is_dir()
 
 
@@ -146,4 +146,4 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="DIFFRL_HOME"):
-        artifacts.results_dir("smoke")
+        artifacts.runs_dir("smoke")

@@ -268,4 +268,4 @@ def test_a_repeated_start_state_is_played_with_other_noise_each_time(tmp_path, m
     assert table["attempts"].tolist() == [2]
     path = dataset_path(samples.TASK, "operator", "recorded", "smoke", repeated=True)
     assert {e.start_state for e in read_episodes(path)} <= {"fresh/1/0"}
-    assert not (tmp_path / "results/smoke/generation.csv").exists()
+    assert not (tmp_path / "runs/smoke/generation.csv").exists()

@@ -25,7 +25,7 @@ from diffrl.vla.fit import model_folder
 from diffrl.vla.play import play
 
 TASK = "libero_object/0"
-SMOKE = Path(__file__).parents[1] / "results" / "smoke" / "experts" / "libero_object-0"
+EXPERTS = "experts/libero_object-0"  # of preset laptop
 
 
 # ---- plans and numbers -----------------------------------------------------------------------
@@ -501,7 +501,7 @@ def run(policy: str, trials: list[Trial], folder: Path, **options) -> pd.DataFra
 
 
 @pytest.mark.sim
-def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(tmp_path):
+def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(laptop_run, tmp_path):
     from diffrl.data.attempts import Player
     from diffrl.data.attributes import libero_attributes
     from diffrl.data.hdf5 import write_episodes
@@ -509,7 +509,7 @@ def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(tmp_path):
 
     scene, made = load_scene(TASK), []
     for algorithm, mode in (("diffusion", "deterministic"), ("gaussian", "stochastic")):
-        folder = SMOKE / f"{algorithm}-seed0"
+        folder = laptop_run / EXPERTS / f"{algorithm}-seed0"
         play = Player(scene, algorithm, mode, get_preset("smoke"), [folder])
         made += [(algorithm, a.episode) for a in play(0, 12) if a.outcome == "success"]
     for algorithm in ("diffusion", "gaussian"):
@@ -599,10 +599,10 @@ def test_the_vla_decides_for_a_robot_what_it_decides_in_any_company(tmp_path):
 
 
 @pytest.mark.sim
-def test_a_trial_s_every_state_is_the_same_in_any_company():
+def test_a_trial_s_every_state_is_the_same_in_any_company(laptop_run):
     trials, kept = plan([TASK], BLOCK + 1), []
     for copies, order in ((BLOCK + 1, 1), (2, -1)):
-        policy = open_policy(f"expert:{SMOKE / 'diffusion-seed0'}?mode=stochastic")
+        policy = open_policy(f"expert:{laptop_run / EXPERTS / 'diffusion-seed0'}?mode=stochastic")
         played = play(policy, trials[::order], copies, keep=lambda trial: True)
         kept.append(played[::order])
     assert len({outcome.steps for outcome in kept[0]}) > 2  # or swapped trials would not show
@@ -719,8 +719,8 @@ def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trai
     monkeypatch.setattr(evaluation, "finished", lambda preset, data, seed: data.endswith(":10"))
     found = evaluation.evaluate_further(preset, workers=1)
     assert found[["source", "mode"]].values.tolist() == [["diffusion:10", "deterministic"]]
-    assert (tmp_path / "results" / "smoke" / "vla_further_trials.csv").exists()
-    assert not (tmp_path / "results" / "smoke" / "vla_trials.csv").exists()
+    assert (tmp_path / "runs" / "smoke" / "vla_further_trials.csv").exists()
+    assert not (tmp_path / "runs" / "smoke" / "vla_trials.csv").exists()
 
 
 @pytest.mark.sim

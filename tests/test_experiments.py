@@ -337,7 +337,7 @@ def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
     assert len(curve) == 3  # the clone, two measurements
     assert curve["measured_jerk_rms"].isna().equals(curve["measured_success"] == 0)
     assert table["clone_success"][0] == curve["measured_success"][0]
-    written = pd.read_csv(tmp_path / "results/laptop/experiments.csv")
+    written = pd.read_csv(tmp_path / "runs/laptop/experiments.csv")
     assert len(written) == 4
     pd.testing.assert_frame_equal(experiments.run_experiment("seeds", workers=1), table)
 

@@ -134,7 +134,7 @@ def home(tmp_path, monkeypatch):
 
 def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(home):
     first = quality.run_quality("smoke")
-    record = home / "results/smoke/quality.csv"
+    record = home / "runs/smoke/quality.csv"
     written = record.read_bytes()
     assert first.summary["n"].max() == 12
     assert "diffusion deterministic 12" in first.sample()

@@ -53,7 +53,7 @@ def home(tmp_path, monkeypatch):
 
 def test_a_notebook_runs_again_when_a_longer_run_that_it_shows_has_finished(home):
     assert main(["reproduce", "--preset", "smoke"]) == 0
-    artifacts.write_json(home / "results" / "smoke" / "vla_further.csv", {})
+    artifacts.write_json(home / "runs" / "smoke" / "vla_further.csv", {})
     assert main(["reproduce", "--preset", "smoke"]) == 0
     assert runs(home) == [1, 1, 1, 1, 2]
 
@@ -64,12 +64,12 @@ def test_the_series_runs_once_and_is_found_afterwards(home, capsys):
     assert runs(home) == [1, 1, 1, 1, 1]
     assert (home / "ran" / "3.txt").read_text() == "smoke\n"
     assert capsys.readouterr().out.count("found") == 5
-    executed = home / "results" / "smoke" / "notebooks"
+    executed = home / "runs" / "smoke" / "notebooks"
     assert len(list(executed.glob("*.ipynb"))) == len(list(executed.glob("*.html"))) == 5
-    record = json.loads((home / "results" / "smoke" / "series.json").read_text())
+    record = json.loads((home / "runs" / "smoke" / "series.json").read_text())
     assert len(record["seconds"]) == 5
     assert record["config"]["name"] == "smoke"
-    assert json.loads((home / "results" / "smoke" / "doctor.json").read_text())["ok"]
+    assert json.loads((home / "runs" / "smoke" / "doctor.json").read_text())["ok"]
 
 
 def test_a_changed_notebook_and_those_after_it_run_again(home):

@@ -47,7 +47,7 @@ def series(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(series):
-    return series[0] / "results" / "smoke"
+    return series[0] / "runs" / "smoke"
 
 
 def test_five_notebooks_are_executed_without_an_error(results):
@@ -137,11 +137,11 @@ def kill_in(number, after, environment):
 
 @pytest.mark.skipif("DIFFRL_KILLS" not in os.environ, reason="as long again: make check-kills")
 def test_a_series_killed_in_every_notebook_ends_with_the_same_records(series, tmp_path):
-    seconds = json.loads((series[0] / "results" / "smoke" / "series.json").read_text())["seconds"]
+    seconds = json.loads((series[0] / "runs" / "smoke" / "series.json").read_text())["seconds"]
     home, environment = new_home(tmp_path / "home")
     for number, duration in enumerate(seconds.values(), start=1):
         kill_in(number, duration / 2, environment)
     assert call(environment).returncode == 0
-    unbroken, killed = records(series[0] / "results/smoke"), records(home / "results/smoke")
+    unbroken, killed = records(series[0] / "runs/smoke"), records(home / "runs/smoke")
     assert killed.keys() == unbroken.keys()
     assert [name for name in unbroken if killed[name] != unbroken[name]] == []

@@ -485,7 +485,7 @@ def test_the_recipe_s_commands_name_the_preset_s_data():
     lines = recipes.commands(PRESETS["smoke"], "diffusion-deterministic")
     assert all("--suite libero_object" in typed[-1] for typed in list(lines.values())[1:])
     assert all("exports/diffusion-deterministic" in lines[model][0] for model in ("SmolVLA", "π0"))
-    assert "results/smoke/datasets/diffusion-deterministic/libero_object --to" in lines["export"][0]
+    assert "runs/smoke/datasets/diffusion-deterministic/libero_object --to" in lines["export"][0]
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -493,7 +493,7 @@ def test_the_recipe_exports_the_tasks_that_our_own_model_learns_and_no_others(pr
     exported = {
         argument.rpartition("/")[2]
         for argument in shlex.split(recipes.commands(preset, "x")["export"][0])
-        if argument.startswith("results/")
+        if argument.startswith("runs/")
     }
     learned = {task for task in preset.tasks if task.split("/")[0] in exported}
     assert learned == set(preset.vla_tasks)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 import tyro
 
-from diffrl.artifacts import results_dir, write_csv
+from diffrl.artifacts import runs_dir, write_csv
 from diffrl.data.operator import operator_demonstrations
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.bc import Clone, demonstration_rows
@@ -63,7 +63,7 @@ def main(tasks: tuple[str, ...] = (), counts: tuple[int, ...] = (), seed: int = 
     """Scan `tasks` (default: the preset laptop's)."""
     torch.set_num_threads(1)
     preset = get_preset("laptop")
-    path = results_dir("laptop") / "clones.csv"
+    path = runs_dir("laptop") / "clones.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
     for task in tasks or preset.tasks:
         rows = pd.DataFrame(scan(task, preset, seed, counts))

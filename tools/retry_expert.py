@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from diffrl import policy as policies
-from diffrl.artifacts import results_dir, root, write_csv
+from diffrl.artifacts import root, runs_dir, write_csv
 from diffrl.presets import Algorithm, Preset, get_preset
 from diffrl.rl.records import expert_folder
 from diffrl.rl.train import Training, train_expert
@@ -63,7 +63,7 @@ def confirm(task: str, name: str, algorithm: Algorithm, folder: Path) -> None:
     run = Training(task, algorithm, get_preset("laptop"), folder=folder)
     first = run.preset.rl.measure_starts
     trials = run.measure(STARTS, policies.load(folder), first=first)
-    path = results_dir("laptop") / "tried" / "held_out.csv"
+    path = runs_dir("laptop") / "tried" / "held_out.csv"
     row = {"task": task, "algorithm": algorithm, "try": name, "first": first}
     row |= {"trials": len(trials), "successes": sum(trial.success for trial in trials)}
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
@@ -86,7 +86,7 @@ def main(
     confirm(task, "expert", algorithm, expert_folder(task, algorithm, "laptop", 0))
     for name in names:
         label = f"{task.replace('/', '-')}-{name}" + "-gaussian" * (algorithm == "gaussian")
-        folder, kept = root() / "build" / "tries" / label, results_dir("laptop") / "tried" / label
+        folder, kept = root() / "build" / "tries" / label, runs_dir("laptop") / "tried" / label
         rows = train_expert(task, algorithm, preset_of(task, name), folder=folder)
         write_csv(kept / "expert.csv", rows)
         for file in KEPT:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 import tyro
 
-from diffrl.artifacts import results_dir, root, write_csv
+from diffrl.artifacts import root, runs_dir, write_csv
 from diffrl.experiments import Arm, learning_speed, mean_quality
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.rollout import rollout
@@ -86,7 +86,7 @@ def main(
     unknown = [name for name in names if name not in TRIES]
     if unknown:
         raise SystemExit(f"There is no try {unknown[0]!r}: choose from {', '.join(TRIES)}.")
-    path = results_dir("laptop") / "tuning.csv"
+    path = runs_dir("laptop") / "tuning.csv"
     for name in names:
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
         done = set(table[KEY].itertuples(index=False, name=None))

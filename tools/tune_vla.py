@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 import tyro
 
-from diffrl.artifacts import results_dir, root, write_csv
+from diffrl.artifacts import root, runs_dir, write_csv
 from diffrl.evaluation import Arm, Job, evaluate
 from diffrl.presets import Preset, get_preset
 from diffrl.vla.adapters import Trial
@@ -67,7 +67,7 @@ def main(
     unknown = [name for name in names if name not in TRIES]
     if unknown:
         raise SystemExit(f"There is no try {unknown[0]!r}: choose from {', '.join(TRIES)}.")
-    path = results_dir("laptop") / "vla_tuning.csv"
+    path = runs_dir("laptop") / "vla_tuning.csv"
     laptop = get_preset("laptop")
     for name in names:
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["try", "seed"])

@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from diffrl.artifacts import Stage, file_hash, forced, results_dir, write_csv
+from diffrl.artifacts import Stage, file_hash, forced, runs_dir, write_csv
 from diffrl.data.attempts import ATTEMPT, Mode, Play, Player, Source, expert_folders
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
@@ -50,7 +50,7 @@ def dataset_path(task: str, source: str, mode: str, preset: str, repeated: bool 
 
     Those of repeated start states, see `repeat_all`, lie apart.
     """
-    known, place = get_task(task), results_dir(preset) / ("repeated" if repeated else "datasets")
+    known, place = get_task(task), runs_dir(preset) / ("repeated" if repeated else "datasets")
     return place / f"{source}-{mode}" / known.suite / f"{known.name}_demo.hdf5"
 
 
@@ -289,8 +289,8 @@ def _generate(
 
 
 def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Enter `rows` into ``results/<preset>/generation.csv``; return the whole table."""
-    path = results_dir(preset) / "generation.csv"
+    """Enter `rows` into ``runs/<preset>/generation.csv``; return the whole table."""
+    path = runs_dir(preset) / "generation.csv"
     tables = [rows] + ([pd.read_csv(path)] if path.exists() else [])
     key = ["task", "source", "mode"]
     table = pd.concat(tables).drop_duplicates(key, keep="first").sort_values(key)
@@ -349,4 +349,4 @@ def main(
                 "({success:.0%} succeeded, {low:.0%}-{high:.0%}; {failures} failures and "
                 "{errors} errors discarded)".format(**row)
             )
-    print(f"Data sets and their lists of attempts lie in {results_dir(preset) / 'datasets'}.")
+    print(f"Data sets and their lists of attempts lie in {runs_dir(preset) / 'datasets'}.")

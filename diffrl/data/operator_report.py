@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from diffrl.artifacts import config_hash, results_dir, write_csv
+from diffrl.artifacts import config_hash, runs_dir, write_csv
 from diffrl.data.episode import Episode
 from diffrl.data.manner import MANNERS
 from diffrl.data.operator import operator_episodes, skills_of, suite_of
@@ -37,7 +37,7 @@ def main(
     threads: int = 1,
     force: bool = False,
 ) -> None:
-    """Try tasks with the scripted operator and write the tables of results/<preset>.
+    """Try tasks with the scripted operator and write the tables of runs/<preset>.
 
     Args:
         tasks: ids such as libero_object/0, or whole suites; all takes LIBERO's 130.
@@ -50,7 +50,7 @@ def main(
     """
     if attempts < 1:
         raise UserError(f"--attempts must be at least 1, it is {attempts}.")
-    folder = results_dir(preset)
+    folder = runs_dir(preset)
     paths = folder / "operator.csv", folder / "operator_motion.csv"
     for task in tqdm(_task_ids(tasks), unit="task"):
         key = config_hash((MANNERS[suite_of(task)], attempts, noise, seed))

@@ -44,7 +44,7 @@ def dataset_files(preset: str) -> list[Path]:
     """Every data set of a preset's tasks, and the teleoperation reference when it is at hand."""
     files = _files(preset, "datasets")
     if not files:
-        folder = artifacts.results_dir(preset) / "datasets"
+        folder = artifacts.runs_dir(preset) / "datasets"
         raise UserError(
             f"No data sets of preset {preset} in {folder}: run notebook 02 first "
             f"(python -m diffrl reproduce --preset {preset} --only 2)."
@@ -59,7 +59,7 @@ def repeated_files(preset: str) -> list[Path]:
 
 
 def _files(preset: str, kind: str) -> list[Path]:
-    folder = artifacts.results_dir(preset) / kind
+    folder = artifacts.runs_dir(preset) / kind
     tasks = [get_task(name) for name in get_preset(preset).tasks]
     return [f for t in tasks for f in sorted(folder.glob(f"*-*/{t.suite}/{t.name}_demo.hdf5"))]
 
@@ -80,7 +80,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
 
     Finished work is found again by the preset's settings and the files' bytes.
     """
-    config, folder = get_preset(preset).quality, artifacts.results_dir(preset)
+    config, folder = get_preset(preset).quality, artifacts.runs_dir(preset)
     files, again = dataset_files(preset), repeated_files(preset)
     trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]

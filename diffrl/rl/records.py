@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.artifacts import Stage, runs_dir, write_csv
 from diffrl.presets import MODES, Algorithm, Preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
@@ -20,7 +20,7 @@ COLUMNS = [
 
 def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
     """Return the folder of one expert."""
-    place = results_dir(preset) / "experts" / get_task(task).id.replace("/", "-")
+    place = runs_dir(preset) / "experts" / get_task(task).id.replace("/", "-")
     return place / f"{algorithm}-seed{seed}"
 
 
@@ -82,7 +82,7 @@ def expert_rows(
 
 def _finished(preset: Preset) -> list[Stage]:
     """The finished experts of today's settings, in the order of the preset's tasks."""
-    markers = sorted((results_dir(preset.name) / "experts").glob("*/*/expert.done.json"))
+    markers = sorted((runs_dir(preset.name) / "experts").glob("*/*/expert.done.json"))
     order = {task.replace("/", "-"): place for place, task in enumerate(preset.tasks)}
     markers.sort(key=lambda marker: order.get(marker.parent.parent.name, len(order)))
     stages = [_stage(marker.parent, preset) for marker in markers]
@@ -97,11 +97,11 @@ def _stage(folder: Path, preset: Preset) -> Stage:
 
 
 def collect_records(preset: Preset) -> pd.DataFrame:
-    """Write ``results/<preset>/experts.csv`` from the finished experts, and return it."""
+    """Write ``runs/<preset>/experts.csv`` from the finished experts, and return it."""
     rows = [row for stage in _finished(preset) for row in stage.records["rows"]]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
-    write_csv(results_dir(preset.name) / "experts.csv", table)
+    write_csv(runs_dir(preset.name) / "experts.csv", table)
     return table.reset_index(drop=True)
 
 

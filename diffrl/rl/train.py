@@ -2,7 +2,7 @@
 
     python -m diffrl train --task libero_object/0 --algorithm diffusion --preset laptop --seed 0
 
-Folder of an expert, ``results/<preset>/experts/<suite>-<index>/<algorithm>-seed<k>/``:
+Folder of an expert, ``runs/<preset>/experts/<suite>-<index>/<algorithm>-seed<k>/``:
 ``policy.*`` the expert, ``clone/policy.*`` where it came from, ``diagnostics.csv``, ``clone.csv``,
 ``trials.csv`` (the final evaluation), ``train.log``. While it is at work all but the log lie in
 ``checkpoint/``; they take the place of an older expert's when the run is finished.
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from diffrl import policy as policies
-from diffrl.artifacts import Stage, config_hash, forced, results_dir, write_csv, write_json
+from diffrl.artifacts import Stage, config_hash, forced, runs_dir, write_csv, write_json
 from diffrl.data.operator import operator_demonstrations
 from diffrl.errors import UserError
 from diffrl.policy import ChainPolicy, Layout
@@ -339,7 +339,7 @@ def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     workers = workers or _workers(preset)
     tables = map_tasks(function, items, names=names, workers=workers, description="noise seeds")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NOISE)
-    write_csv(results_dir(preset.name) / "expert_noise.csv", table)
+    write_csv(runs_dir(preset.name) / "expert_noise.csv", table)
     return table
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from diffrl.artifacts import Stage, results_dir, write_csv
+from diffrl.artifacts import Stage, runs_dir, write_csv
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.generate import dataset_path
 from diffrl.data.hdf5 import read_attributes
@@ -74,7 +74,7 @@ def arm_of(data: str) -> tuple[str, str]:
 
 def model_folder(preset: str, data: str, seed: int) -> Path:
     """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0."""
-    return results_dir(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
+    return runs_dir(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
 
 
 def files_of(data: str, preset: Preset) -> list[Path]:
@@ -227,7 +227,7 @@ def fit_all(
     force: bool = False,
     further: bool = False,
 ) -> pd.DataFrame:
-    """Train every VLA of a preset in parallel processes; return ``results/<preset>/vla.csv``.
+    """Train every VLA of a preset in parallel processes; return ``runs/<preset>/vla.csv``.
 
     With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
     """
@@ -245,7 +245,7 @@ def fit_all(
     rows = [_stage(*arm, preset).records for arm in arms]
     table = pd.DataFrame(rows)
     name = "vla_further.csv" if further else "vla.csv"
-    write_csv(results_dir(preset.name) / name, table)
+    write_csv(runs_dir(preset.name) / name, table)
     return table
 
 

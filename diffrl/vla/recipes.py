@@ -20,7 +20,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     under the name used here, with the `repo_id` used here and a mapping of the export's names.
     """
     suites = list(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
-    whole = f"results/{preset.name}/datasets/{data}"
+    whole = f"runs/{preset.name}/datasets/{data}"
     folder, name = f"exports/{data}", f"diffrl/{data}"
     config = f"pi0_{data.replace('-', '_')}"
     rename = {f"observation.images.{a}": f"observation.images.{b}" for a, b in CAMERAS.items()}
@@ -28,7 +28,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
         f"--dataset.repo_id={name} --dataset.root={folder} --policy.push_to_hub=false --seed=1000"
     )
     evaluate = f"python -m diffrl evaluate --suite {' '.join(suites)} --out "
-    evaluate += f"results/evaluations/{preset.name}-"
+    evaluate += f"runs/evaluations/{preset.name}-"
 
     def judge(model: str) -> str:
         checkpoint = f"outputs/{model}-{data}/checkpoints/last/pretrained_model"

@@ -1,0 +1,343 @@
+"""Pack a finished run into the few files that git keeps, and unpack them again.
+
+    python -m diffrl evidence --preset libero      # runs/libero -> results/libero, figures/libero
+
+``runs/<preset>/`` has a folder per expert, experiment and VLA. Packed, ``results/<preset>/`` holds
+
+- the tables of the preset as they are (``experts.csv``, …; gzipped above 1 MiB),
+- ``<kind>_<name>.csv.gz``: every ``<name>.csv`` and ``….<name>.csv`` below ``<kind>/``, with the
+  run in the first column,
+- ``documents.csv.gz``: a row per JSON file, its configuration and environment by their hashes,
+- ``configs.json.gz`` and ``environments.json``: each distinct one once,
+- ``runs.csv``: a row per run: configuration, commit, environment, seed, minutes,
+- ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing.
+
+`unpack` gives back the same bytes, which `pack` checks before it replaces older evidence. Stages
+that it restores count as done although their data sets are not there, so that `reproduce` renders
+every table and figure from them without training anything.
+"""
+
+import csv
+import gzip
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffrl import artifacts
+from diffrl.errors import UserError
+from diffrl.presets import get_preset
+
+# Folders that a run keeps for itself; of the others, tables and JSON documents are packed.
+WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
+MARKERS = ("expert.done.json", "run.done.json", "vla.done.json")  # one a run
+LARGE = 2**20  # bytes above which a table of the preset is compressed
+DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
+RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
+CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json.gz", "environments.json", "layouts.json"
+DOCUMENT_TABLE, RUN_TABLE, WEIGHTS = "documents.csv.gz", "runs.csv", "weights"
+FIGURES = (".pdf", ".png", ".csv", ".txt")
+
+
+# ---- packing ---------------------------------------------------------------------------------
+
+
+def pack(runs: Path, results: Path) -> None:
+    """Write the evidence of the run in `runs` into `results`, in place of what lies there.
+
+    Raises:
+        UserError: there is nothing to pack, or what was packed does not give the same files back.
+    """
+    files = list(_files(runs))
+    if not any(path.suffix == ".csv" for path in files):
+        raise UserError(f"{runs} holds no records: run the preset first (`make reproduce`).")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=results.parent) as temporary:
+        packed = Path(temporary) / "packed"
+        packed.mkdir()
+        _pack_tables(runs, files, packed)
+        _pack_documents(runs, files, packed)
+        _pack_weights(runs, packed)
+        _check(runs, files, packed, Path(temporary) / "unpacked")
+        if results.exists():
+            results.rename(Path(temporary) / "old")
+        packed.rename(results)
+
+
+def _files(runs: Path) -> Iterator[Path]:
+    """The records of a run, sorted: tables and JSON documents, the work itself left out."""
+    for path in sorted(runs.rglob("*")):
+        parts = path.relative_to(runs).parts
+        hidden = path.name.startswith(".") or parts == (artifacts.EVIDENCE,)
+        if path.suffix in (".csv", ".json") and not hidden and not WORK & set(parts):
+            yield path
+
+
+def _pack_tables(runs: Path, files: list[Path], packed: Path) -> None:
+    tables: dict[str, list[Path]] = {}
+    for path in files:
+        if path.suffix == ".csv":
+            kind, *rest = path.relative_to(runs).parts
+            if rest:
+                tables.setdefault(f"{kind}_{path.name.split('.')[-2]}.csv.gz", []).append(path)
+            elif path.stat().st_size > LARGE:
+                _write(packed / f"{path.name}.gz", path.read_text(encoding="utf-8"))
+            else:
+                shutil.copy(path, packed)
+    layouts = {name: _pack_table(runs, paths, packed / name) for name, paths in tables.items()}
+    artifacts.write_json(packed / LAYOUTS, layouts)
+
+
+def _pack_table(runs: Path, paths: list[Path], target: Path) -> dict:
+    """Join tables of one name into one; return each distinct header and the tables without a row.
+
+    Columns: run, layout (which header), and every column that any of them has. Cells are text, so
+    nothing is rounded.
+    """
+    headers: list[list[str]] = []
+    empty, rows, columns = [], [], {}
+    for path in paths:
+        header, *body = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
+        if header not in headers:
+            headers.append(header)
+        columns |= dict.fromkeys(header)
+        run, layout = _run_of(path.relative_to(runs)), headers.index(header)
+        rows += [{"run": run, "layout": layout, **dict(zip(header, row))} for row in body]
+        if not body:
+            empty.append([run, layout])
+    _write(target, _csv_text(["run", "layout", *columns], rows))
+    return {"headers": headers, "empty": empty}
+
+
+def _run_of(path: Path) -> str:
+    """What stands before the name: ``a/b/`` of kind/a/b/name.csv, ``a/b.`` of kind/a/b.name.csv."""
+    whole = path.relative_to(path.parts[0]).as_posix().removesuffix(".csv")
+    return whole[: max(whole.rfind("/"), whole.rfind(".")) + 1]
+
+
+def _pack_documents(runs: Path, files: list[Path], packed: Path) -> None:
+    configs, environments, rows, index = {}, {}, [], []
+    for path in files:
+        if path.suffix != ".json":
+            continue
+        place, document = path.relative_to(runs).as_posix(), artifacts.read_json(path)
+        if not path.name.endswith(".done.json"):
+            configs[artifacts.config_hash(document)] = document
+            rows.append({"path": place, "config": artifacts.config_hash(document)})
+            continue
+        environment = {name: document[name] for name in ("diffrl", "platform", "versions")}
+        row = {
+            "path": place,
+            "config": artifacts.config_hash(document["config"]),
+            "environment": artifacts.config_hash(environment),
+            "commit": document["git_commit"] or "",
+            **{name: _compact(document[name]) for name in ("seed", "key", "outputs", "records")},
+        }
+        configs[row["config"]] = document["config"]
+        environments[row["environment"]] = environment
+        rows.append(row)
+        index += _index(row, document)
+    _write(packed / DOCUMENT_TABLE, _csv_text(DOCUMENTS, rows))
+    _write(packed / CONFIGS, json.dumps(configs, indent=1, sort_keys=True) + "\n")
+    artifacts.write_json(packed / ENVIRONMENTS, environments)
+    _write(packed / RUN_TABLE, _csv_text(RUNS, index))
+
+
+def _index(row: Mapping, document: Mapping) -> list[dict]:
+    """The row of ``runs.csv`` for a marker of an expert, an experiment's run or a VLA."""
+    path = PurePosixPath(row["path"])
+    if path.name not in MARKERS:
+        return []
+    records = document["records"]
+    measured = records["rows"][0] if "rows" in records else records
+    shared = {name: row[name] for name in ("config", "commit", "environment", "seed")}
+    run = path.parent.relative_to(path.parts[0]).as_posix()
+    return [{"kind": path.parts[0], "run": run, **shared, "minutes": measured.get("minutes", "")}]
+
+
+def _pack_weights(runs: Path, packed: Path) -> None:
+    """The experts' weights, a file per suite; float16 where it holds the very same numbers."""
+    suites: dict[str, dict[str, torch.Tensor]] = {}
+    for path in sorted((runs / "experts").glob("*/*/policy.safetensors")):
+        run = path.parent.relative_to(runs / "experts").as_posix()
+        tensors = load_file(path)
+        half = {
+            name: tensor.half() if tensor.dtype == torch.float32 else tensor
+            for name, tensor in tensors.items()
+        }
+        exact = all(torch.equal(half[name].to(t.dtype), t) for name, t in tensors.items())
+        kept = half if exact else tensors
+        suite = suites.setdefault(run.rsplit("-", 2)[0], {})
+        suite |= {f"{run}/{name}": tensor for name, tensor in kept.items()}
+    for suite, tensors in suites.items():
+        (packed / WEIGHTS).mkdir(exist_ok=True)
+        save_file(tensors, packed / WEIGHTS / f"{suite}.safetensors")
+
+
+def _check(runs: Path, files: list[Path], packed: Path, again: Path) -> None:
+    unpack(packed, again)
+    for path in files:
+        copy = again / path.relative_to(runs)
+        if not copy.is_file() or _content(copy) != _content(path):
+            raise UserError(
+                f"{path} cannot be packed without loss: it is no table or JSON of ours."
+            )
+
+
+def _content(path: Path):
+    if path.suffix == ".csv":
+        return path.read_bytes()
+    return {k: v for k, v in artifacts.read_json(path).items() if k != artifacts.UNPACKED}
+
+
+# ---- unpacking -------------------------------------------------------------------------------
+
+
+def unpack(results: Path, runs: Path) -> None:
+    """Restore from the evidence in `results` the run that was packed, in the new folder `runs`.
+
+    Raises:
+        UserError: the evidence is not whole.
+    """
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=runs.parent) as temporary:
+        whole = Path(temporary) / "runs"
+        whole.mkdir()
+        try:
+            _unpack_tables(results, whole)
+            _unpack_documents(results, whole)
+        except (KeyError, IndexError, ValueError, OSError) as error:
+            raise UserError(
+                f"The evidence in {results} is not whole ({error!r}): restore it from git."
+            ) from error
+        _unpack_weights(results, whole)
+        artifacts.write_json(whole / artifacts.EVIDENCE, {"of": results.name})
+        whole.rename(runs)
+
+
+def _unpack_tables(results: Path, runs: Path) -> None:
+    layouts = artifacts.read_json(results / LAYOUTS)
+    for path in sorted(results.glob("*.csv*")):
+        if path.name in layouts:
+            _unpack_table(path, runs, layouts[path.name])
+        elif path.name not in (DOCUMENT_TABLE, RUN_TABLE):
+            (runs / path.name.removesuffix(".gz")).write_text(_read(path), encoding="utf-8")
+
+
+def _unpack_table(path: Path, runs: Path, layout: Mapping) -> None:
+    kind, name = path.name.removesuffix(".csv.gz").split("_", 1)
+    bodies: dict[tuple[str, int], list] = {(run, which): [] for run, which in layout["empty"]}
+    for row in _rows(path):
+        bodies.setdefault((row["run"], int(row["layout"])), []).append(row)
+    for (run, which), rows in bodies.items():
+        target = _inside(runs, f"{kind}/{run}{name}.csv")
+        target.write_text(_csv_text(layout["headers"][which], rows), encoding="utf-8")
+
+
+def _unpack_documents(results: Path, runs: Path) -> None:
+    configs = json.loads(_read(results / CONFIGS))
+    environments = artifacts.read_json(results / ENVIRONMENTS)
+    for row in _rows(results / DOCUMENT_TABLE):
+        document = configs[row["config"]]
+        if row["environment"]:
+            document = {
+                "config": document,
+                "config_hash": json.loads(row["key"])["config"],
+                "git_commit": row["commit"] or None,
+                artifacts.UNPACKED: True,
+                **environments[row["environment"]],
+                **{name: json.loads(row[name]) for name in ("seed", "key", "outputs", "records")},
+            }
+        text = artifacts.json_text(document)  # the whole folder is temporary, so no file is synced
+        _inside(runs, row["path"]).write_text(text, encoding="utf-8")
+
+
+def _unpack_weights(results: Path, runs: Path) -> None:
+    experts: dict[str, dict[str, torch.Tensor]] = {}
+    for path in sorted((results / WEIGHTS).glob("*.safetensors")):
+        for key, tensor in load_file(path).items():
+            run, name = key.rsplit("/", 1)
+            kept = tensor.float() if tensor.dtype == torch.float16 else tensor
+            experts.setdefault(run, {})[name] = kept
+    for run, tensors in experts.items():
+        save_file(tensors, _inside(runs, f"experts/{run}/policy.safetensors"))
+
+
+def _inside(folder: Path, place: str) -> Path:
+    """The path of `place` below `folder`; evidence may be a stranger's. Its folder is made."""
+    path = folder / place
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"The evidence names {place!r}, which lies outside the run: restore it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+# ---- text ------------------------------------------------------------------------------------
+
+
+def _csv_text(columns, rows: list[Mapping]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    return csv.DictReader(io.StringIO(_read(path)))
+
+
+def _compact(value) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write text, gzipped where the name says so; the same text gives the same bytes."""
+    data = text.encode()
+    with artifacts.atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _read(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+
+
+# ---- the preset's folders --------------------------------------------------------------------
+
+
+def restore(preset: str) -> bool:
+    """Unpack a preset's evidence if there is some and nothing was computed yet; tell whether."""
+    runs, results = artifacts.root() / "runs" / preset, artifacts.results_dir(preset)
+    if (runs.exists() and any(_files(runs))) or not (results / DOCUMENT_TABLE).is_file():
+        return False
+    if runs.exists():
+        shutil.rmtree(runs)
+    unpack(results, runs)
+    return True
+
+
+def main(preset: str = "libero") -> None:
+    """Pack a run into results/ and figures/, which git keeps.
+
+    Args:
+        preset: whose run in runs/ is packed.
+    """
+    name = get_preset(preset).name
+    results = artifacts.results_dir(name)
+    pack(artifacts.runs_dir(name), results)
+    target = artifacts.root() / "figures" / name
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(artifacts.figures_dir(name).glob("*")):
+        if path.suffix == ".csv" and path.stat().st_size > LARGE:
+            _write(target / f"{path.name}.gz", path.read_text(encoding="utf-8"))
+        elif path.suffix in FIGURES:
+            shutil.copy(path, target)
+    kept = [path for path in results.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in kept) / 2**20
+    print(f"{results} holds {len(kept)} files, {size:.1f} MiB; figures lie in {target}.")

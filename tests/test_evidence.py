@@ -1,0 +1,156 @@
+"""Evidence: a run is packed into few files and comes back byte by byte, or the fault is told."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffrl import artifacts, evidence
+from diffrl.artifacts import Stage
+from diffrl.errors import UserError
+
+LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
+
+
+def small_run(folder: Path, weights: torch.Tensor) -> Path:
+    """A run of one expert and one data set, as the stages write it."""
+    expert = folder / "experts" / "libero_object-0" / "diffusion-seed0"
+    expert.mkdir(parents=True)
+    save_file({"layer.weight": weights}, expert / "policy.safetensors")
+    trials = pd.DataFrame({"start_state": ["official/0", "a,b"], "success": [True, False]})
+    artifacts.write_csv(expert / "trials.csv", trials)
+    artifacts.write_json(expert / "config.json", {"seed": 0})
+    Stage(expert, "expert", {"seed": 0}).finish({"rows": [{"minutes": 1.5}]}, seed=0)
+    data = folder / "datasets" / "diffusion-deterministic" / "libero_object"
+    artifacts.write_csv(data / "soup_demo.attempts.csv", trials.iloc[:0])
+    (data / "soup_demo.hdf5").write_bytes(b"large")
+    Stage(data, "soup_demo", {"episodes": 2}, [data / "soup_demo.hdf5"]).finish(
+        {"rows": []}, outputs=[data / "soup_demo.hdf5"]
+    )
+    artifacts.write_csv(folder / "experts.csv", pd.DataFrame({"success": [0.5, float("nan")]}))
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "01.done.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return small_run(tmp_path / "runs" / "small", torch.tensor([0.5, 0.25]))
+
+
+def test_what_is_unpacked_has_the_bytes_of_what_was_packed(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    evidence.unpack(tmp_path / "results", tmp_path / "again")
+    tables = list(run.rglob("*.csv"))
+    assert len(tables) == 3
+    for path in tables:
+        assert (tmp_path / "again" / path.relative_to(run)).read_bytes() == path.read_bytes()
+    expert = "experts/libero_object-0/diffusion-seed0"
+    again = artifacts.read_json(tmp_path / "again" / expert / "expert.done.json")
+    assert again.pop(artifacts.UNPACKED) is True
+    assert again == artifacts.read_json(run / expert / "expert.done.json")
+    assert not list((tmp_path / "again").rglob("*.hdf5"))
+    assert not (tmp_path / "again" / "notebooks").exists()
+
+
+def test_the_same_run_is_packed_into_the_same_bytes(run, tmp_path):
+    for name in ("first", "second"):
+        evidence.pack(run, tmp_path / name)
+    files = sorted((tmp_path / "first").rglob("*.*"))
+    assert len(files) > 5
+    for path in files:
+        other = tmp_path / "second" / path.relative_to(tmp_path / "first")
+        assert other.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("value", "kept"), [(0.25, torch.float16), (0.1, torch.float32)])
+def test_weights_are_kept_as_float16_where_that_loses_nothing(tmp_path, value, kept):
+    run = small_run(tmp_path / "runs", torch.tensor([value, 1.0]))
+    evidence.pack(run, tmp_path / "results")
+    (packed,) = load_file(tmp_path / "results/weights/libero_object.safetensors").values()
+    assert packed.dtype == kept
+    evidence.unpack(tmp_path / "results", tmp_path / "again")
+    place = "experts/libero_object-0/diffusion-seed0/policy.safetensors"
+    again = load_file(tmp_path / "again" / place)["layer.weight"]
+    assert torch.equal(again, torch.tensor([value, 1.0]))
+
+
+def test_a_restored_stage_is_done_without_its_data_set_but_not_with_other_settings(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    evidence.unpack(tmp_path / "results", tmp_path / "again")
+    data = tmp_path / "again/datasets/diffusion-deterministic/libero_object"
+    missing = [data / "soup_demo.hdf5"]
+    assert Stage(data, "soup_demo", {"episodes": 2}, missing).done
+    assert not Stage(data, "soup_demo", {"episodes": 3}, missing).done
+
+
+def test_a_stage_made_by_another_format_is_told_and_not_used(tmp_path, monkeypatch):
+    Stage(tmp_path, "quality", {"k": 1}).finish()
+    assert Stage(tmp_path, "quality", {"k": 1}).done
+    with pytest.raises(UserError, match=r"done\.json was made by format 1 .* now 2.*force"):
+        _ = Stage(tmp_path, "quality", {"k": 1}, format=2).done
+    assert not Stage(tmp_path, "quality", {"k": 2}, format=2).done  # other settings: just not done
+    monkeypatch.setenv(artifacts.FORCE, "1e12")
+    assert not Stage(tmp_path, "quality", {"k": 1}, format=2).done
+    monkeypatch.delenv(artifacts.FORCE)
+    Stage(tmp_path, "quality", {"k": 1}, format=2).finish()
+    assert Stage(tmp_path, "quality", {"k": 1}, format=2).done
+
+
+def test_evidence_names_no_file_outside_its_run(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    table = tmp_path / "results" / evidence.DOCUMENT_TABLE
+    text = gzip.decompress(table.read_bytes()).decode()
+    table.write_bytes(gzip.compress(text.replace("experts/", "../../x/").encode()))
+    with pytest.raises(UserError, match="lies outside the run"):
+        evidence.unpack(tmp_path / "results", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    assert not (tmp_path.parent / "x").exists()
+
+
+def test_evidence_that_lacks_a_file_is_refused_whole(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    (tmp_path / "results" / evidence.CONFIGS).unlink()
+    with pytest.raises(UserError, match=r"results is not whole .*git"):
+        evidence.unpack(tmp_path / "results", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_empty_run_is_no_evidence_and_leaves_the_older_one(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no records"):
+        evidence.pack(tmp_path / "empty", tmp_path / "results")
+    assert (tmp_path / "results" / "experts.csv").exists()
+
+
+def test_a_file_that_would_not_come_back_stops_the_packing(run, tmp_path):
+    (run / "odd" / "run").mkdir(parents=True)
+    (run / "odd" / "run" / "table.csv").write_text('a,b\n"1",2\n')  # quoted without need
+    with pytest.raises(UserError, match=r"table\.csv cannot be packed without loss"):
+        evidence.pack(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_records_are_restored_only_where_nothing_was_computed(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "home"))
+    evidence.pack(run, artifacts.results_dir("laptop"))
+    assert evidence.restore("laptop")
+    assert (artifacts.runs_dir("laptop") / "experts.csv").exists()
+    assert not evidence.restore("laptop")  # now there is something
+    assert not evidence.restore("smoke")  # and of this there is no evidence
+
+
+def test_the_laptops_evidence_is_what_a_run_packs(laptop_run, tmp_path):
+    evidence.pack(laptop_run, tmp_path / "again")
+    for path in sorted(LAPTOP.rglob("*.*")):
+        other = tmp_path / "again" / path.relative_to(LAPTOP)
+        assert other.read_bytes() == path.read_bytes()
+    index = pd.read_csv(LAPTOP / evidence.RUN_TABLE)
+    assert index.groupby("kind").size().to_dict() == {"experiments": 144, "experts": 30, "vla": 10}
+    configs = json.loads(gzip.decompress((LAPTOP / evidence.CONFIGS).read_bytes()))
+    assert set(index["config"]) <= set(configs)
