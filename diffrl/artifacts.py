@@ -7,6 +7,7 @@ A file appears under its name only when it is whole (`atomic_path`), a record ca
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -146,22 +147,36 @@ def write_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
 
-def plain(obj: Any) -> Any:
+def added(neutral: Any, default: Any = dataclasses.MISSING) -> Any:
+    """Return a dataclass field that came later: its neutral value means "as before the field".
+
+    A setting with its neutral value does not enter `config_hash`, so what was made before the
+    setting existed is found again. `default` is the neutral value where none is given.
+    """
+    default = neutral if default is dataclasses.MISSING else default
+    return dataclasses.field(default=default, metadata={"neutral": neutral})
+
+
+def plain(obj: Any, whole: bool = True) -> Any:
     """Return `obj` as JSON knows it: dict, list, str, float, int, bool, None.
+
+    Unless `whole`, settings that were `added` and have their neutral value are left out.
 
     Raises:
         TypeError: something in it has no such form.
     """
+    again = functools.partial(plain, whole=whole)
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
+        kept = [f for f in dataclasses.fields(obj) if whole or not _neutral(f, obj)]
+        return {f.name: again(getattr(obj, f.name)) for f in kept}
     if isinstance(obj, Mapping):
-        return {str(key): plain(value) for key, value in obj.items()}
+        return {str(key): again(value) for key, value in obj.items()}
     if isinstance(obj, (set, frozenset)):
-        return sorted(plain(value) for value in obj)
+        return sorted(again(value) for value in obj)
     if isinstance(obj, (list, tuple)):
-        return [plain(value) for value in obj]
+        return [again(value) for value in obj]
     if isinstance(obj, (np.generic, np.ndarray)):
-        return plain(obj.tolist())
+        return again(obj.tolist())
     if isinstance(obj, os.PathLike):
         return os.fspath(obj)
     if obj is None or isinstance(obj, (str, int, float, bool)):
@@ -169,9 +184,16 @@ def plain(obj: Any) -> Any:
     raise TypeError(f"a {type(obj).__name__} has no JSON form: {obj!r}")
 
 
+def _neutral(field: dataclasses.Field, obj: Any) -> bool:
+    return "neutral" in field.metadata and getattr(obj, field.name) == field.metadata["neutral"]
+
+
 def config_hash(obj: Any) -> str:
-    """Return 12 hexadecimal digits that identify `obj`'s values (not its order of keys)."""
-    text = json.dumps(plain(obj), sort_keys=True, separators=(",", ":"))
+    """Return 12 hexadecimal digits that identify `obj`'s values (not its order of keys).
+
+    Settings that were `added` later count only where they are not neutral.
+    """
+    text = json.dumps(plain(obj, whole=False), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

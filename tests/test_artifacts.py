@@ -1,5 +1,6 @@
 """Files are whole or absent; a stage is done only while what made it is unchanged."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -147,3 +148,20 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="DIFFRL_HOME"):
         artifacts.runs_dir("smoke")
+
+
+def test_a_setting_added_later_changes_no_hash_until_it_has_another_value():
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        rate: float = 0.1
+
+    @dataclasses.dataclass(frozen=True)
+    class After(Before):
+        physics: str = artifacts.added("exact")
+        noise: str = artifacts.added("white", default="same")
+
+    plain_, hash_ = artifacts.plain, artifacts.config_hash
+    assert hash_({"rl": After(noise="white")}) == hash_({"rl": Before()})
+    assert hash_([After()]) != hash_([Before()])
+    assert hash_([After(noise="white", physics="training")]) != hash_([Before()])
+    assert plain_(After()) == {"rate": 0.1, "physics": "exact", "noise": "same"}
