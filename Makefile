@@ -1,6 +1,6 @@
 # make reproduce [PRESET=smoke]   run the notebooks; what is finished is found
 # make test                       every test but the slow ones; the smoke series is one of them
-# make check-slow · check-kills · check-lerobot   what takes longer, or needs its own environment
+# make check-slow · check-kills · check-cluster · check-lerobot   what takes longer, or needs its own environment
 # make evidence PRESET=laptop     pack runs/laptop into results/ and figures/, which git keeps
 # make lint · make lab · make doctor · make readme · make clean
 #
@@ -13,8 +13,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help ready readers evidence reproduce test check-slow check-kills check-lerobot lint lab doctor \
-  readme clean
+.PHONY: help ready readers evidence reproduce test check-slow check-kills check-cluster \
+  check-lerobot lint lab doctor readme clean
 
 help:
 	@sed -n '1,7s/^# \{0,1\}//p' Makefile
@@ -32,7 +32,7 @@ evidence: $(INSTALLED)
 BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: ready readers
-	@$(RUN) -m pytest $(BESIDE) -m 'not slow' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
+	@$(RUN) -m pytest $(BESIDE) -m 'not slow and not cluster' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
 
 check-slow: ready readers  # all 130 tasks against LIBERO, long trainings, memory
 	@$(RUN) -m pytest -m slow $(ARGS)
@@ -44,6 +44,10 @@ check-kills: ready  # the series killed in every notebook, against an unbroken o
 readers: $(INSTALLED)
 	@test -d build/readers || $(RUN) -m pip install -qq --disable-pip-version-check --no-deps \
 	  --target build/readers robomimic==0.3.0 tensorboardX==2.6.5 termcolor==3.3.0 protobuf==7.36.2
+
+check-cluster: ready  # a Ray cluster of two nodes on this machine
+	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[cluster]'
+	@$(RUN) -m pytest -m cluster $(ARGS)
 
 check-lerobot: ready  # a separate environment of several GB
 	@test -x build/lerobot/bin/python || $(PYTHON) -m venv build/lerobot

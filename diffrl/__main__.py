@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from diffrl.errors import UserError
+from diffrl.scale import RAY, StageError
 
 COMMANDS = {  # name: (module:function, one line of help)
     "doctor": ("diffrl.doctor:main", "check versions, renderer, LIBERO's files, the simulator"),
@@ -35,7 +36,11 @@ def usage() -> str:
     """Return the list of commands."""
     lines = [f"  {name:<10} {help_}" for name, (_, help_) in COMMANDS.items()]
     return "\n".join(
-        ["usage: python -m diffrl COMMAND [options]   (COMMAND --help lists its options)", *lines]
+        [
+            "usage: python -m diffrl COMMAND [options]   (COMMAND --help lists its options)",
+            *lines,
+            "Every command takes --ray [ADDRESS]: its jobs then run on a Ray cluster.",
+        ]
     )
 
 
@@ -60,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if arguments else 2
     try:
+        arguments = _cluster(arguments)
         import tyro
 
         function = resolve(arguments[0])
@@ -68,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(tyro.cli(function, prog=prog, args=arguments[1:], config=flags) or 0)
     except UserError as error:
         return _tell(str(error))
+    except StageError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     except RuntimeError as error:  # mujoco, when it is imported
         if "MUJOCO_GL" not in str(error):
             raise
@@ -75,6 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; the same command continues where it can.", file=sys.stderr)
         return 130
+
+
+def _cluster(arguments: list[str]) -> list[str]:
+    """Take ``--ray [ADDRESS]``, which every command knows, out of the arguments."""
+    if "--ray" not in arguments:
+        return arguments
+    place = arguments.index("--ray")
+    given = arguments[place + 1 : place + 2]
+    named = bool(given) and not given[0].startswith("-")
+    os.environ[RAY] = given[0] if named else "auto"
+    return arguments[:place] + arguments[place + 1 + named :]
 
 
 def _tell(message: str) -> int:

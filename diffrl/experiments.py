@@ -31,7 +31,7 @@ from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
 from diffrl.rl.rollout import Trial, success_rate
 from diffrl.rl.train import Training
-from diffrl.scale import cores, map_tasks
+from diffrl.scale import map_tasks, shares
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import holm, mean_interval, sign_flip_test
 
@@ -167,10 +167,12 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
     """
     items = _runs(name)
     names = [f"{arm.name}, {task}, seed {seed}" for arm, task, seed in items]
-    workers = min(workers or cores(), len(items))
-    function = functools.partial(_run, preset=preset, threads=max(1, cores() // workers))
-    map_tasks(function, items, names=names, workers=workers, description=name)
-    _write_table(preset)  # two runs that ended at once may have missed each other
+    workers, threads = shares(len(items), workers)
+    function = functools.partial(_run, preset=preset, threads=threads)
+    try:
+        map_tasks(function, items, names=names, workers=workers, description=name)
+    finally:  # two runs that ended at once may have missed each other
+        _write_table(preset)
     return finished_runs(preset, name)
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from diffrl.errors import UserError
-from diffrl.scale import StageError, map_tasks
+from diffrl.scale import RETRIES, StageError, map_tasks
 
 
 def later_first(item):
@@ -29,8 +29,21 @@ def complain(item):
     raise UserError(f"no such thing as {item}")
 
 
-def die(item):
-    os.kill(os.getpid(), signal.SIGKILL)
+def die_at_first(item):
+    """Die the first few times that an item is tried; each try leaves a file."""
+    folder, number, deaths = item
+    tries = len(list(folder.glob(f"{number}-*")))
+    (folder / f"{number}-{tries}").touch()
+    if tries < deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * 10
+
+
+def fail_on_even(item):
+    folder, number = item
+    if number % 2 == 0:
+        raise ZeroDivisionError(f"cause {number}")
+    (folder / str(number)).touch()
 
 
 def test_results_come_in_the_items_order_whoever_finishes_first():
@@ -57,9 +70,33 @@ def test_a_users_error_stays_a_users_error():
         map_tasks(complain, ["libero_object/0", "libero_object/0"], workers=2)
 
 
-def test_a_worker_that_dies_is_told_with_its_task():
-    with pytest.raises(StageError, match="first"):
-        map_tasks(die, [0, 1], names=["first", "second"], workers=2)
+def test_a_worker_that_keeps_dying_is_told_with_its_task_and_the_others_finish(tmp_path, capfd):
+    items = [(tmp_path, number, 9 if number == 1 else 0) for number in range(4)]
+    with pytest.raises(StageError) as caught:
+        map_tasks(die_at_first, items, names=["zero", "one", "two", "three"], workers=2)
+    assert "one: its worker process died without a word, 3 times in a row" in str(caught.value)
+    assert "1 of 4 failed; the others are finished" in str(caught.value)
+    assert not any(name in str(caught.value) for name in ("zero", "two", "three"))
+    assert len(list(tmp_path.glob("1-*"))) == 1 + RETRIES
+    assert capfd.readouterr().err.count("it is tried again") == RETRIES
+
+
+def test_a_worker_that_died_is_replaced_and_its_item_tried_again(tmp_path):
+    items = [(tmp_path, number, RETRIES if number == 1 else 0) for number in range(4)]
+    assert map_tasks(die_at_first, items, workers=2) == [0, 10, 20, 30]
+    assert [len(list(tmp_path.glob(f"{n}-*"))) for n in range(4)] == [1, 1 + RETRIES, 1, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_fails_does_not_stop_the_others(tmp_path, workers):
+    with pytest.raises(StageError, match="2 of 5 failed"):
+        map_tasks(fail_on_even, [(tmp_path, n) for n in (2, 1, 4, 3, 5)], workers=workers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "5"]
+
+
+def test_a_long_list_of_failures_is_cut():
+    with pytest.raises(UserError, match=r"and 4 more\. 12 of 12 failed"):
+        map_tasks(complain, list(range(12)), workers=1)
 
 
 def test_another_executor_may_do_the_work():

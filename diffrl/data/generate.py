@@ -31,7 +31,7 @@ from diffrl.data.human import VARIABLE, find_human_file, replay
 from diffrl.data.safety import check_bytes
 from diffrl.errors import UserError
 from diffrl.presets import ALGORITHMS, Preset, get_preset
-from diffrl.scale import cores, map_tasks, progress
+from diffrl.scale import map_tasks, progress, shares
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
 from diffrl.statistics import wilson
@@ -258,8 +258,7 @@ def _make_all(
         raise UserError("Nothing is left to make: see above why.")
     if not items:
         return pd.DataFrame(columns=RECORD)
-    workers = min(workers or cores(), len(items))
-    threads = max(cores() // workers, 1)
+    workers, threads = shares(len(items), workers)
     options = {"preset": preset, "threads": threads, "force": force, "show": workers == 1}
     options["repeated"] = repeated
     function = functools.partial(_generate, **options)

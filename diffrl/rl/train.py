@@ -37,7 +37,7 @@ from diffrl.rl.records import (
     trial_table,
 )
 from diffrl.rl.rollout import Trial, rollout, success_rate
-from diffrl.scale import cores, map_tasks
+from diffrl.scale import cores, map_tasks, shares
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
@@ -308,11 +308,14 @@ def train_experts(
     items = [
         (task, algorithm, seed) for task in tasks for seed in seeds for algorithm in algorithms
     ]
-    workers = min(workers or _workers(preset), len(items))
-    function = functools.partial(_train, preset=preset, threads=cores() // workers, force=force)
+    workers, threads = shares(len(items), workers or _workers(preset))
+    function = functools.partial(_train, preset=preset, threads=threads, force=force)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
-    map_tasks(function, items, names=names, workers=workers, description="experts")
-    return collect_records(preset)
+    try:
+        map_tasks(function, items, names=names, workers=workers, description="experts")
+    finally:  # what is finished counts, whatever failed
+        table = collect_records(preset)
+    return table
 
 
 def _workers(preset: Preset) -> int:
@@ -322,7 +325,7 @@ def _workers(preset: Preset) -> int:
 
 def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
     task, algorithm, seed = item
-    train_expert(task, algorithm, preset, seed, threads=max(threads, 1), force=force)
+    train_expert(task, algorithm, preset, seed, threads=threads, force=force)
 
 
 def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
