@@ -44,7 +44,7 @@ def test_environment_yml_makefile_and_pyproject_agree_on_python_and_extras():
     assert "python=3.11" in environment
     assert PYPROJECT["project"]["requires-python"] == ">=3.11,<3.13"
     assert "(3, 11) <= sys.version_info < (3, 13)" in makefile
-    [extras] = re.findall(r"-e '\.(\[.*\])'", makefile)
+    [extras] = re.findall(r"-e '\.(\[notebooks.*\])'", makefile)
     assert {"pip": [f"-e .{extras}"]} in environment
 
 
