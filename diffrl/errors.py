@@ -1,4 +1,7 @@
-"""The exception that is meant for the person at the keyboard."""
+"""The exceptions that are meant for the person at the keyboard, and what raises them everywhere."""
+
+import operator
+from typing import Any
 
 
 class UserError(Exception):
@@ -10,3 +13,19 @@ class UserError(Exception):
 
 class TrainingError(UserError):
     """Learning itself went wrong with these settings, and would again: a result, too."""
+
+
+def whole(value: Any, name: str, least: int = 1) -> int:
+    """Return `value`, a whole number that is at least `least`, as an int.
+
+    Raises:
+        UserError: it is smaller, or no whole number (5.0 and True are none); the message begins
+            with `name`.
+    """
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UserError(f"{name} is {value!r}: give a whole number that is at least {least}.")
+    return number

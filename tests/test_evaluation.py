@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from diffrl import artifacts, evaluation, scores
 from diffrl.errors import UserError
@@ -431,6 +433,75 @@ def test_a_server_that_is_not_there_gives_errors_and_advice():
     trial = Trial(TASK, "official/0", 0)
     ask(policy, [trial])
     assert "start it, or correct host and port" in policy.failures[trial]
+
+
+PROXIES = ("http_proxy", "https_proxy", "ws_proxy", "wss_proxy", "socks_proxy", "no_proxy")
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_a_server_on_this_machine_is_asked_past_any_proxy(serve, tmp_path, monkeypatch, no_proxies):
+    for name in PROXIES[:-1]:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    np.save(tmp_path / "actions.npy", np.zeros((40, 7)))
+    address = serve("replay", str(tmp_path / "actions.npy"))
+    for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+        policy = open_policy(f"openpi:{address.replace('127.0.0.1', host)}?model=near")
+        ask(policy, [Trial(TASK, "official/0", 0)])
+        assert not policy.failures
+
+
+def test_a_proxy_that_fails_is_named_without_its_password(monkeypatch, no_proxies):
+    monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:9")
+    policy = open_policy("openpi:ws://policy.invalid:8000?model=far&timeout=2")
+    trial = Trial(TASK, "official/0", 0)
+    ask(policy, [trial])
+    told = policy.failures[trial]
+    assert "through the proxy http://127.0.0.1:9," in told
+    assert "no_proxy=policy.invalid" in told
+    assert "secret" not in told
+
+
+def test_a_proxy_that_needs_a_package_is_told(monkeypatch, no_proxies):
+    monkeypatch.setitem(sys.modules, "python_socks", None)
+    monkeypatch.setitem(sys.modules, "python_socks.sync", None)
+    monkeypatch.setenv("socks_proxy", "http://127.0.0.1:9")
+    policy = open_policy("openpi:ws://policy.invalid:8000?model=far&timeout=2")
+    trial = Trial(TASK, "official/0", 0)
+    ask(policy, [trial])
+    assert "python-socks" in policy.failures[trial]
+    assert "socks5h://127.0.0.1:9" in policy.failures[trial]
+
+
+@pytest.mark.parametrize(
+    ("address", "variables", "proxy"),
+    [
+        ("ws://host:80", {}, None),
+        ("ws://host:80", {"http_proxy": "http://a:1"}, "http://a:1"),
+        ("wss://host", {"http_proxy": "http://a:1"}, None),
+        ("wss://host", {"https_proxy": "http://a:1", "http_proxy": "http://b:1"}, "http://a:1"),
+        ("ws://host", {"https_proxy": "http://a:1", "http_proxy": "http://b:1"}, "http://a:1"),
+        ("ws://host", {"socks_proxy": "http://a:1"}, "socks5h://a:1"),
+        ("ws://host:80", {"http_proxy": "http://a:1", "no_proxy": "host"}, None),
+        ("ws://sub.localhost:80", {"http_proxy": "http://a:1"}, None),
+        ("ws://[::1]:80", {"http_proxy": "http://a:1"}, None),
+        ("ws://127.0.0.9", {"http_proxy": "http://a:1"}, None),
+        ("ws://host:port", {"http_proxy": "http://a:1"}, None),
+    ],
+)
+def test_the_proxy_of_an_address_is_the_one_that_websockets_would_take(
+    monkeypatch, no_proxies, address, variables, proxy
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert openpi.proxy_for(address) == proxy
+    if re.fullmatch(r"wss?://host(:\d+)?", address):  # of another machine: the oracle
+        assert get_proxy(parse_uri(address)) == proxy
 
 
 def test_a_server_that_dies_costs_only_the_trials_that_needed_it(serve):

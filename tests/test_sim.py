@@ -1,5 +1,7 @@
 """Tasks, scenes, start states and the simulator's promises."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import psutil
 import pytest
 
 from diffrl.artifacts import cache_dir
+from diffrl.data.workspace import Workspace
 from diffrl.errors import UserError
 from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.observation import observe
@@ -246,6 +249,48 @@ def test_a_snapshot_continues_bit_for_bit(drawer):
     np.testing.assert_array_equal(simulator.states(), resumed.states())
     for name, array in simulator.observation.arrays().items():
         np.testing.assert_array_equal(array, getattr(resumed.observation, name))
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+def test_a_copied_simulator_continues_bit_for_bit_and_shares_nothing_that_moves(scene, drawer, how):
+    copiers = {"copy": copy.copy, "deepcopy": copy.deepcopy}
+    through = copiers.get(how, lambda thing: pickle.loads(pickle.dumps(thing)))
+    actions = np.random.default_rng(0).uniform(-1, 1, (6, 2, 7))
+    original, alone = (Simulator([scene, drawer], 2, threads=2, max_steps=5) for _ in range(2))
+    for simulator in (original, alone):
+        simulator.reset(fresh_start_states(scene, 1, seed=3), copies=[0])
+        simulator.reset(fresh_start_states(drawer, 1, seed=3), copies=[1])
+        simulator.step(actions[0])
+    twin = through(original)
+    for action in actions[1:]:
+        alone.step(action)
+    for simulator in (original, twin):  # one after the other: neither moves the other's
+        for action in actions[1:]:
+            simulator.step(action)
+        np.testing.assert_array_equal(simulator.states(), alone.states())
+        assert simulator.done.tolist() == [True, True]
+        assert simulator.elapsed.tolist() == [5, 5]
+        for name, array in alone.observation.arrays().items():
+            np.testing.assert_array_equal(array, getattr(simulator.observation, name))
+
+
+@pytest.mark.sim
+def test_one_moving_scene_of_a_simulator_cannot_be_copied(scene):
+    with pytest.raises(TypeError, match="copy the whole Simulator"):
+        copy.deepcopy(Simulator(scene, 1)._copies[0])
+
+
+@pytest.mark.sim
+def test_a_copied_workspace_looks_by_itself(drawer):
+    first, second = official_start_states(drawer)[0], official_start_states(drawer)[7]
+    workspace = Workspace(drawer)
+    workspace.look(first.states[0], first.fixtures[0])
+    name = drawer.object_names[0]
+    before, twin = workspace.position(name), copy.deepcopy(workspace)
+    twin.look(second.states[0], second.fixtures[0])
+    assert np.abs(twin.position(name) - before).max() > 1e-3
+    np.testing.assert_array_equal(workspace.position(name), before)
 
 
 @pytest.mark.sim

@@ -18,11 +18,12 @@ import os
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import get_args
 
 import mujoco
 import numpy as np
 
-from diffrl.errors import UserError
+from diffrl.errors import UserError, whole
 from diffrl.opengl import find_opengl
 from diffrl.scale import map_tasks
 from diffrl.sim.observation import place_fixtures
@@ -35,6 +36,14 @@ _MAX_GEOMS = 1000  # robosuite's
 _BURNER_ON = 2.0  # alpha: LIBERO's `1 - alpha` toggle applied to the hidden site's -1
 
 _open: weakref.WeakSet["Renderer"] = weakref.WeakSet()
+
+
+def check_picture(size: int, detail: Detail) -> None:
+    """Raise UserError for images that no `Renderer` draws; opens no OpenGL."""
+    if whole(size, "The size of an image in pixels") > 4096:
+        raise UserError(f"An image of {size} pixels a side is not possible: use 1 to 4096.")
+    if detail not in get_args(Detail):
+        raise UserError(f"There is no detail {detail!r}: choose one of {get_args(Detail)}.")
 
 
 class Renderer:
@@ -50,8 +59,7 @@ class Renderer:
     """
 
     def __init__(self, scene: Scene, size: int = 128, detail: Detail = "exact"):
-        if not 1 <= size <= 4096:
-            raise UserError(f"An image of {size} pixels a side is not possible: use 1 to 4096.")
+        check_picture(size, detail)
         self.scene, self.size, self.detail = scene, size, detail
         self._model = picture_model(scene, detail)
         self._data = mujoco.MjData(self._model)

@@ -4,22 +4,29 @@
     env = gymnasium.make("diffrl/libero_object-0-v0", start="official")
     envs = gymnasium.make_vec("diffrl/libero_object-0-v0", num_envs=16)
 
+``gymnasium.make("diffrl.sim.env:diffrl/libero_object-0-v0")`` needs no import of this module.
+
 An episode terminates with success (reward 1), is truncated by the task's step limit, and truncated
 with ``info["error"]`` where the physics diverged. Copy i of a vector environment that was reset
 with seed s behaves, bit for bit, like a single one that was reset with seed s + i.
+
+`copy.deepcopy` and pickle give an environment that continues bit for bit.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diffrl.errors import UserError
-from diffrl.sim.camera import CAMERAS, Renderer
+from diffrl.errors import UserError, whole
+from diffrl.sim.camera import CAMERAS, Renderer, check_picture
 from diffrl.sim.observation import Observation
 from diffrl.sim.pictures import Detail
 from diffrl.sim.scene import Scene, load_scene
@@ -44,18 +51,39 @@ class _Body:
         image_size: int,
         detail: Detail,
         max_steps: int | None,
+        render_mode: str | None,
         threads: int | None,
     ):
+        if isinstance(cameras, str):
+            raise UserError(f"cameras is {cameras!r}: give a list, for instance [{CAMERAS[0]!r}].")
         unknown = [camera for camera in cameras if camera not in CAMERAS]
         if unknown:
             raise UserError(f"There is no camera {unknown[0]!r}: choose from {', '.join(CAMERAS)}.")
         if not isinstance(start, StartStates) and start not in ("fresh", "official"):
             raise UserError(f"start is {start!r}: use 'fresh', 'official' or a StartStates.")
+        if render_mode not in (None, *_METADATA["render_modes"]):
+            raise UserError(f"render_mode is {render_mode!r}: use 'rgb_array', or None.")
+        check_picture(image_size, detail)
         self.scenes, self.start = scenes, start
         self._fresh = isinstance(start, str) and start == "fresh"
         self.cameras, self.image_size, self.detail = tuple(cameras), image_size, detail
         self.simulator = Simulator(scenes, len(scenes), threads, max_steps)
         self.renderers: dict[str, Renderer] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes over: all but the renderers, which it makes when it draws."""
+        return self.__dict__ | {"renderers": {}}
+
+    def spec(self, spec: EnvSpec | None) -> EnvSpec | None:
+        """gymnasium's description of this environment, with the step limit that holds in it.
+
+        It is not registered with the id: gymnasium would add a limit of its own, which no
+        `max_steps` could lengthen.
+        """
+        if spec is not None:
+            spec = copy.copy(spec)
+            spec.max_episode_steps = int(self.simulator.limits.max())
+        return spec
 
     def space(self) -> spaces.Dict:
         """The observation space of one copy."""
@@ -67,8 +95,14 @@ class _Body:
         images = {f"{camera}_image": spaces.Box(0, 255, shape, np.uint8) for camera in self.cameras}
         return spaces.Dict(parts | images)
 
-    def wanted(self, options: dict[str, Any] | None) -> list[int | None]:
-        """The number of the start state that `reset(options={"start": …})` asks for, per copy."""
+    def wanted(self, options: dict[str, Any] | None, known: Sequence[str]) -> list[int | None]:
+        """The number of the start state that `reset(options={"start": …})` asks for, per copy.
+
+        Raises UserError for an option that is not `known`, too.
+        """
+        for name in options or {}:
+            if name not in known:
+                raise UserError(f"reset knows no option {name!r}: it takes {', '.join(known)}.")
         given, n = (options or {}).get("start"), len(self.scenes)
         if given is None:
             return [None] * n
@@ -123,6 +157,18 @@ def _action_space() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
 
 
+def _seed(seed: Any) -> int | None:
+    return None if seed is None else whole(seed, "The seed of a reset", least=0)
+
+
+def _checked(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the actions of one step; a chunk, which the simulator would play, is refused."""
+    actions = np.asarray(actions)
+    if actions.shape != shape:
+        raise UserError(f"step: actions have shape {actions.shape}; expected {shape}.")
+    return actions
+
+
 class LiberoEnv(gymnasium.Env):
     """One task.
 
@@ -133,7 +179,9 @@ class LiberoEnv(gymnasium.Env):
             draw; ``reset(options={"start": i})`` takes number i of those that are not fresh.
         cameras: images in the observation, as "agentview_image" …: any of `CAMERAS`.
         image_size, detail: see `diffrl.sim.camera.Renderer`.
-        max_steps: control steps an episode may take; default: the task's own limit.
+        max_steps: control steps an episode may take, at least 1; default: the task's own limit.
+            `env.spec.max_episode_steps` tells it. (gymnasium's own `max_episode_steps` shortens
+            episodes only.)
         render_mode: "rgb_array" (upright, for people) or None.
 
     Raises:
@@ -153,17 +201,33 @@ class LiberoEnv(gymnasium.Env):
         render_mode: str | None = None,
     ):
         scene = load_scene(task)
-        self._body = _Body([scene], start, cameras, image_size, detail, max_steps, threads=1)
+        settings = (start, cameras, image_size, detail, max_steps, render_mode)
+        self._body = _Body([scene], *settings, threads=1)
         self.scene, self.render_mode = scene, render_mode
         self.action_space, self.observation_space = _action_space(), self._body.space()
         self._ended = True
+        self._spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How gymnasium made this environment; None where it did not."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = self._body.spec(spec)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode (10 settle steps included); the info names its start state."""
-        super().reset(seed=seed)
-        start = self._body.draw(0, self.np_random, self._body.wanted(options)[0])
+        """Begin an episode (10 settle steps included); the info names its start state.
+
+        Raises:
+            UserError: the seed is no whole number, or an option is unknown or does not fit.
+        """
+        wanted = self._body.wanted(options, ("start",))
+        super().reset(seed=_seed(seed))
+        start = self._body.draw(0, self.np_random, wanted[0])
         self._body.simulator.reset(start)
         self._ended = False
         info = {"start_state": start.ids[0], "instruction": self.scene.instruction}
@@ -178,7 +242,7 @@ class LiberoEnv(gymnasium.Env):
         """
         if self._ended:
             raise gymnasium.error.ResetNeeded("The episode has ended, or none has begun: reset().")
-        step = self._body.simulator.step(np.asarray(action)[None])
+        step = self._body.simulator.step(_checked(action, (ACTION_SIZE,))[None])
         error = bool(self._body.simulator.error[0])  # in this step, or while settling
         info = {"success": bool(step.success[0]), "error": error}
         cut = bool(step.timeout[0]) or error
@@ -208,6 +272,7 @@ class LiberoVectorEnv(VectorEnv):
         num_envs: copies.
         threads: default: all cores; the results do not depend on it.
         start, cameras, image_size, detail, max_steps, render_mode: as in `LiberoEnv`.
+        max_episode_steps: gymnasium's own limit, which shortens episodes only.
     """
 
     metadata = _METADATA | {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -223,12 +288,17 @@ class LiberoVectorEnv(VectorEnv):
         detail: Detail = "exact",
         max_steps: int | None = None,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
     ):
-        tasks = [task] * num_envs if isinstance(task, str) else list(task)
-        if len(tasks) != num_envs or num_envs < 1:
+        tasks = [task] * whole(num_envs, "num_envs") if isinstance(task, str) else list(task)
+        if len(tasks) != num_envs:
             raise UserError(f"{len(tasks)} tasks for num_envs={num_envs}: give one task, or each.")
         scenes = [load_scene(one) for one in tasks]
-        self._body = _Body(scenes, start, cameras, image_size, detail, max_steps, threads)
+        if max_episode_steps is not None:
+            longest = max_steps or max(scene.task.max_steps for scene in scenes)
+            max_steps = min(longest, whole(max_episode_steps, "max_episode_steps"))
+        settings = (start, cameras, image_size, detail, max_steps, render_mode)
+        self._body = _Body(scenes, *settings, threads)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_action_space = _action_space()
         self.single_observation_space = self._body.space()
@@ -236,6 +306,16 @@ class LiberoVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._generators: list[np.random.Generator] = []
         self._ended = np.zeros(num_envs, bool)
+        self._spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How gymnasium made this environment; None where it did not."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = self._body.spec(spec)
 
     def reset(
         self,
@@ -246,22 +326,49 @@ class LiberoVectorEnv(VectorEnv):
         """Begin an episode in every copy; copy i is seeded with seed + i, or with its own seed.
 
         ``options={"start": …}`` is as in `LiberoEnv`: one number for all copies, or one for each.
+        ``options={"reset_mask": …}`` (num_envs,) bool begins an episode in the copies marked True
+        only; the others keep theirs, and their generators (gymnasium's own vector environments do
+        the same).
+
+        Raises:
+            UserError: a seed is no whole number, or an option is unknown or does not fit.
+            gymnasium.error.ResetNeeded: a mask leaves out copies that no episode has begun in.
         """
-        wanted = self._body.wanted(options)
-        if seed is None or np.isscalar(seed):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
-            raise UserError(f"{len(seeds)} seeds were given for {self.num_envs} copies.")
+        wanted = self._body.wanted(options, ("start", "reset_mask"))
+        mask = self._mask(options)
+        seeds = self._seeds(seed)
         known = self._generators or [None] * self.num_envs
         self._generators = [
-            old if one is None and old else gymnasium.utils.seeding.np_random(one)[0]
-            for one, old in zip(seeds, known)
+            old if old and (one is None or not chosen) else np_random(one)[0]
+            for one, old, chosen in zip(seeds, known, mask)
         ]
-        self._ended[:] = False
-        info = self._begin(np.arange(self.num_envs), wanted)
+        self._ended[mask] = False
+        info = self._begin(np.flatnonzero(mask), wanted)
         return self._body.observe(), info
+
+    def _mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        """(num_envs,) the copies that a reset is for."""
+        given = (options or {}).get("reset_mask")
+        if given is None:
+            return np.ones(self.num_envs, bool)
+        mask = np.asarray(given)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise UserError(
+                f"options={{'reset_mask': {given!r}}}: give an array of {self.num_envs} truth "
+                "values, one for each copy, at least one of them True."
+            )
+        if not self._generators and not mask.all():
+            raise gymnasium.error.ResetNeeded("The first reset() is for all copies: no reset_mask.")
+        return mask
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if np.ndim(seed) == 0:
+            return [_seed(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise UserError(f"{len(seed)} seeds were given for {self.num_envs} copies.")
+        return [_seed(one) for one in seed]
 
     def step(
         self, actions: np.ndarray
@@ -274,7 +381,8 @@ class LiberoVectorEnv(VectorEnv):
         """
         if not self._generators:
             raise gymnasium.error.ResetNeeded("No episode has begun: call reset() first.")
-        step = self._body.simulator.step(np.asarray(actions))  # the ended copies are frozen
+        actions = _checked(actions, (self.num_envs, ACTION_SIZE))
+        step = self._body.simulator.step(actions)  # the ended copies are frozen
         error = self._body.simulator.error & ~self._ended  # in this step, or while settling
         begun = self._begin(np.flatnonzero(self._ended)) if self._ended.any() else {}
         truncations = step.timeout | error
@@ -287,16 +395,20 @@ class LiberoVectorEnv(VectorEnv):
     def _begin(
         self, copies: np.ndarray, wanted: list[int | None] | None = None
     ) -> dict[str, np.ndarray]:
-        """Begin episodes in some copies; return which start states they have, as vector info."""
+        """Begin episodes in some copies; return their start states and tasks, as vector info."""
         wanted = wanted or [None] * self.num_envs
         starts = {c: self._body.draw(c, self._generators[c], wanted[c]) for c in copies}
         for task in dict.fromkeys(start.task for start in starts.values()):
             same = [c for c in copies if starts[c].task == task]
             together = StartStates.concatenate([starts[c] for c in same])
             self._body.simulator.reset(together, copies=same)
-        names = np.full(self.num_envs, None, object)
+        begun = np.zeros(self.num_envs, bool)
+        begun[copies] = True
+        names, instructions = np.full((2, self.num_envs), None, object)
         names[copies] = [starts[c].ids[0] for c in copies]
-        return {"start_state": names, "_start_state": names != None}  # noqa: E711 (elementwise)
+        instructions[copies] = [self._body.scenes[c].instruction for c in copies]
+        info = {"start_state": names, "instruction": instructions}
+        return info | {"_start_state": begun, "_instruction": begun.copy()}
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return each copy's agentview, upright, (image_size, image_size, 3) uint8."""

@@ -39,6 +39,10 @@ class Scene:
     meta: dict = field(repr=False)
     arrays: dict = field(repr=False)
 
+    def __deepcopy__(self, memo: dict) -> "Scene":
+        """Return itself: nothing changes a scene, and simulators find their models by it."""
+        return self
+
     @property
     def instruction(self) -> str:
         """The sentence that a VLA is given."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from diffrl.errors import UserError
+from diffrl.errors import UserError, whole
 from diffrl.scale import cores
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import Observation, Sensor, place_fixtures
@@ -101,6 +101,9 @@ class _Copy:
         """One control step; False if the state diverged."""
         return control_step(model._address, self.data._address, action, *self._arguments)
 
+    def __reduce__(self):
+        raise TypeError("a scene in motion holds views of its MjData: copy the whole Simulator")
+
     def write_state(self, out: np.ndarray) -> None:
         nq, data = self.scene.model.nq, self.data
         out[0], out[1 : 1 + nq], out[1 + nq :] = data.time, data.qpos, data.qvel
@@ -124,6 +127,10 @@ class Simulator:
 
     `max_steps` ends an episode as time-out after so many control steps (default: the task's own
     limit, `Task.max_steps`). Use `reset`, then `step`; read `observation`.
+    `limits` (n,) holds what that is for each copy.
+
+    `copy.deepcopy`, `copy.copy` and pickle give a simulator that continues bit for bit and shares
+    nothing that moves; for many branches of one moment `snapshot` and `restore` are cheaper.
     """
 
     def __init__(
@@ -134,15 +141,14 @@ class Simulator:
         max_steps: int | None = None,
     ):
         scenes = list(scenes) if isinstance(scenes, list | tuple) else [scenes] * n
-        if n < 1 or len(scenes) != n:
+        if whole(n, "n, the number of copies,") != len(scenes):
             raise UserError(f"Simulator: {len(scenes)} scenes given for n={n} copies; give n.")
-        if threads is not None and threads < 1:
-            raise UserError(f"Simulator: threads must be at least 1, it is {threads}.")
         self.n, self.scenes = n, scenes
-        self.threads = min(threads or cores(), n)
+        self.threads = min(cores() if threads is None else whole(threads, "threads"), n)
+        self.max_steps = None if max_steps is None else whole(max_steps, "max_steps")
         self._copies = [_Copy(scene) for scene in scenes]
         self._models = [{s: copy.copy(s.model) for s in set(scenes)} for _ in range(self.threads)]
-        self._limits = np.array([max_steps or scene.task.max_steps for scene in scenes])
+        self.limits = np.array([self.max_steps or scene.task.max_steps for scene in scenes])
         # the caller is one of the threads
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._width = max(scene.state_size for scene in scenes)
@@ -166,6 +172,11 @@ class Simulator:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+    def __reduce__(self):
+        """How it is copied and pickled: made anew, as views of MjData would stay the original's."""
+        settings = (self.scenes, self.n, self.threads, self.max_steps)
+        return _continued, (*settings, self.snapshot())
 
     def _map(self, function, items) -> None:
         """Call function(item, thread) on each; whichever thread is free takes the next item."""
@@ -262,7 +273,7 @@ class Simulator:
             if moving.goal(moving.data):
                 result.success[c], result.reward[c] = True, 1.0
                 break
-            if self.elapsed[c] >= self._limits[c]:
+            if self.elapsed[c] >= self.limits[c]:
                 result.timeout[c] = True
                 break
         moving.sensor.read(moving.data, self.observation, c)
@@ -333,3 +344,16 @@ class Simulator:
             getattr(self, name)[:] = snapshot[name]
         for name, array in self.observation.arrays().items():
             array[:] = snapshot[f"observation/{name}"]
+
+
+def _continued(
+    scenes: list[Scene],
+    n: int,
+    threads: int,
+    max_steps: int | None,
+    snapshot: dict[str, np.ndarray],
+) -> Simulator:
+    """Return a new simulator at a `snapshot`."""
+    simulator = Simulator(scenes, n, threads, max_steps)
+    simulator.restore(snapshot)
+    return simulator

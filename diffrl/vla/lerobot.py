@@ -52,7 +52,7 @@ class LeRobot(OpenPI):
         Raises:
             UserError: it does not start; the message ends with what it said.
         """
-        output = tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the server
+        output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # lives as long as the server
         try:
             self.server = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True

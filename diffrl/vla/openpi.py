@@ -11,7 +11,10 @@ import ssl
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgpack
 import numpy as np
@@ -70,6 +73,35 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(turned.resize((size, size), Image.Resampling.BILINEAR))
 
 
+def proxy_for(address: str) -> str | None:
+    """Return the proxy that the environment names for a server; this machine's own have none.
+
+    The order is websockets' own: ``ws_proxy``, ``socks_proxy``, ``https_proxy``, ``http_proxy``.
+    """
+    try:
+        parts = urlsplit(address)
+        host, secure = parts.hostname or "", parts.scheme == "wss"
+        port = parts.port or (443 if secure else 80)
+    except ValueError:  # no address at all, which websockets says
+        return None
+    if _this_machine(host) or proxy_bypass(f"{host}:{port}"):
+        return None
+    known = getproxies()
+    for kind in ("wss", "socks", "https") if secure else ("ws", "socks", "https", "http"):
+        if kind in known:
+            plain = kind == "socks" and known[kind].startswith("http://")
+            return known[kind].replace("http://", "socks5h://", 1) if plain else known[kind]
+    return None
+
+
+def _this_machine(host: str) -> bool:
+    try:
+        number = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return number.is_loopback or number.is_unspecified  # 0.0.0.0: what a server listens on
+
+
 class OpenPI(Base):
     """A policy behind an openpi server, `ws://host:port`.
 
@@ -103,6 +135,7 @@ class OpenPI(Base):
         self.fingerprint = f"openpi {model} {self.chunk}"
         self.connection: ClientConnection | None = None
         self.stack = ExitStack()  # closes the connection
+        self.proxy: str | None = None
         self.metadata: dict = {}
         self.failed = 0  # in a row
         self.reason = ""
@@ -142,8 +175,8 @@ class OpenPI(Base):
             connection = self._connect()
             connection.send(pack(message))
             answer = connection.recv(timeout=self.timeout)
-        except (TimeoutError, OSError, WebSocketException) as error:
-            raise self._fail(_explain(error, self.timeout)) from error
+        except (OSError, WebSocketException, ImportError) as error:
+            raise self._fail(_explain(error, self.timeout) + self._way()) from error
         try:
             return self._actions(answer)
         except UNREADABLE as error:
@@ -153,7 +186,10 @@ class OpenPI(Base):
         if self.connection is None:
             options = {"compression": None, "max_size": LARGEST, "ping_interval": None}
             waits = {"open_timeout": self.timeout, "close_timeout": 1}
-            connection = self.stack.enter_context(connect(self.address, **options, **waits))
+            self.proxy = proxy_for(self.address)
+            connection = self.stack.enter_context(
+                connect(self.address, proxy=self.proxy, **options, **waits)
+            )
             seconds, part = divmod(self.timeout, 1)  # no setting of websockets ends a send
             limit = struct.pack("ll", int(seconds), int(part * 1e6))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -164,9 +200,20 @@ class OpenPI(Base):
             self.connection = connection
         return self.connection
 
+    def _way(self) -> str:
+        """Say that a proxy was asked, without the password that its address may hold."""
+        if self.proxy is None:
+            return ""
+        proxy, host = urlsplit(self.proxy), urlsplit(self.address).hostname
+        place = f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
+        return (
+            f"; it was asked through the proxy {place}, which the environment names: set "
+            f"no_proxy={host} to go past it"
+        )
+
     def _actions(self, answer: bytes | str) -> np.ndarray:
         if isinstance(answer, str):
-            raise ValueError(f"it reports {answer.strip().splitlines()[-1:]}")
+            raise ValueError(f"it reports {(answer.strip().splitlines() or ['nothing'])[-1]!r}")
         found = unpack(answer)
         if not isinstance(found, dict) or "actions" not in found:
             raise ValueError("it holds no `actions`")
@@ -196,6 +243,8 @@ def _explain(error: Exception, timeout: float) -> str:
         return f"did not answer within {timeout:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "refuses connections: start it, or correct host and port"
+    if isinstance(error, ImportError):  # websockets asks for a package that speaks SOCKS
+        return f"cannot be reached ({error})"
     if isinstance(error, InvalidURI | InvalidHandshake):
         return f"is no websocket server ({error})"
     return f"broke the connection ({error or type(error).__name__})"
