@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from diffrl.artifacts import added
 from diffrl.errors import UserError
 from diffrl.sim.tasks import PRO_SUITES
 
@@ -34,6 +35,7 @@ class _Settings:
         check_choices(self)
 
 
+Physics = Literal["exact", "training"]
 Source = Literal["operator", "human"]
 Mode = Literal["deterministic", "stochastic"]  # of a policy
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -94,6 +96,9 @@ class RLConfig(_Settings):
     sigma_floor: float = 0.05  # least noise of a denoising step, plan units [C]; DPPO: 0.1
     noise_correlation: float = 0.8  # AR(1) of the exploration noise over the chunk; 0 white [C]
     cross_fade: int = 0  # control steps blended with the last plan; 0 none [C]
+    physics: Physics = added("exact")  # of training; whatever is measured is exact [C]
+    substeps: int = added(12)  # physics steps in a control step of training physics [C]; LIBERO: 25
+    exact_last: float = added(0.0)  # share of the iterations, the last ones, in exact physics [C]
     copies: int = 48  # simulated robots [D]: 50
     staggered: bool = True  # episodes begin at different times: the "diverse buffer" [S], [C]
     decisions: int = 24  # decisions per copy and iteration [C]; DPPO: 300-400
@@ -127,6 +132,11 @@ class RLConfig(_Settings):
     seeds: tuple[int, ...] = (0,)  # training seeds per task and algorithm [C]
     evaluation_starts: int = 50  # official start states of the final evaluation [L]
     evaluation_seeds: tuple[int, ...] = (0, 1, 2)  # of the noise; the first is the headline's [C]
+
+    def physics_at(self, iteration: int) -> Physics:
+        """Return the physics that iteration `iteration` (from 0) is played in."""
+        exact_from = self.iterations - round(self.exact_last * self.iterations)
+        return "exact" if iteration >= exact_from else self.physics
 
 
 @dataclass(frozen=True)

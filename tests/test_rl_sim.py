@@ -31,6 +31,7 @@ TASK = "libero_object/0"
 TINY = RLConfig(
     copies=4, decisions=3, iterations=5, max_steps=20, epochs=2, minibatch=30, critic_warmup=1,
     measure_every=2, measure_starts=2, cross_fade=2, noise_start=2.0, noise_anneal=1.0,
+    physics="training", exact_last=0.4,  # so a killed run goes on in either
 )  # fmt: skip
 
 
@@ -123,6 +124,15 @@ def test_staggered_copies_end_at_different_times_and_each_episode_has_its_own_st
     together.collect(torch.Generator().manual_seed(0))
     assert together.episodes == 8  # all began anew
     assert (together.simulator.elapsed == 12).all()
+
+
+def test_the_last_iterations_are_played_in_exact_physics(scene):
+    learner = Learner(make_policy(scene), scene, TINY)
+    seen = []
+    for _ in range(TINY.iterations):
+        learner.iterate()
+        seen.append((learner.collector.simulator.physics, learner.collector.simulator.substeps))
+    assert seen == [("training", 12)] * 3 + [("exact", 25)] * 2
 
 
 def test_the_last_observation_of_a_time_out_is_from_before_the_reset(scene):

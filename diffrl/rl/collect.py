@@ -16,7 +16,7 @@ from diffrl.policy.features import Features, concatenate
 from diffrl.presets import RLConfig
 from diffrl.rl.rollout import Senses
 from diffrl.sim.scene import Scene
-from diffrl.sim.simulator import Simulator
+from diffrl.sim.simulator import Physics, Simulator
 from diffrl.sim.starts import fresh_start_states
 
 TRAINING_STARTS = 1_000_000  # start-state seeds from here on: no other stage draws them
@@ -69,13 +69,29 @@ class Collector:
     ):
         self.policy, self.scene, self.config = policy, scene, config
         self.limit = config.max_steps or scene.task.max_steps
-        self.simulator = Simulator(scene, config.copies, threads=threads, max_steps=self.limit)
-        self.senses = Senses(policy, scene, self.simulator)
+        self.threads = threads
+        self._simulate(config.physics_at(0))
         self.start_seed = TRAINING_STARTS + seed
         self.episodes = 0  # begun so far: the number of the next fresh start state
         self.tail = policy.no_tail(config.copies)
         self.deadline = np.full(config.copies, self.limit)
         self._copies = np.arange(config.copies)
+
+    def _simulate(self, physics: Physics) -> None:
+        """Begin anew in a simulator of this physics."""
+        config = self.config
+        substeps = config.substeps if physics == "training" else None
+        self.simulator = Simulator(
+            self.scene, config.copies, self.threads, self.limit, physics, substeps
+        )
+        self.senses = Senses(self.policy, self.scene, self.simulator)
+        self.fresh = True
+
+    def use(self, physics: Physics) -> None:
+        """Go on in this physics; a change of it begins all episodes anew."""
+        if physics != self.simulator.physics:
+            self.simulator.close()
+            self._simulate(physics)
 
     def collect(self, generator: torch.Generator) -> Batch:
         """Play `config.decisions` decisions on every copy; stochastic, noise of `generator`."""
@@ -119,7 +135,8 @@ class Collector:
 
     def _begin(self) -> None:
         """Start the first episodes, with staggered deadlines; or all anew, each time."""
-        if self.episodes == 0 or not self.config.staggered:
+        if self.fresh or not self.config.staggered:
+            self.fresh = False
             self._reset(self._copies)
             if self.config.staggered:
                 share = (1 + self._copies) / len(self._copies)
@@ -136,6 +153,7 @@ class Collector:
     def state(self) -> dict:
         """Return everything that `restore` needs to go on exactly as if nothing had happened."""
         return {
+            "physics": self.simulator.physics,
             "simulator": self.simulator.snapshot(),
             "episodes": self.episodes,
             "tail": self.tail,
@@ -144,7 +162,9 @@ class Collector:
 
     def restore(self, state: dict) -> None:
         """Continue from what `state` returned."""
+        self.use(state["physics"])
         self.simulator.restore(state["simulator"])
+        self.fresh = False
         self.episodes = state["episodes"]
         self.tail, self.deadline = state["tail"], state["deadline"]
 

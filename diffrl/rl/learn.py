@@ -65,6 +65,7 @@ class Learner:
         """One iteration: collect a batch, improve on it; return its diagnostics."""
         self._set_rates()
         self.policy.noise_scale = noise_scale(self.iteration, self.config)
+        self.collector.use(self.config.physics_at(self.iteration))
         began = time.perf_counter()
         batch = self.collector.collect(self.generator)
         collected = time.perf_counter()

@@ -105,6 +105,15 @@ def physics_face(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
 
     Raises RuntimeError if a constant that physics reads differs from the full model's.
     """
+    model = physics_spec(xml, full).compile()
+    for field in PHYSICS_FIELDS:
+        if not np.array_equal(getattr(model, field), getattr(full, field)):
+            raise RuntimeError(f"the physics face changed {field}")
+    return model
+
+
+def physics_spec(xml: str, full: mujoco.MjModel) -> mujoco.MjSpec:
+    """What the physics face is compiled from; inertias are `full`'s, a model of the same bodies."""
     spec = mujoco.MjSpec.from_string(xml)
     for body in spec.bodies[1:]:
         i = full.body(body.name).id
@@ -122,11 +131,7 @@ def physics_face(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
     used = {geom.meshname for geom in spec.geoms}
     for asset in [*(m for m in spec.meshes if m.name not in used), *spec.materials, *spec.textures]:
         asset.delete()
-    model = spec.compile()
-    for field in PHYSICS_FIELDS:
-        if not np.array_equal(getattr(model, field), getattr(full, field)):
-            raise RuntimeError(f"the physics face changed {field}")
-    return model
+    return spec
 
 
 PHYSICS_FIELDS = tuple(

@@ -60,9 +60,14 @@ class Sensor:
             else:
                 self._sites.append((row, model.site(name).id))
 
-    def read(self, data: mujoco.MjData, out: Observation, row: int) -> None:
-        """Write what `data` holds now into row `row`."""
-        scene, qpos = self._scene, data.qpos
+    def read(
+        self, data: mujoco.MjData, out: Observation, row: int, qpos: np.ndarray | None = None
+    ) -> None:
+        """Write what `data` holds now into row `row`; `qpos` are the exact scene's positions.
+
+        A training face has positions of its own, but the exact scene's bodies and sites.
+        """
+        scene, qpos = self._scene, data.qpos if qpos is None else qpos
         out.eef_pos[row] = data.site_xpos[self.site]
         out.eef_quat[row] = data.xquat[self._hand][[1, 2, 3, 0]]
         out.gripper_qpos[row] = qpos[scene.gripper_qpos]

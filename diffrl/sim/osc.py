@@ -168,13 +168,15 @@ def control_step(
     home,  # (7,) joints of the last reset, rad
     goal_mat,  # (9,) goal orientation, kept between calls
     grip,  # (2,) normalised finger targets, kept between calls
+    substeps,  # physics steps in this control step; LIBERO's 25
+    gripper_speed,  # change of `grip` in each of them
 ):
-    """Advance one MjData by one control step (25 physics steps); False if it diverged."""
+    """Advance one MjData by one control step; False if it diverged."""
     goal_pos, wrench, error, offset = np.empty(3), np.empty(6), np.empty(3), np.empty(3)
     jacobian, mass, torque = np.empty((6, 7)), np.empty((7, 7)), np.empty(7)
     q, v, b = np.empty(7), np.empty(7), np.empty(7)
     damping = 2.0 * np.sqrt(STIFFNESS)
-    for substep in range(SUBSTEPS):
+    for substep in range(substeps):
         _step1(model, data)
         if substep == 0:
             goal_pos[:] = eef_pos + MAX_TRANSLATION * action[:3]
@@ -200,7 +202,7 @@ def control_step(
             ctrl[motors[i]] = min(max(torque[i], limits[i, 0]), limits[i, 1])
         for i in range(2):
             direction = (2.0 * i - 1.0) * np.sign(action[6])
-            grip[i] = min(max(grip[i] + GRIPPER_SPEED * direction, -1.0), 1.0)
+            grip[i] = min(max(grip[i] + gripper_speed * direction, -1.0), 1.0)
             low, high = limits[7 + i, 0], limits[7 + i, 1]
             ctrl[fingers[i]] = 0.5 * (low + high) + 0.5 * (high - low) * grip[i]
         _step2(model, data)

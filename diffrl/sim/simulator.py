@@ -9,6 +9,7 @@ others.
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import mujoco
 import numpy as np
@@ -17,14 +18,19 @@ from diffrl.errors import UserError, whole
 from diffrl.scale import cores
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import Observation, Sensor, place_fixtures
-from diffrl.sim.osc import control_step
+from diffrl.sim.osc import GRIPPER_SPEED, SUBSTEPS, control_step
 from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates
+from diffrl.sim.training import TrainingFace, training_face
 
 ACTION_SIZE = 7  # dx dy dz, axis-angle drx dry drz, gripper (-1 open, +1 close)
 SETTLE_ACTION = np.array([0.0, 0, 0, 0, 0, 0, -1])  # OpenVLA-OFT's and openpi's waiting action
 _DIVERGED = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQACC + 1)
 _FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+CONTROL_PERIOD = 0.05  # s, LIBERO's 20 Hz
+SETTLE_STEPS = 10  # control steps before an episode, OpenVLA-OFT's and openpi's number
+Physics = Literal["exact", "training"]
+TRAINING_SUBSTEPS = 12  # of 4.17 ms; with 10 experts begin to lose success (our choice)
 
 
 @dataclass(eq=False)
@@ -45,20 +51,26 @@ class Step:
 
 
 class _Copy:
-    """One scene in motion."""
+    """One scene in motion, in exact physics or, with a `face`, in training physics."""
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
-        self.data = mujoco.MjData(scene.model)
+    def __init__(self, scene: Scene, face: TrainingFace | None = None, substeps: int = SUBSTEPS):
+        self.scene, self.face = scene, face
+        self.model = scene.model if face is None else face.model
+        self.data = mujoco.MjData(self.model)
         self.fixtures = np.zeros((len(scene.fixture_names), 7))
         self.sensor = Sensor(scene)
-        self.goal = Goal(scene.model, scene.meta["goal"])
+        self.goal = Goal(self.model, scene.meta["goal"])
         self.goal_mat, self.grip = np.empty(9), np.empty(2)
-        self._arguments = self._bind(scene.meta)
+        pace = (substeps, GRIPPER_SPEED * (SUBSTEPS / substeps))
+        self._arguments = (*self._bind(scene.meta), *pace)
+        if face is not None:
+            self.poses = np.zeros((len(face.placed), 7))  # of the bodies without their joints
+            self._qpos = np.zeros(scene.model.nq)  # the exact scene's positions
+            self._scratch = mujoco.MjData(scene.model)
 
     def _bind(self, meta: dict) -> tuple:
         """The fixed arguments of `control_step`: views of MjData and addresses in them."""
-        model, data, site = self.scene.model, self.data, self.sensor.site
+        model, data, site = self.model, self.data, self.sensor.site
         motors = [model.actuator(name).id for name in meta["arm_actuators"]]
         fingers = [model.actuator(name).id for name in meta["gripper_actuators"]]
         dofs = [int(model.joint(name).dofadr[0]) for name in meta["arm_joints"]]
@@ -73,7 +85,7 @@ class _Copy:
             data.site_xpos[site],
             data.site_xmat[site],
             data.warning.number[_DIVERGED],
-            self.scene.arm_qpos,
+            np.array([int(model.joint(name).qposadr[0]) for name in meta["arm_joints"]]),
             np.array(dofs),
             _inertia_addresses(model, dofs),
             np.array(motors),
@@ -87,9 +99,9 @@ class _Copy:
     def reset(self, model: mujoco.MjModel, state: np.ndarray, settle: int) -> bool:
         data = self.data
         mujoco.mj_resetData(model, data)
-        data.time = state[0]
-        data.qpos[:] = state[1 : 1 + model.nq]
-        data.qvel[:] = state[1 + model.nq :]
+        data.time, (qpos, qvel) = state[0], np.split(state[1:], [self.scene.model.nq])
+        data.qpos[:] = qpos if self.face is None else qpos[self.face.qpos]
+        data.qvel[:] = qvel if self.face is None else qvel[self.face.qvel]
         # robosuite's first goal orientation is that of its own reset, not of the start state
         self.goal_mat[:] = self.scene.arrays["home_goal_matrix"].ravel()
         self.grip[:] = 0.0
@@ -104,9 +116,44 @@ class _Copy:
     def __reduce__(self):
         raise TypeError("a scene in motion holds views of its MjData: copy the whole Simulator")
 
+    def settle_things(self, exact: mujoco.MjModel, state: np.ndarray) -> bool:
+        """Let the things without joints stand where `exact` physics settles them from `state`.
+
+        False if they diverge there. `exact` has this copy's fixtures in place.
+        """
+        settled, fine = self.face.settled_at(state), True
+        if settled is None:  # no layout of the scene's own
+            other = _Copy(self.scene)
+            fine = other.reset(exact, state, SETTLE_STEPS)
+            settled = other.data.qpos
+        self.place_things(exact, settled)
+        return fine
+
+    def place_things(self, exact: mujoco.MjModel, qpos: np.ndarray) -> None:
+        """Let the things without joints stand where the exact positions (nq,) have them."""
+        self._qpos[:] = qpos
+        self.poses[:] = self.face.poses(exact, self._scratch, qpos)
+
+    def qpos(self) -> np.ndarray:
+        """Positions of the exact scene, (nq,); a view."""
+        if self.face is None:
+            return self.data.qpos
+        self._qpos[self.face.qpos] = self.data.qpos
+        return self._qpos
+
+    def sense(self, out: Observation, row: int) -> None:
+        """Write the observation into row `row`."""
+        self.sensor.read(self.data, out, row, self.qpos())
+
     def write_state(self, out: np.ndarray) -> None:
+        """Write the state of the exact scene; what has no joint here has no velocity."""
         nq, data = self.scene.model.nq, self.data
-        out[0], out[1 : 1 + nq], out[1 + nq :] = data.time, data.qpos, data.qvel
+        out[0], out[1 : 1 + nq] = data.time, self.qpos()
+        if self.face is None:
+            out[1 + nq :] = data.qvel
+        else:
+            out[1 + nq :] = 0.0
+            out[1 + nq + self.face.qvel] = data.qvel
 
 
 def _inertia_addresses(model: mujoco.MjModel, dofs: list[int]) -> np.ndarray:
@@ -129,6 +176,10 @@ class Simulator:
     limit, `Task.max_steps`). Use `reset`, then `step`; read `observation`.
     `limits` (n,) holds what that is for each copy.
 
+    With `physics="training"` things that the goal does not need stand still (`TrainingFace`) and a
+    control step takes `substeps` physics steps (default 12; LIBERO's and exact physics' are 25):
+    cheaper, for policies that learn. Such a simulator records no states.
+
     `copy.deepcopy`, `copy.copy` and pickle give a simulator that continues bit for bit and shares
     nothing that moves; for many branches of one moment `snapshot` and `restore` are cheaper.
     """
@@ -139,6 +190,8 @@ class Simulator:
         n: int,
         threads: int | None = None,
         max_steps: int | None = None,
+        physics: Physics = "exact",
+        substeps: int | None = None,
     ):
         scenes = list(scenes) if isinstance(scenes, list | tuple) else [scenes] * n
         if whole(n, "n, the number of copies,") != len(scenes):
@@ -146,8 +199,13 @@ class Simulator:
         self.n, self.scenes = n, scenes
         self.threads = min(cores() if threads is None else whole(threads, "threads"), n)
         self.max_steps = None if max_steps is None else whole(max_steps, "max_steps")
-        self._copies = [_Copy(scene) for scene in scenes]
-        self._models = [{s: copy.copy(s.model) for s in set(scenes)} for _ in range(self.threads)]
+        self.physics, self.substeps = physics, _substeps(physics, substeps)
+        faces = {s: training_face(s) for s in set(scenes)} if physics == "training" else {}
+        self._copies = [_Copy(scene, faces.get(scene), self.substeps) for scene in scenes]
+        exact = {scene: scene.model for scene in scenes}
+        played = exact | {scene: face.model for scene, face in faces.items()}
+        self._models = [_own(played, CONTROL_PERIOD / self.substeps) for _ in range(self.threads)]
+        self._exact = [_own(exact) for _ in range(self.threads if faces else 0)]
         self.limits = np.array([self.max_steps or scene.task.max_steps for scene in scenes])
         # the caller is one of the threads
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
@@ -175,8 +233,8 @@ class Simulator:
 
     def __reduce__(self):
         """How it is copied and pickled: made anew, as views of MjData would stay the original's."""
-        settings = (self.scenes, self.n, self.threads, self.max_steps)
-        return _continued, (*settings, self.snapshot())
+        settings = (self.scenes, self.n, self.threads, self.max_steps, self.physics, self.substeps)
+        return _continued, (settings, self.snapshot())
 
     def _map(self, function, items) -> None:
         """Call function(item, thread) on each; whichever thread is free takes the next item."""
@@ -193,15 +251,25 @@ class Simulator:
 
     def _model(self, c: int, thread: int) -> mujoco.MjModel:
         """The thread's model of copy c, with that copy's fixtures in place."""
-        scene, fixtures = self.scenes[c], self._copies[c].fixtures
+        scene, moving = self.scenes[c], self._copies[c]
         model = self._models[thread][scene]
-        if len(fixtures):
-            place_fixtures(scene, model, fixtures)
+        if len(moving.fixtures):
+            place_fixtures(scene, model, moving.fixtures)
+        if moving.face is not None:
+            model.body_pos[moving.face.placed], model.body_quat[moving.face.placed] = np.split(
+                moving.poses, [3], axis=1
+            )
+        return model
+
+    def _exact_model(self, c: int, thread: int) -> mujoco.MjModel:
+        """The thread's model of copy c in exact physics, beside the training face."""
+        model = self._exact[thread][self.scenes[c]]
+        place_fixtures(self.scenes[c], model, self._copies[c].fixtures)
         return model
 
     # ---- episodes ------------------------------------------------------------------------
 
-    def reset(self, starts: StartStates, copies=None, settle: int = 10) -> Observation:
+    def reset(self, starts: StartStates, copies=None, settle: int = SETTLE_STEPS) -> Observation:
         """Begin episodes at `starts` in `copies` (indices; default all), then settle.
 
         LIBERO stores start states before gravity has settled the objects: `settle` control steps
@@ -218,8 +286,11 @@ class Simulator:
             row, c = job
             moving = self._copies[c]
             moving.fixtures[:] = starts.fixtures[row]
-            fine = moving.reset(self._model(c, thread), starts.states[row], settle)
-            moving.sensor.read(moving.data, self.observation, c)
+            fine, state = True, starts.states[row]
+            if moving.face is not None:
+                fine = moving.settle_things(self._exact_model(c, thread), state)
+            fine &= moving.reset(self._model(c, thread), state, settle)
+            moving.sense(self.observation, c)
             self.error[c] = self.done[c] = not fine
 
         self.success[copies], self.elapsed[copies] = False, 0
@@ -244,8 +315,13 @@ class Simulator:
         ±1 is a goal offset of ±0.05 m or ±0.5 rad; the gripper's sign opens (-1) or closes (+1).
         A copy stops inside a chunk when its episode ends. `observation` is refreshed; as in LIBERO
         it is computed before the last physics step (2 ms). Raises UserError for a wrong shape,
-        NaN, or a value beyond [-1, 1].
+        NaN, or a value beyond [-1, 1], and when states of training physics are to be recorded.
         """
+        if record and self.physics != "exact":
+            raise UserError(
+                "step: what is played in training physics is not recorded, as it is not LIBERO's: "
+                'play it with physics="exact".'
+            )
         actions = self._check_actions(actions)
         chunk = actions.shape[1]
         result = Step(
@@ -276,7 +352,7 @@ class Simulator:
             if self.elapsed[c] >= self.limits[c]:
                 result.timeout[c] = True
                 break
-        moving.sensor.read(moving.data, self.observation, c)
+        moving.sense(self.observation, c)
 
     def _check_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions, np.float64)
@@ -314,25 +390,33 @@ class Simulator:
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs to continue bit for bit, as arrays."""
-        sizes = [mujoco.mj_stateSize(c.scene.model, _FULL_STATE) for c in self._copies]
+        sizes = [mujoco.mj_stateSize(c.model, _FULL_STATE) for c in self._copies]
         physics = np.zeros((self.n, max(sizes)))
         for row, size, c in zip(physics, sizes, self._copies, strict=True):
-            mujoco.mj_getState(c.scene.model, c.data, row[:size], _FULL_STATE)
-        return {
-            "physics": physics,
-            "fixtures": self.fixtures(),
-            "goal_mat": np.array([c.goal_mat for c in self._copies]),
-            "grip": np.array([c.grip for c in self._copies]),
-            "done": self.done.copy(),
-            "success": self.success.copy(),
-            "error": self.error.copy(),
-            "elapsed": self.elapsed.copy(),
-        } | {f"observation/{k}": v.copy() for k, v in self.observation.arrays().items()}
+            mujoco.mj_getState(c.model, c.data, row[:size], _FULL_STATE)
+        things = {} if self.physics == "exact" else {"things": self.states()}
+        return (
+            things
+            | {
+                "physics": physics,
+                "fixtures": self.fixtures(),
+                "goal_mat": np.array([c.goal_mat for c in self._copies]),
+                "grip": np.array([c.grip for c in self._copies]),
+                "done": self.done.copy(),
+                "success": self.success.copy(),
+                "error": self.error.copy(),
+                "elapsed": self.elapsed.copy(),
+            }
+            | {f"observation/{k}": v.copy() for k, v in self.observation.arrays().items()}
+        )
 
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Continue from a `snapshot` of a simulator with the same scenes."""
         for i, c in enumerate(self._copies):
             c.fixtures[:] = snapshot["fixtures"][i, : len(c.fixtures)]
+            if c.face is not None:
+                qpos = snapshot["things"][i, 1 : 1 + c.scene.model.nq]
+                c.place_things(self._exact_model(i, 0), qpos)
             model = self._model(i, 0)
             state = snapshot["physics"][i, : mujoco.mj_stateSize(model, _FULL_STATE)]
             mujoco.mj_resetData(model, c.data)  # the state holds no warnings of a diverged branch
@@ -346,14 +430,31 @@ class Simulator:
             array[:] = snapshot[f"observation/{name}"]
 
 
-def _continued(
-    scenes: list[Scene],
-    n: int,
-    threads: int,
-    max_steps: int | None,
-    snapshot: dict[str, np.ndarray],
-) -> Simulator:
+def _substeps(physics: str, substeps: int | None) -> int:
+    known = get_args(Physics)
+    if physics not in known:
+        raise UserError(f"There is no physics {physics!r}: choose {' or '.join(known)}.")
+    if physics == "training":
+        return TRAINING_SUBSTEPS if substeps is None else whole(substeps, "substeps")
+    if substeps not in (None, SUBSTEPS):
+        raise UserError(
+            f"Simulator: substeps is {substeps}, but exact physics takes LIBERO's {SUBSTEPS}: "
+            'leave it out, or ask for physics="training".'
+        )
+    return SUBSTEPS
+
+
+def _own(models: dict[Scene, mujoco.MjModel], timestep: float | None = None) -> dict:
+    """Copies of models for one thread; with another time step, s, if one is given."""
+    copies = {scene: copy.copy(model) for scene, model in models.items()}
+    for model in copies.values():
+        if timestep is not None and timestep != model.opt.timestep:
+            model.opt.timestep = timestep
+    return copies
+
+
+def _continued(settings: tuple, snapshot: dict[str, np.ndarray]) -> Simulator:
     """Return a new simulator at a `snapshot`."""
-    simulator = Simulator(scenes, n, threads, max_steps)
+    simulator = Simulator(*settings)
     simulator.restore(snapshot)
     return simulator

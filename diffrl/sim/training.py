@@ -1,0 +1,247 @@
+"""The training face of a scene: cheaper physics for a policy that learns, and for nothing else.
+
+Most contacts of a LIBERO scene belong to things that nobody is asked to touch. In the training face
+they stand, as fixtures already do, where exact physics settled them from the episode's own start
+state, and joints that the goal does not need are locked; a control step may take fewer, longer
+physics steps. Bodies, geoms and sites keep their ids, so goals and observations are evaluated as
+ever, and `TrainingFace.to_exact` gives the states of the exact scene that a copy stands for. What
+was played here shows no success rate and enters no data set: `Simulator.step` records none of it.
+(Our choice; LIBERO has nothing of the kind.)
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import mujoco
+import numpy as np
+
+from diffrl.artifacts import cache_dir
+from diffrl.sim.cache import read_cached, write_cached
+from diffrl.sim.scene import Scene
+
+MAGIC = b"diffrl training face 1\n"
+PROBED = 16  # layouts that are looked at for things that rest on what the goal names
+ABOVE = 0.01  # m that such a thing's middle is higher
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingFace:
+    """A scene without the joints that its goal does not need.
+
+    Attributes:
+        scene: the exact one.
+        model: its model without these joints (MjModel).
+        settled: (P, nq) positions of the scene's fresh layouts as exact physics settled them, in
+            the order of ``layout_qpos``; NaN for layouts that no fresh start state is drawn from.
+    """
+
+    scene: Scene
+    model: mujoco.MjModel = field(repr=False)
+    settled: np.ndarray = field(repr=False)
+
+    @cached_property
+    def placed(self) -> np.ndarray:
+        """(m,) ids of the bodies that lost their joints, parents first."""
+        lost = self.scene.model.body_jntnum > self.model.body_jntnum
+        return np.flatnonzero(lost)
+
+    @cached_property
+    def qpos(self) -> np.ndarray:
+        """(nq of the face,) where its positions stand among the exact ones."""
+        return _addresses(self.model, self.scene.model, "qposadr", self.model.nq)
+
+    @cached_property
+    def qvel(self) -> np.ndarray:
+        """(nv of the face,) where its velocities stand among the exact ones."""
+        return _addresses(self.model, self.scene.model, "dofadr", self.model.nv)
+
+    @cached_property
+    def _rows(self) -> dict[bytes, int]:
+        layouts = self.scene.arrays["layout_qpos"]
+        return {self._things(qpos): row for row, qpos in enumerate(layouts)}
+
+    def _things(self, qpos: np.ndarray) -> bytes:
+        """What of the positions (nq,) decides where things settle: all but the arm."""
+        return np.delete(qpos, self.scene.arm_qpos).tobytes()
+
+    def settled_at(self, state: np.ndarray) -> np.ndarray | None:
+        """Return the settled positions (nq,) of a fresh start state, None of any other state."""
+        row = self._rows.get(self._things(state[1 : 1 + self.scene.model.nq]))
+        settled = None if row is None else self.settled[row]
+        return None if settled is None or np.isnan(settled).any() else settled
+
+    def poses(self, exact: mujoco.MjModel, data: mujoco.MjData, qpos: np.ndarray) -> np.ndarray:
+        """Return where the placed bodies stand in their parents' frames: (m, 7) pos + wxyz.
+
+        `exact` has the fixtures in place; `data` is scratch space; `qpos` (nq,).
+        """
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(exact, data)
+        out, back = np.empty((len(self.placed), 7)), (np.empty(3), np.empty(4))
+        for row, body in zip(out, self.placed):
+            parent = exact.body_parentid[body]
+            mujoco.mju_negPose(*back, data.xpos[parent], data.xquat[parent])
+            position, turn = row[:3], row[3:]
+            mujoco.mju_mulPose(position, turn, *back, data.xpos[body], data.xquat[body])
+        return out
+
+
+def _addresses(face: mujoco.MjModel, exact: mujoco.MjModel, kind: str, size: int) -> np.ndarray:
+    out = np.empty(size, int)
+    for joint in range(face.njnt):
+        here = np.atleast_1d(getattr(face.joint(joint), kind))[0]
+        there = np.atleast_1d(getattr(exact.joint(face.joint(joint).name), kind))[0]
+        width = _WIDTH[kind][face.jnt_type[joint]]
+        out[here : here + width] = np.arange(there, there + width)
+    return out
+
+
+_FREE, _BALL = mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL
+_SLIDE, _HINGE = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
+_WIDTH = {
+    "qposadr": {_FREE: 7, _BALL: 4, _SLIDE: 1, _HINGE: 1},
+    "dofadr": {_FREE: 6, _BALL: 3, _SLIDE: 1, _HINGE: 1},
+}
+
+
+# ---- what the goal needs ---------------------------------------------------------------------
+
+
+def needed_bodies(scene: Scene, settled: np.ndarray) -> set[int]:
+    """Return the bodies whose joints stay: what the goal names, and what rests on that.
+
+    A goal's joints stay, and all joints of a fixture that something goes into, for its door may be
+    in the way; under a region that something goes onto only those that carry it.
+
+    Args:
+        scene: the exact one.
+        settled: (P, nq) settled layouts, NaN where there is none.
+    """
+    model, needed = scene.model, set()
+    for term in scene.meta["goal"]:
+        if "joints" in term:
+            needed |= {int(model.joint(name).bodyid[0]) for name in term["joints"]}
+            continue
+        needed.add(scene.body_id(term["body"]))
+        if "support" in term:
+            needed.add(scene.body_id(term["support"]))
+        if "site" in term:
+            holder = int(model.site_bodyid[scene.site_id(term["site"])])
+            needed |= _ancestors(model, holder)
+            if term["predicate"] == "in":
+                root = model.body_rootid[holder]
+                needed |= set(np.flatnonzero(model.body_rootid == root).tolist())
+    return needed | _resting_on(scene, needed, settled)
+
+
+def _ancestors(model: mujoco.MjModel, body: int) -> set[int]:
+    chain = set()
+    while body:
+        chain.add(body)
+        body = int(model.body_parentid[body])
+    return chain
+
+
+def _resting_on(scene: Scene, needed: set[int], settled: np.ndarray) -> set[int]:
+    """Free bodies that touch a needed free body from above in some of the layouts."""
+    model, data, found = scene.model, mujoco.MjData(scene.model), set()
+    free = {int(b) for b in model.jnt_bodyid[model.jnt_type == _FREE]}
+    rows = np.flatnonzero(~np.isnan(settled).any(axis=1))[:PROBED]
+    for qpos in settled[rows]:
+        data.qpos[:] = qpos
+        mujoco.mj_fwdPosition(model, data)
+        roots = model.body_rootid[model.geom_bodyid[data.contact.geom]]
+        for pair in {tuple(sorted(map(int, pair))) for pair in roots.reshape(-1, 2)}:
+            for low, high in (pair, pair[::-1]):
+                higher = data.xipos[high, 2] - data.xipos[low, 2] > ABOVE
+                if low in needed & free and high in free - needed and higher:
+                    found.add(high)
+    return found
+
+
+# ---- making and keeping it -------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def training_face(scene: Scene) -> TrainingFace:
+    """Return the training face of a scene, from the cache or made now (some 20 s, all cores).
+
+    Raises:
+        UserError: the cache file is damaged or not what its name says.
+    """
+    key = hashlib.sha256(scene_bytes(scene)).hexdigest()
+    task = scene.task
+    path = cache_dir() / "scenes" / f"{task.suite}-{task.index}-{key[:12]}.training"
+    if not path.exists():
+        settled = settle_layouts(scene)
+        model = _without(scene, needed_bodies(scene, settled))
+        size = mujoco.mj_sizeModel(model)
+        mujoco.mj_saveModel(model, None, binary := np.empty(size, np.uint8))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, model=binary, settled=settled)
+        write_cached(path, MAGIC, key.encode(), buffer.getvalue())
+    data = read_cached(path, MAGIC, key.encode())
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        binary, settled = file["model"], file["settled"]
+    name = "training.mjb"
+    model = mujoco.MjModel.from_binary_path(name, {name: binary.tobytes()})
+    return TrainingFace(scene, model, settled)
+
+
+def scene_bytes(scene: Scene) -> bytes:
+    """What decides the face: the compiled physics, the goal and the layouts."""
+    mujoco.mj_saveModel(
+        scene.model, None, model := np.empty(mujoco.mj_sizeModel(scene.model), np.uint8)
+    )
+    layouts = [scene.arrays[f"layout_{name}"] for name in ("qpos", "fixtures", "usable")]
+    parts = [model.tobytes(), repr(scene.meta["goal"]).encode(), *(a.tobytes() for a in layouts)]
+    return b"".join(hashlib.sha256(part).digest() for part in parts)
+
+
+def settle_layouts(scene: Scene, settle: int = 10) -> np.ndarray:
+    """Return the usable layouts as exact physics settles them, (P, nq); NaN for the others."""
+    from diffrl.sim.simulator import Simulator  # which uses training faces itself
+    from diffrl.sim.starts import StartStates
+
+    layouts, usable = scene.arrays["layout_qpos"], scene.arrays["layout_usable"]
+    settled = np.full(layouts.shape, np.nan)
+    copies = 64
+    with Simulator(scene, copies) as simulator:
+        for first in range(0, len(usable), copies):
+            rows = usable[first : first + copies]
+            states = np.zeros((len(rows), scene.state_size))
+            states[:, 1 : 1 + scene.model.nq] = layouts[rows]
+            fixtures = scene.arrays["layout_fixtures"][rows]
+            ids = tuple(f"layout/{row}" for row in rows)
+            starts = StartStates(scene.task.id, ids, states, fixtures)
+            some = np.arange(len(rows))
+            simulator.reset(starts, copies=some, settle=settle)
+            sound = ~simulator.error[some]
+            found = simulator.states()[some, 1 : 1 + scene.model.nq]
+            settled[rows[sound]] = found[sound]
+    return settled
+
+
+def _without(scene: Scene, needed: set[int]) -> mujoco.MjModel:
+    """The physics face without the joints of things and fixtures that are not needed."""
+    from diffrl.sim.compiler import physics_spec
+
+    exact = scene.model
+    robot = {
+        int(exact.joint(n).id) for n in scene.meta["arm_joints"] + scene.meta["gripper_joints"]
+    }
+    idle = [
+        exact.joint(joint).name
+        for joint in range(exact.njnt)
+        if joint not in robot and int(exact.jnt_bodyid[joint]) not in needed
+    ]
+    spec = physics_spec(scene.picture_xml(), exact)
+    for joint in list(spec.joints):
+        if joint.name in idle:
+            joint.delete()
+    model = spec.compile()
+    if model.nbody != exact.nbody or model.ngeom != exact.ngeom or model.nsite != exact.nsite:
+        raise RuntimeError(f"{scene.task.id}: the training face has other bodies than the scene")
+    return model
