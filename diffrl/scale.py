@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffrl.errors import UserError
+from diffrl.errors import UserError, refused_by_the_machine
 
 
 class StageError(RuntimeError):
@@ -113,8 +113,9 @@ def _guarded(function: Callable[[Any], Any], item: Any) -> tuple[bool, Any]:
         return True, function(item)
     except UserError as error:
         return False, (str(error), None)
-    except Exception:
-        return False, (None, traceback.format_exc())
+    except Exception as error:
+        told = refused_by_the_machine(error) if isinstance(error, OSError) else None
+        return False, (told, None) if told else (None, traceback.format_exc())
 
 
 def _unwrap(outcome: tuple[bool, Any], name: str, bar: tqdm) -> Any:

@@ -6,7 +6,6 @@ reader opens official files and those of LIBERO's raw collector.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from diffrl.artifacts import atomic_path
+from diffrl.artifacts import atomic_path, lock, make_folder
 from diffrl.data import layout, safety
 from diffrl.data.episode import IMAGES, Episode
 from diffrl.data.layout import DAMAGE
@@ -86,15 +85,8 @@ class EpisodeWriter:
     def __init__(self, path: Path, task: str, attrs: Mapping[str, Any]):
         self.path, self.task, self.attrs = Path(path), task, dict(attrs)
         self._folder = self.path.with_name(self.path.name + ".parts")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder, os.O_RDONLY)  # a kill releases it
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise UserError(
-                f"{self.path} is being written by another process: wait for it, or stop it."
-            ) from error
+        busy = f"{self.path} is being written by another process: wait for it, or stop it."
+        self._lock = lock(make_folder(self._folder) / ".lock", busy)  # a kill releases it
         try:
             assembled = iterate_episodes(self.path) if self.path.exists() else ()
             self._known = dict(enumerate(assembled))  # index -> episode, as far as it was seen here
