@@ -42,7 +42,9 @@ def write_episodes(path: Path, episodes: Iterable[Episode], attrs: Mapping[str, 
         UserError: an episode breaks a rule.
     """
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w", libver=_LIBVER, userblock_size=safety.SEAL_SIZE) as file:
+        private = {"locking": False}  # nobody else knows its name, and some NFS has no locks
+        size = safety.SEAL_SIZE
+        with h5py.File(temporary, "w", libver=_LIBVER, userblock_size=size, **private) as file:
             data, successes, total = file.create_group("data"), [], 0
             for index, episode in enumerate(episodes):
                 layout.write_demo(data.create_group(f"demo_{index}"), episode.validate())
@@ -206,7 +208,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     for finding in safety.check_bytes(Path(path)):
         raise UserError(str(finding))
     try:
-        with h5py.File(path) as file:
+        with safety.open_hdf5(path) as file:
             attrs = dict(file["data"].attrs)
     except DAMAGE as error:
         raise UserError(f"{path}: the attributes of data cannot be read ({error}).") from error
@@ -225,7 +227,7 @@ def _inspect(path: Path) -> Iterator[Finding | Episode]:
     if any(finding.place == "file" for finding in findings):
         return
     try:
-        with h5py.File(path) as file:
+        with safety.open_hdf5(path) as file:
             if unsafe := list(safety.check_structure(file, path)):
                 yield from unsafe
             else:
