@@ -4,15 +4,20 @@ Only the chosen room is imported, and tyro reads the function's signature and do
 no second list of parameters. A command may return an exit code.
 """
 
+import contextlib
 import difflib
 import importlib
 import os
+import select
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
-from diffrl.errors import UserError
+from diffrl.errors import UserError, refused_by_the_machine
 from diffrl.scale import RAY, StageError
+
+PIPE = 141  # exit code of a shell's own tools whose reader went away: 128 + SIGPIPE
 
 COMMANDS = {  # name: (module:function, one line of help)
     "doctor": ("diffrl.doctor:main", "check versions, renderer, LIBERO's files, the simulator"),
@@ -59,8 +64,38 @@ def resolve(command: str) -> Callable:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a `UserError` becomes one paragraph on stderr."""
+    """Run one command and return its exit code.
+
+    A `UserError`, and what the machine refuses, becomes one paragraph on stderr. A reader of our
+    output that goes away (``… | head``) ends the command without a word.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a letter shows "?"
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a pipe that is closed can still be met
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _unread(stream)]
+        if not unread:
+            raise
+        for stream in unread:
+            _discard(stream)
+        return PIPE
+    except OSError as error:
+        told = refused_by_the_machine(error)
+        if told is None:
+            raise
+        if error.filename is None:
+            _discard(sys.stdout)  # perhaps its disk is full
+        return _tell(told)
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -95,6 +130,22 @@ def _cluster(arguments: list[str]) -> list[str]:
     named = bool(given) and not given[0].startswith("-")
     os.environ[RAY] = given[0] if named else "auto"
     return arguments[:place] + arguments[place + 1 + named :]
+
+
+def _unread(stream: TextIO | None) -> bool:
+    """Whether nobody reads `stream`, a pipe, any more."""
+    try:
+        watch = select.poll()
+        watch.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in watch.poll(0))
+    except (AttributeError, OSError, ValueError):  # no stream, or none with a file behind it
+        return False
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Let what `stream` still holds go nowhere; else Python complains of it when it ends."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _tell(message: str) -> int:

@@ -7,6 +7,7 @@ A file appears under its name only when it is whole (`atomic_path`), a record ca
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -15,6 +16,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
@@ -38,14 +40,14 @@ def root() -> Path:
     working directory.
     """
     if home := os.environ.get("DIFFRL_HOME"):
-        return Path(home).expanduser().resolve()
+        return _expanded(home).resolve()
     clone = Path(__file__).resolve().parent.parent
     return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
 
 
 def runs_dir(preset: str) -> Path:
     """Return (and create) the folder of what a preset computes; git ignores it."""
-    return _folder(root() / "runs" / preset)
+    return make_folder(root() / "runs" / preset)
 
 
 def results_dir(preset: str) -> Path:
@@ -55,15 +57,34 @@ def results_dir(preset: str) -> Path:
 
 def figures_dir(preset: str) -> Path:
     """Return (and create) the folder of the figures that a preset draws."""
-    return _folder(runs_dir(preset) / "figures")
+    return make_folder(runs_dir(preset) / "figures")
 
 
 def cache_dir() -> Path:
-    """Return (and create) the folder of what can be made again: ``$DIFFRL_CACHE`` or the user's."""
-    return _folder(Path(os.environ.get("DIFFRL_CACHE", "~/.cache/diffrl")).expanduser())
+    """Return (and create) the folder of what can be made again: ``$DIFFRL_CACHE`` or the user's.
+
+    Raises:
+        UserError: it cannot be created, or this user has no home folder.
+    """
+    return make_folder(_expanded(os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"))
 
 
-def _folder(path: Path) -> Path:
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # for instance a container's user, whom nothing lists
+        raise UserError(
+            f"The folder {path} begins with a home folder that does not exist: set HOME, or "
+            "DIFFRL_HOME (results) and DIFFRL_CACHE (cache) to folders that can be written."
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents, if they do not exist, and return it.
+
+    Raises:
+        UserError: that is not possible.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,18 +95,56 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def lock(path: Path, busy: str) -> int:
+    """Lock a file, created if need be, for this process; closing the result unlocks it.
+
+    So does the end of the process, however it comes. Some network file systems offer no locks:
+    there it only warns.
+
+    Raises:
+        UserError: another process holds it (the message is `busy`), or it cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(_unwritable(path.parent, error)) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(busy) from error
+    except OSError as error:
+        print(
+            f"Warning: the file system of {path} offers no locks ({error.strerror}): see to it "
+            "yourself that no second process writes there.",
+            file=sys.stderr,
+        )
+    return handle
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return (
+        f"Nothing can be written in the folder {folder} ({error.strerror}): make it writable, make "
+        "room, or set DIFFRL_HOME (results) or DIFFRL_CACHE (cache) to another folder."
+    )
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in `path`'s folder; on success it becomes `path`, whole and on disk.
 
     On an error it is removed and `path` stays as it was. The temporary name keeps the suffix, as
     many writers look at it. (The pattern: openpi's checkpoints, ours for files.)
+
+    Raises:
+        UserError: the folder cannot be created or written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}", dir=path.parent
-    )
+    folder = make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(f".tmp{path.suffix}", f".{path.stem}-", folder)
+    except OSError as error:
+        raise UserError(_unwritable(folder, error)) from error
     os.close(handle)
     temporary = Path(name)
     try:

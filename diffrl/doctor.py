@@ -140,10 +140,10 @@ def states_hash(path: Path) -> str:
 
 def _folders() -> dict[str, Path]:
     """Return where LIBERO looks for each kind of file; its config file may move them."""
-    from libero.libero import get_libero_path
+    from diffrl.sim.libero import libero_path
 
     kinds = {"assets": "assets", "bddl_files": "bddl_files", "init_files": "init_states"}
-    return {top: Path(get_libero_path(key)) for top, key in kinds.items()}
+    return {top: libero_path(key) for top, key in kinds.items()}
 
 
 def check_libero_files() -> list[Finding]:

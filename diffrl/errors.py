@@ -1,5 +1,6 @@
 """The exceptions that are meant for the person at the keyboard, and what raises them everywhere."""
 
+import errno
 import operator
 from typing import Any
 
@@ -29,3 +30,21 @@ def whole(value: Any, name: str, least: int = 1) -> int:
     if number < least:
         raise UserError(f"{name} is {value!r}: give a whole number that is at least {least}.")
     return number
+
+
+# what a machine refuses to any program: rights, room, devices that are gone
+_MACHINE = tuple(
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "ENOLCK")
+)
+
+
+def refused_by_the_machine(error: OSError) -> str | None:
+    """Return the paragraph for a file error that no program can help; None for any other."""
+    if error.errno not in _MACHINE:
+        return None
+    place = f"The file or folder {error.filename}" if error.filename else "A file or folder"
+    return (
+        f"{place} cannot be used ({error.strerror}): check its rights and the free space there, or "
+        "set DIFFRL_HOME (results), DIFFRL_CACHE (cache) or TMPDIR to another folder."
+    )

@@ -5,17 +5,24 @@ try is a process of its own. An EGL without a GPU silently is Mesa's software re
 an order of magnitude slower: its name is reported.
 """
 
+import contextlib
+import importlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 from diffrl.errors import UserError
 
 BACKENDS = ("egl", "osmesa")
 PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libosmesa6")  # Debian, Ubuntu
+# mujoco's words in MUJOCO_GL, besides those of a backend:
+_OFF = ("disable", "disabled", "off", "false", "0")
+_ON = ("enable", "enabled", "on", "true", "1")
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")
 
 _PROBE = """
@@ -25,6 +32,48 @@ context.make_current()
 from OpenGL import GL
 print("renderer:", GL.glGetString(GL.GL_RENDERER).decode())
 """
+
+
+@contextlib.contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Set variables of the environment (None: unset) inside a block, and restore them after it."""
+    before = {name: os.environ.get(name) for name in values}
+
+    def put(variables: dict[str, str | None]) -> None:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    put(values)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def import_mujoco() -> ModuleType:
+    """Import mujoco; where the OpenGL that it loads with itself is missing, without OpenGL.
+
+    Physics needs none, and whoever wants pictures is told by `find_opengl`.
+
+    Raises:
+        RuntimeError: MUJOCO_GL holds a word that mujoco does not know.
+    """
+    try:
+        return importlib.import_module("mujoco")
+    except RuntimeError:
+        raise
+    except Exception:  # ImportError, or what PyOpenGL meets in a library that is None
+        with environment(MUJOCO_GL="disabled"):
+            return importlib.import_module("mujoco")
+
+
+def _wanted() -> str:
+    """Return the backend that MUJOCO_GL asks for; "" leaves the choice to us."""
+    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
+    return "" if wanted in _ON else wanted
 
 
 @dataclass(frozen=True)
@@ -54,6 +103,7 @@ def probe(backend: str, timeout: float = 60.0) -> tuple[OpenGL | None, str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout,
         )
     except subprocess.TimeoutExpired:
@@ -72,8 +122,12 @@ def find_opengl() -> OpenGL:
     Raises:
         UserError: none works; the message holds each reason and the command that mends it.
     """
-    wanted = os.environ.get("MUJOCO_GL")
-    reasons = []
+    wanted, reasons = _wanted(), []
+    if wanted in _OFF:
+        raise UserError(
+            f"MUJOCO_GL is {wanted!r}, so nothing can be drawn: unset it to let diffrl choose a "
+            "renderer. RL on states runs without; images need it."
+        )
     for backend in (wanted,) if wanted else BACKENDS:
         found, reason = probe(backend)
         if found:

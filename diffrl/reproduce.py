@@ -6,7 +6,6 @@ run continues where it was and gives the same records.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import sys
@@ -94,7 +93,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict) -> None:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.make_folder(target.parent)
     partial = target.with_suffix(".partial.ipynb")
     with target.with_suffix(".log").open("w", encoding="utf-8") as log:
         try:
@@ -162,16 +161,15 @@ def _write_html(executed: Path, target: Path) -> None:
 def _alone(preset: str) -> Iterator[None]:
     """Refuse to run twice at once on the same results; the lock goes with the process."""
     folder = executed_folder(preset)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"Another reproduce of preset {preset!r} is running on {folder}: wait for it, or "
-                "set DIFFRL_HOME to another folder."
-            ) from error
+    busy = (
+        f"Another reproduce of preset {preset!r} is running on {folder}: wait for it, or set "
+        "DIFFRL_HOME to another folder."
+    )
+    handle = artifacts.lock(artifacts.make_folder(folder) / ".lock", busy)
+    try:
         yield
+    finally:
+        os.close(handle)
 
 
 def _chosen(first: int, only: int | None) -> range:

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from diffrl.errors import UserError
+from diffrl.errors import UserError, refused_by_the_machine
 
 RETRIES = 2  # of an item whose worker died; an item that raised an error is not tried again
 RAY = "DIFFRL_RAY"  # environment: the cluster's address, "local" for one of this machine
@@ -143,8 +143,9 @@ def _guarded(function: Callable[[Any], Any], item: Any) -> Outcome:
         return True, function(item)
     except UserError as error:
         return False, (str(error), None)
-    except Exception:
-        return False, (None, traceback.format_exc())
+    except Exception as error:
+        told = refused_by_the_machine(error) if isinstance(error, OSError) else None
+        return False, (told, None) if told else (None, traceback.format_exc())
 
 
 def _seen(outcome: Outcome, bar: tqdm) -> Outcome:

@@ -1,6 +1,8 @@
 """Files are whole or absent; a stage is done only while what made it is unchanged."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -165,3 +167,51 @@ def test_a_setting_added_later_changes_no_hash_until_it_has_another_value():
     assert hash_([After()]) != hash_([Before()])
     assert hash_([After(noise="white", physics="training")]) != hash_([Before()])
     assert plain_(After()) == {"rate": 0.1, "physics": "exact", "noise": "same"}
+
+
+def test_an_empty_variable_of_a_folder_counts_as_unset(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DIFFRL_CACHE", "")
+    assert artifacts.cache_dir() == tmp_path / ".cache" / "diffrl"
+
+
+@pytest.mark.parametrize("variable", ["DIFFRL_HOME", "DIFFRL_CACHE"])
+def test_a_home_that_does_not_exist_is_told(monkeypatch, variable):
+    monkeypatch.setenv(variable, "~nobody-of-this-name/folder")
+    with pytest.raises(UserError, match="set HOME, or DIFFRL_HOME"):
+        artifacts.root() if variable == "DIFFRL_HOME" else artifacts.cache_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(artifacts.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(artifacts.os, "open", refuse)
+    with pytest.raises(UserError, match=rf"in the folder {tmp_path} \(Permission denied\)"):
+        artifacts.write_json(tmp_path / "record.json", {})
+    with pytest.raises(UserError, match=rf"in the folder {tmp_path} \(Permission denied\)"):
+        artifacts.lock(tmp_path / ".lock", "busy")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be created"):
+        artifacts.write_json(tmp_path / "file" / "record.json", {})
+
+
+def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path):
+    first = artifacts.lock(tmp_path / ".lock", "busy")
+    with pytest.raises(UserError, match="busy"):
+        artifacts.lock(tmp_path / ".lock", "busy")
+    os.close(first)
+    os.close(artifacts.lock(tmp_path / ".lock", "busy"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF])
+def test_a_file_system_without_locks_is_told_and_is_no_other_process(
+    tmp_path, monkeypatch, capsys, code
+):
+    def none(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    os.close(artifacts.lock(tmp_path / ".lock", "busy"))
+    assert f"offers no locks ({os.strerror(code)})" in capsys.readouterr().err

@@ -1,8 +1,11 @@
 """The camera: LIBERO's own pixels, the reduced picture, clear errors."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -283,3 +286,60 @@ def test_physics_needs_no_opengl():
         k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
     }
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+# ---- threads ---------------------------------------------------------------------------------
+
+
+def in_a_thread(function):
+    """What a function returned or raised in a thread of its own, which has ended."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        return future.exception() or future.result()
+
+
+@pytest.mark.sim
+def test_a_renderer_refuses_another_thread_and_goes_on_in_its_own(scene):
+    [state], [fixtures] = moved_states(scene, 1)
+    with Renderer(scene, 32, "reduced") as mine:
+        image = mine.render(state, fixtures)
+        told = in_a_thread(lambda: mine.render(state, fixtures))
+        assert isinstance(told, UserError)
+        assert "made by another thread" in str(told)
+        assert np.array_equal(mine.render(state, fixtures), image)
+
+
+@pytest.mark.sim
+def test_threads_with_a_renderer_each_draw_the_same_and_anybody_may_close_them(scene, capfd):
+    [state], [fixtures] = moved_states(scene, 1)
+    kept = []
+
+    def draw():
+        kept.append(Renderer(scene, 32, "reduced"))
+        return kept[-1].render(state, fixtures)
+
+    images = [draw(), in_a_thread(draw), in_a_thread(draw)]
+    assert all(np.array_equal(image, images[0]) for image in images)
+    for renderer in kept[1:]:
+        renderer.close()
+    assert np.array_equal(kept[0].render(state, fixtures), images[0])
+    kept[0].close()
+    assert "rror" not in capfd.readouterr().err
+
+
+@pytest.mark.sim
+def test_many_states_can_be_drawn_from_any_thread(scene):
+    states, fixtures = moved_states(scene, 2)
+
+    def draw():
+        return render_states(DRAWER, states, fixtures, ["agentview"], 32, "reduced")["agentview"]
+
+    assert np.array_equal(draw(), in_a_thread(draw))
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_a_copied_renderer_draws_the_same(scene, through):
+    [state], [fixtures] = moved_states(scene, 1)
+    with Renderer(scene, 32, "reduced") as first, through(first) as second:
+        assert np.array_equal(first.render(state, fixtures), second.render(state, fixtures))

@@ -1,5 +1,7 @@
 """Data sets: what is written can be read again, by us and in LIBERO's own layouts."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -86,6 +88,24 @@ def test_a_file_begun_with_other_settings_is_not_continued(tmp_path):
     write_with_writer(tmp_path / "a.hdf5", 2)
     with pytest.raises(UserError, match=r"a\.hdf5.*other settings.*tag"):
         write_with_writer(tmp_path / "a.hdf5", 3, {**samples.ATTRS, "tag": "new"}, first=2)
+
+
+def test_a_file_system_without_locks_holds_data_sets_all_the_same(tmp_path, monkeypatch, capsys):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    class Lockless(h5py.File):
+        def __init__(self, path, mode="r", locking=None, **options):
+            if locking is not False:
+                none()
+            super().__init__(path, mode, locking=locking, **options)
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(h5py, "File", Lockless)
+    write_with_writer(tmp_path / "a.hdf5", 2)
+    assert len(read_episodes(tmp_path / "a.hdf5")) == 2
+    assert read_attributes(tmp_path / "a.hdf5")
+    assert "offers no locks" in capsys.readouterr().err
 
 
 def test_two_processes_cannot_write_the_same_file(tmp_path):

@@ -1,5 +1,6 @@
 """Stages map over tasks in processes: in order, loudly, and leaving nobody behind."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -135,3 +136,13 @@ def test_a_killed_parent_leaves_no_worker_behind(tmp_path, number):
         gone, alive = psutil.wait_procs(children, timeout=30)
     assert len(gone) >= 2
     assert not alive
+
+
+def _full(_):
+    raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_machine_refuses_to_a_worker_is_one_paragraph(workers):
+    with pytest.raises(UserError, match=r"first: The file or folder /somewhere/file cannot be"):
+        map_tasks(_full, [0, 1], names=["first", "first"], workers=workers)

@@ -45,7 +45,7 @@ def main(
     if seconds <= 0 or rounds < 1 or states < 1:
         raise UserError("--seconds, --rounds and --states must be positive.")
     path = artifacts.root() / "results" / "throughput.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.make_folder(path.parent)
     parts = {
         "simulator": lambda: measure_simulators(suites, seconds, rounds),
         "camera": lambda: {"camera_fps": measure_camera(suites, states)},
@@ -65,7 +65,7 @@ def main(
     record |= {"machine": describe_machine(), "provenance": made}
     artifacts.write_json(path, record)
     save_figures(record)
-    print(path.read_text() if json else report(record), end="")
+    print(path.read_text(encoding="utf-8") if json else report(record), end="")
 
 
 def _other_parts(path: Path) -> dict:

@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from statistics import median
 
-import mujoco
 import numpy as np
 from tqdm import tqdm
 
 from diffrl.benchmark.common import EPISODE, smooth_actions, timed
 from diffrl.scale import cores
-from diffrl.sim import compiler
+from diffrl.sim import compiler, mujoco
 from diffrl.sim.observation import place_fixtures
 from diffrl.sim.osc import SUBSTEPS
 from diffrl.sim.scene import Scene, load_scene

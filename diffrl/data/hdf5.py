@@ -6,7 +6,6 @@ reader opens official files and those of LIBERO's raw collector.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from diffrl.artifacts import atomic_path
+from diffrl.artifacts import atomic_path, lock, make_folder
 from diffrl.data import layout, safety
 from diffrl.data.episode import IMAGES, Episode
 from diffrl.data.layout import DAMAGE
@@ -43,7 +42,9 @@ def write_episodes(path: Path, episodes: Iterable[Episode], attrs: Mapping[str, 
         UserError: an episode breaks a rule.
     """
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w", libver=_LIBVER, userblock_size=safety.SEAL_SIZE) as file:
+        private = {"locking": False}  # nobody else knows its name, and some NFS has no locks
+        size = safety.SEAL_SIZE
+        with h5py.File(temporary, "w", libver=_LIBVER, userblock_size=size, **private) as file:
             data, successes, total = file.create_group("data"), [], 0
             for index, episode in enumerate(episodes):
                 layout.write_demo(data.create_group(f"demo_{index}"), episode.validate())
@@ -86,15 +87,8 @@ class EpisodeWriter:
     def __init__(self, path: Path, task: str, attrs: Mapping[str, Any]):
         self.path, self.task, self.attrs = Path(path), task, dict(attrs)
         self._folder = self.path.with_name(self.path.name + ".parts")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder, os.O_RDONLY)  # a kill releases it
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise UserError(
-                f"{self.path} is being written by another process: wait for it, or stop it."
-            ) from error
+        busy = f"{self.path} is being written by another process: wait for it, or stop it."
+        self._lock = lock(make_folder(self._folder) / ".lock", busy)  # a kill releases it
         try:
             assembled = iterate_episodes(self.path) if self.path.exists() else ()
             self._known = dict(enumerate(assembled))  # index -> episode, as far as it was seen here
@@ -214,7 +208,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     for finding in safety.check_bytes(Path(path)):
         raise UserError(str(finding))
     try:
-        with h5py.File(path) as file:
+        with safety.open_hdf5(path) as file:
             attrs = dict(file["data"].attrs)
     except DAMAGE as error:
         raise UserError(f"{path}: the attributes of data cannot be read ({error}).") from error
@@ -233,7 +227,7 @@ def _inspect(path: Path) -> Iterator[Finding | Episode]:
     if any(finding.place == "file" for finding in findings):
         return
     try:
-        with h5py.File(path) as file:
+        with safety.open_hdf5(path) as file:
             if unsafe := list(safety.check_structure(file, path)):
                 yield from unsafe
             else:

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffrl.artifacts import write_json
+from diffrl.artifacts import make_folder, write_json
 from diffrl.data.card import write_card
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.human import completed
@@ -84,7 +84,7 @@ def export_lerobot(
         raise UserError(f"{folder} exists: remove it, or choose another folder for the export.")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     export = _Export(partial, size)
     for number, file in enumerate(files):
         _write_file(export, number, with_frames(completed(file), size, detail, workers))

@@ -7,9 +7,9 @@ model, so that fixtures of this episode do not disturb anybody else's.
 import copy
 from functools import cached_property
 
-import mujoco
 import numpy as np
 
+from diffrl.sim import mujoco
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import place_fixtures
 

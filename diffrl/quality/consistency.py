@@ -6,12 +6,12 @@ state show the policy's own variance, pairs with different ones the variance of 
 """
 
 import numpy as np
-from numba import njit
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist, squareform
 
 from diffrl.errors import UserError
+from diffrl.jit import njit
 
 
 def at_phases(values, phases):
@@ -28,7 +28,7 @@ def squared_distances(profiles):
     return squareform(pdist(flat, "sqeuclidean")) / profiles.shape[1]  # of equal ones exactly 0
 
 
-@njit(cache=True)
+@njit()
 def _squared(first, second):
     total = 0.0
     for k in range(len(first)):
@@ -36,7 +36,7 @@ def _squared(first, second):
     return total
 
 
-@njit(cache=True)
+@njit()
 def _warp(first, second, first_action, second_action, cost):
     """Squared position and action distance of two paths, mean over their optimal alignment."""
     n, m = len(first), len(second)
@@ -61,7 +61,7 @@ def _warp(first, second, first_action, second_action, cost):
     return position / steps, action / steps
 
 
-@njit(cache=True)
+@njit()
 def warped_distances(positions, actions):
     """Squared distances after dynamic time warping on position (Sakoe & Chiba 1978), all pairs.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from diffrl.artifacts import make_folder
 from diffrl.errors import UserError
 
 
@@ -13,7 +14,7 @@ class Journal:
     """Writes ``train.log`` in a run's folder, appending; shows a bar where there is a terminal."""
 
     def __init__(self, folder: Path, name: str, bar: bool = True, tensorboard: bool = False):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path, self.name = folder / "train.log", name
         self.hidden = None if bar else True  # None: tqdm looks whether it is a terminal
         self.title, self.bar = "", None

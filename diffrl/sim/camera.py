@@ -15,6 +15,7 @@ processes that never touch CUDA.
 import atexit
 import importlib
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
@@ -67,6 +68,7 @@ class Renderer:
         buffer.offwidth, buffer.offheight = size, size  # a smaller one is cleared faster
         if detail == "exact":
             buffer.offwidth, buffer.offheight = max(_WIDTH, size), max(_HEIGHT, size)
+        self._owner = _here()
         self._gl = _gl_context(buffer.offwidth, buffer.offheight)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
@@ -91,9 +93,14 @@ class Renderer:
         """Draw a state from one camera.
 
         Raises:
-            UserError: the state or the fixtures have another scene's shape or are not finite, or
-                the camera does not exist.
+            UserError: the state or the fixtures have another scene's shape or are not finite, the
+                camera does not exist, or another thread or process made the renderer.
         """
+        if self._owner != _here():
+            raise UserError(
+                f"The renderer of {self.scene.task.id} was made by another thread or process, to "
+                "which its OpenGL context belongs: make one (or an environment) in each."
+            )
         self._place(state, fixtures)
         self._camera.fixedcamid = self._camera_id(camera)
         if self.detail == "reduced":
@@ -114,13 +121,20 @@ class Renderer:
         return image
 
     def close(self) -> None:
-        """Free the OpenGL context; also done at the end of the process."""
-        if getattr(self, "_gl", None) is not None:
+        """Free the OpenGL context; also done at the end of the process, and by any thread."""
+        if getattr(self, "_gl", None) is None:
+            return
+        if self._owner == _here():
             self._gl.make_current()
             self._context.free()
+        if self._owner[0] == os.getpid():  # not in a fork: the context is its parent's
             self._gl.free()
-            self._gl = None
-            _open.discard(self)
+        self._gl = None
+        _open.discard(self)
+
+    def __reduce__(self):
+        """How it is copied and pickled: made anew, as it keeps nothing from image to image."""
+        return Renderer, (self.scene, self.size, self.detail)
 
     def __enter__(self) -> "Renderer":
         return self
@@ -160,6 +174,10 @@ class Renderer:
             names = ", ".join(self._model.camera(i).name for i in range(self._model.ncam))
             raise UserError(f"{self.scene.task.id} has no camera {camera!r}; it has {names}.")
         return number
+
+
+def _here() -> tuple[int, threading.Thread]:
+    return os.getpid(), threading.current_thread()
 
 
 def _checked_qpos(state: np.ndarray, scene: Scene) -> np.ndarray:
@@ -258,7 +276,7 @@ def render_states(
 
 def _draw(job: tuple) -> dict[str, np.ndarray]:
     task_id, states, fixtures, cameras, size, detail = job
-    renderer = _renderer(task_id, size, detail)
+    renderer = _renderer(task_id, size, detail, _here())
     images = {camera: np.empty((len(states), size, size, 3), np.uint8) for camera in cameras}
     for row, state in enumerate(states):
         for camera in cameras:
@@ -267,5 +285,5 @@ def _draw(job: tuple) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=1)  # in software an exact renderer takes 1 GB, a reduced one 0.1 GB
-def _renderer(task_id: str, size: int, detail: Detail) -> Renderer:
+def _renderer(task_id: str, size: int, detail: Detail, owner: tuple) -> Renderer:
     return Renderer(load_scene(task_id), size, detail)

