@@ -11,10 +11,12 @@ import pandas as pd
 import tyro
 
 from diffrl import artifacts
+from diffrl.data.validate import data_files
 from diffrl.errors import UserError
 from diffrl.presets import QualityConfig, get_preset
 from diffrl.quality import report
-from diffrl.quality.trajectory import Trajectory, read_trajectories
+from diffrl.quality.files import read_files, read_trajectories
+from diffrl.quality.trajectory import Trajectory
 from diffrl.sim.tasks import get_task
 
 REFERENCE = Path("shared/teleop/medical_box.hdf5")  # beside the clone, when somebody put it there
@@ -70,7 +72,7 @@ def load_datasets(files: list[Path]) -> list[Trajectory]:
         trajectory
         for file in files
         for trajectory in read_trajectories(
-            file, source="teleoperation" if file.name == REFERENCE.name else None
+            file, source="teleoperation" if file.name == REFERENCE.name else None, tell=print
         )
     ]
 
@@ -88,7 +90,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     if stage.done and not force:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
-    if repeats := _pairs([t for t in load_datasets(again) if t.success]):
+    if repeats := _pairs([t for t in load_datasets(again) if t.success is not False]):
         # their start states are few: they say what varies from the same one, and no more
         own = report.measure(repeats, replace(config, episodes=len(repeats)))
         units = pd.concat([units, own[own["measure"].str.startswith("own_")]], ignore_index=True)
@@ -120,20 +122,23 @@ def main(
     source: str | None = None,
     rate: float | None = None,
     neighbours: int = QualityConfig.neighbours,
+    skip_bad: bool = False,
 ) -> None:
     """Measure the trajectories of data-set files: smoothness, efficiency, consistency.
 
     Args:
-        files: HDF5 files: diffrl's, LIBERO's, its raw collector's, robomimic's, plain arrays.
+        files: HDF5 files, or folders of them: diffrl's, LIBERO's, its raw collector's, robosuite's,
+            robomimic's, plain arrays. Files of one name in two folders are two arms.
         as_json: print the rows as JSON.
         as_csv: print the rows as CSV (source, mode, task, measure, value, low, high, n).
-        source: name for the trajectories' source; files without one are named by their file name.
-        rate: control rate in Hz, for files of arrays that do not say theirs.
+        source: name for the trajectories' source; files without one are named by folder and file.
+        rate: control rate in Hz, for files that do not say theirs; it must not contradict them.
         neighbours: k of the action variance given the state.
+        skip_bad: leave out, and name, episodes and files that cannot be measured.
     """
     if not files:
         raise UserError("No file given: python -m diffrl quality FILE… [--json | --csv].")
-    found = [t for file in files for t in read_trajectories(file, rate=rate, source=source)]
+    found = read_files(data_files(files), rate=rate, source=source, skip_bad=skip_bad)
     config = QualityConfig(episodes=len(found), neighbours=neighbours)
     summary = report.summarise(report.measure(found, config), config)
     if as_json:
