@@ -128,7 +128,7 @@ def store(rng, group, name, values, types=("f8", "f4", ">f8", ">f4")):
 
 
 def names_with_gaps(rng, count, first=0):
-    numbers = np.sort(rng.choice(np.arange(first, first + 3 * count), count, replace=False))
+    numbers = np.sort(rng.choice(np.arange(first, first + 9 * count), count, replace=False))
     return [f"demo_{n}" for n in numbers]
 
 

@@ -25,7 +25,7 @@ _FOREIGN = {
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _MAX_DEPTH = 4  # data/demo_0/final/obs
 _MAX_INFLATION = 1100  # deflate cannot compress better than 1 : 1032 …
-_HARMLESS = 1 << 22  # … but other filters store equal numbers in almost nothing; bytes
+_HARMLESS = 1 << 22  # bytes; … but chunks that nobody wrote are legal, and all fill value
 
 
 @dataclass(frozen=True)

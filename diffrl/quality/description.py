@@ -93,7 +93,7 @@ class Description:
 
     def source(self, name: str) -> str:
         """Who acted: as the file says, people in LIBERO's own files, else `name`."""
-        if "source" in self.attrs:
+        if self.attrs.get("source"):
             return str(self.attrs["source"])
         if "problem_info" in self.attrs:
             return "human" if "env_args" in self.attrs else "teleoperation"
@@ -177,8 +177,13 @@ def _is_relative_pose(controller: dict) -> bool:
     """Whether it is OSC_POSE with relative goals and inputs in [-1, 1]."""
     relative = controller.get("control_delta", True) is not False
     relative &= controller.get("input_type", "delta") == "delta"
-    limits = (controller.get("input_min", -1), controller.get("input_max", 1))
-    return controller["type"] == "OSC_POSE" and relative and limits == (-1, 1)
+    limits = ((controller.get("input_min", -1), -1), (controller.get("input_max", 1), 1))
+    return controller["type"] == "OSC_POSE" and relative and all(_all_equal(*x) for x in limits)
+
+
+def _all_equal(values, limit: int) -> bool:
+    """Whether a limit that is one number or one per command is `limit` throughout."""
+    return all(value == limit for value in (values if isinstance(values, list) else [values]))
 
 
 def successes(

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -15,7 +16,7 @@ from diffrl.data.validate import data_files
 from diffrl.errors import UserError
 from diffrl.presets import QualityConfig, get_preset
 from diffrl.quality import report
-from diffrl.quality.files import read_files, read_trajectories
+from diffrl.quality.files import read_files, read_trajectories, tell_user
 from diffrl.quality.trajectory import Trajectory
 from diffrl.sim.tasks import get_task
 
@@ -104,12 +105,12 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     return Quality(trajectories, *map(pd.read_csv, paths))
 
 
-def _pairs(trajectories: list[Trajectory]) -> list[Trajectory]:
+def _pairs(trajectories: list[Trajectory], tell: Callable = print) -> list[Trajectory]:
     """Leave out, and tell, an arm with one success on a task: it must not stop all the others."""
     counts = Counter((t.arm, t.task) for t in trajectories)
     for (arm, task), count in counts.items():
         if count < 2:
-            print(f"Left out: {' '.join(arm)} on {task} has {count} success, too few to measure.")
+            tell(f"Left out: {' '.join(arm)} on {task} has {count} success, too few to measure.")
     return [t for t in trajectories if counts[t.arm, t.task] >= 2]
 
 
@@ -139,6 +140,8 @@ def main(
     if not files:
         raise UserError("No file given: python -m diffrl quality FILE… [--json | --csv].")
     found = read_files(data_files(files), rate=rate, source=source, skip_bad=skip_bad)
+    if skip_bad:
+        found = _pairs(report.select(found, len(found)), tell_user)
     config = QualityConfig(episodes=len(found), neighbours=neighbours)
     summary = report.summarise(report.measure(found, config), config)
     if as_json:
