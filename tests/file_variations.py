@@ -230,8 +230,7 @@ def libero(rng, file, data, count):
         "tag": "libero-v1",
     }
     kept = add_attributes(rng, data, described, keep=rng.choice([0.0, 0.6, 1.0]))
-    named = how in ("full", "ee_pos", "ee_states", "robot_states")  # LIBERO's own names
-    is_libero = named or "problem_info" in kept
+    is_libero = how == "full" or "problem_info" in kept  # one name alone may be chance
     robosuite = is_libero or "env_args" in kept
     demos = {}
     for name in rng.permutation(names := names_with_gaps(rng, count)):

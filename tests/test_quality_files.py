@@ -129,7 +129,8 @@ def regenerated(path, cut=None):
                 time[cut:] += 0.4
             demo["states"] = np.c_[time, np.zeros((50, 40))]
             demo["actions"] = np.zeros((50, 7))
-            demo["obs/ee_pos"] = wander(number, 50)
+            demo["obs/ee_pos"], demo["obs/ee_ori"] = wander(number, 50), np.full((50, 3), 0.1)
+            demo["obs/joint_states"] = np.zeros((50, 7))
             demo["obs/agentview_depth"] = np.ones((50, 2, 2, 1), np.float32)
             demo["rewards"] = (np.arange(50) == 49).astype(np.uint8)
     return path
@@ -168,6 +169,14 @@ def test_a_file_without_liberos_attributes_is_told_what_is_missing_and_no_more(t
         *("data@num_demos", "data@problem_info", "data@env_args", "data@bddl_file_name")
     }
     assert all("missing" in f.problem and "quality" in f.remedy for f in problems)
+
+
+def test_one_of_liberos_names_alone_does_not_make_a_real_robots_file_liberos(tmp_path):
+    own = {"obs/ee_pos": lambda i, n: wander(i, n), "obs/robot0_eef_pos": None}
+    millimetres = {"actions": lambda i, n: np.full((n, 7), 12.0)}
+    found, told = read(robomimic_file(tmp_path / "real.hdf5", **own, **millimetres))
+    assert "its actions reach 12, beyond [-1, 1], and it names no controller" in told
+    assert not found[0].has_commands
 
 
 def test_the_states_of_another_robot_are_not_taken_for_a_pandas(tmp_path):
@@ -312,6 +321,9 @@ def test_a_given_rate_decides_between_two_that_a_file_says(tmp_path):
     with pytest.raises(UserError, match="it says 20 Hz, but its time stamps rise at 10 Hz"):
         read(path)
     assert {t.rate for t in read(path, rate=10)[0]} == {10}
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["fps"] = 30  # of its cameras
+    assert {t.rate for t in read(path, rate=20)[0]} == {20}
     with pytest.raises(UserError, match=r"--rate 30 contradicts the file.*20 Hz and 10 Hz"):
         read(path, rate=30)
 

@@ -292,7 +292,8 @@ def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
         yield Finding(path, "mask", f"it holds {sorted(masks)}, not success, train and valid")
     for name in masks:
         mask = masks[name]
-        if not isinstance(mask, h5py.Dataset) or mask.dtype.kind != "S" or mask.ndim != 1:
+        array = isinstance(mask, h5py.Dataset)
+        if not array or h5py.check_string_dtype(mask.dtype) is None or mask.ndim != 1:
             yield Finding(path, f"mask/{name}", "it is no list of names of episodes")
             continue
         listed = {entry.decode(errors="replace") for entry in mask[()].tolist()}

@@ -13,8 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from diffrl.data.episode import IMAGES
 from diffrl.data.layout import task_of
-from diffrl.data.safety import find_array
+from diffrl.data.safety import own_group
 from diffrl.errors import UserError
 from diffrl.sim.tasks import SUITES, suite_tasks
 
@@ -24,7 +25,11 @@ _WANTED = (
     *("task", "source", "success", "controller", "env", "env_args", "env_info"),
     *("control_freq_hz", "control_freq", "fps", "bddl_file_name", "problem_info"),
 )
-_LIBERO_ARRAYS = ("obs/ee_states", "obs/ee_pos", "robot_states")  # names that nobody else uses
+_LIBERO_ARRAYS = {"robot_states"} | {
+    f"obs/{name}"
+    for name in ("ee_states", "ee_pos", "ee_ori", "gripper_states", "joint_states", *IMAGES)
+}
+_ENOUGH = 3  # of these names: a real robot's file may have one of them by chance (our choice)
 
 
 @dataclass(frozen=True)
@@ -99,19 +104,12 @@ class Description:
             return "human" if "env_args" in self.attrs else "teleoperation"
         return name
 
-    def stated_rate(self, label: str) -> float | None:
-        """The control rate (Hz) that the attributes say. Raises UserError if they disagree."""
-        said = [self.attrs.get(name) for name in ("control_freq_hz", "control_freq", "fps")]
-        rates = []
-        for value in (*said, self._kwargs.get("control_freq")):
-            with contextlib.suppress(TypeError, ValueError):
-                rates += [float(value)] if np.isfinite(float(value)) and float(value) > 0 else []
-        if rates and max(rates) > (1 + RATE_TOLERANCE) * min(rates):
-            raise UserError(
-                f"{label}: its attributes say both {min(rates):g} Hz and {max(rates):g} Hz. "
-                "Correct them."
-            )
-        return rates[0] if rates else None
+    @property
+    def stated_rates(self) -> list[float]:
+        """Every control rate (Hz) that the attributes say; frames a second if they say no other."""
+        said = [self.attrs.get(name) for name in ("control_freq_hz", "control_freq")]
+        rates = _positive(*said, self._kwargs.get("control_freq"))
+        return rates or _positive(self.attrs.get("fps"))
 
     def success(self) -> bool | None:
         """What the attribute ``success`` says; None if it is not there or says something else."""
@@ -139,11 +137,22 @@ class Description:
         return {}
 
 
+def _positive(*values) -> list[float]:
+    """Those of `values` that are a positive finite number, or the text of one."""
+    rates = []
+    for value in values:
+        with contextlib.suppress(TypeError, ValueError):
+            rates += [float(value)] if 0 < float(value) < np.inf else []
+    return rates
+
+
 def describe(data: h5py.Group, demo: h5py.Group, path: Path) -> Description:
     """Read what `demo` and the group that holds it say."""
     attrs = _attributes(data) | _attributes(demo)
-    names = (find_array(demo, name, path) is not None for name in _LIBERO_ARRAYS)
-    return Description(attrs, any(names))
+    names = set(demo.keys())
+    if "obs" in names:
+        names |= {f"obs/{name}" for name in own_group(demo, "obs", path)}
+    return Description(attrs, len(names & _LIBERO_ARRAYS) >= _ENOUGH)
 
 
 def _attributes(group: h5py.Group) -> dict:
@@ -221,14 +230,14 @@ def _by_dones(dones: np.ndarray | None, marks_ends: bool) -> bool | None:
     return early or None if marks_ends else bool(dones.any())
 
 
-def agreed_rate(stated: float | None, told: float | None, given: float | None, label: str) -> float:
+def agreed_rate(stated: list[float], told: float | None, given: float | None, label: str) -> float:
     """The control rate (Hz): what the attributes say, the time stamps tell, and the user gives.
 
     Raises UserError when they contradict each other, or when none is there. A rate that the user
     gives decides between two that contradict each other, but against neither alone.
     """
     usable = told if told is None or 1 <= told <= 1000 else None  # else hardly in seconds
-    known = [rate for rate in (stated, usable) if rate]
+    known = [*stated, *([usable] if usable else [])]
     if given is not None:
         if not (np.isfinite(given) and given > 0):
             raise UserError(f"--rate {given:g} is no control rate: give Hz, more than 0.")
@@ -243,9 +252,10 @@ def agreed_rate(stated: float | None, told: float | None, given: float | None, l
             f"{label}: its time stamps rise {told:g} times a second. Are they in seconds? Say the "
             "rate: --rate 20 (LIBERO's)."
         )
-    if len(known) == 2 and not _close(*known):
+    if known and not _close(max(known), min(known)):
+        other = "another attribute says" if told is None else "its time stamps rise at"
         raise UserError(
-            f"{label}: it says {stated:g} Hz, but its time stamps rise at {told:g} Hz. Say which: "
+            f"{label}: it says {known[0]:g} Hz, but {other} {known[-1]:g} Hz. Say which: "
             "--rate 20 (LIBERO's)."
         )
     if not known:

@@ -113,7 +113,7 @@ def read_trajectories(
     name = name or Path(*path.resolve().parts[-2:]).with_suffix("").as_posix()
     try:
         ours = _is_ours(path)
-        found = _ours(path, rate, skip_bad, tell) if ours else None
+        found = _ours(path, name, rate, skip_bad, tell) if ours else None
         found = found or _anybodys(path, name, rate, skip_bad, tell)
     except DAMAGE as error:
         raise UserError(
@@ -135,7 +135,7 @@ def _is_ours(path: Path) -> bool:
         return "diffrl_format" in data.attrs
 
 
-def _ours(path: Path, rate, skip_bad: bool, tell: Callable) -> list[Trajectory]:
+def _ours(path: Path, name: str, rate, skip_bad: bool, tell: Callable) -> list[Trajectory]:
     """Read a data set of ours: whole and sound, or with `skip_bad` its sound episodes."""
     found: list[Trajectory] = []
     first_problem = None
@@ -143,7 +143,7 @@ def _ours(path: Path, rate, skip_bad: bool, tell: Callable) -> list[Trajectory]:
         try:
             if isinstance(item, Finding):
                 raise UserError(str(item))
-            found.append(_from_ours(item, f"{path.name}, episode {len(found)}", rate))
+            found.append(_from_ours(item, path, name, len(found), rate))
         except UserError as error:
             if not skip_bad:
                 raise
@@ -155,9 +155,11 @@ def _ours(path: Path, rate, skip_bad: bool, tell: Callable) -> list[Trajectory]:
     return found
 
 
-def _from_ours(episode: Episode, label: str, rate: float | None) -> Trajectory:
-    trajectory = Trajectory.from_episode(episode, label)
-    return replace(trajectory, rate=agreed_rate(None, trajectory.rate, rate, label))
+def _from_ours(episode: Episode, path: Path, name: str, index: int, rate) -> Trajectory:
+    label = f"{path}, episode {index}"
+    found = Trajectory.from_episode(episode, label)
+    start = episode.start_state or f"{name}/episode_{index}"
+    return replace(found, start_state=start, rate=agreed_rate([], found.rate, rate, label))
 
 
 def _one_rate(found: list[Trajectory]) -> list[Trajectory]:

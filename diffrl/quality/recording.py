@@ -85,7 +85,7 @@ def read_recording(
     trajectory = Trajectory(
         position=position,
         actions=actions if actions.shape[1] == ACTION_SIZE else actions[:, :0],
-        rate=agreed_rate(description.stated_rate(label), told, rate, label),
+        rate=agreed_rate(description.stated_rates, told, rate, label),
         quaternion=quaternion,
         opening=_opening(demo, path, states, description),
         task=description.task(path, data),
