@@ -182,7 +182,7 @@ def _told_rate(demo, path, states, rows: int, from_states: bool, label, tell) ->
             # Rollouts regenerated from a start state (OpenVLA's "no_noops") store that state, then
             # settle: the arm's positions were seen afterwards and are even.
             time = time[1:]
-            tell("the time before the first step is longer: taken as settling, as regenerated.")
+            tell("its first time step is longer: the settling of a regenerated rollout, left out.")
             rows -= 1
     if time is None:
         return None
