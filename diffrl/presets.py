@@ -420,9 +420,9 @@ def get_preset(name: str) -> Preset:
     Raises:
         UserError: no preset has that name.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
-    close = difflib.get_close_matches(name, PRESETS, n=1)
+    close = difflib.get_close_matches(str(name), PRESETS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(
         f"There is no preset {name!r}{hint}: choose one of {', '.join(PRESETS)}; "

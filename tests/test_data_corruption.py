@@ -252,9 +252,20 @@ def test_a_changed_data_set_is_refused_even_with_a_fresh_seal(sound, tmp_path, m
     assert_refused(path, place)
 
 
+def test_a_filter_of_h5pys_own_text_is_a_list_of_names(tmp_path):
+    path = tmp_path / "official_demo.hdf5"
+    samples.write_official(path, [samples.sample_episode(s, images=4) for s in range(3)])
+    with h5py.File(path, "a") as file:
+        file.create_dataset("mask/mine", data=["demo_0", "demo_2"], dtype=h5py.string_dtype())
+    assert validate_file(path) == []
+    with h5py.File(path, "a") as file:
+        file["mask/mine"][0] = "demo_9"
+    assert [f.place for f in validate_file(path)] == ["mask/mine"]
+
+
 # keys that an official file need not have, or has not at all
 NOT_OFFICIAL = {name for name in DAMAGED if name.startswith(("fixtures-", "obs/object-"))}
-NOT_OFFICIAL |= {"robot_states-missing"}
+NOT_OFFICIAL |= {"robot_states-missing", "gap"}
 
 
 @pytest.mark.parametrize("mutation", sorted({*HOSTILE, *DAMAGED} - NOT_OFFICIAL))

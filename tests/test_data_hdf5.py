@@ -247,6 +247,8 @@ def test_quaternions_and_axis_angles_undo_each_other():
         ({"states": np.zeros((3, 30))}, "states"),
         ({"fixtures": np.ones((1, 7))}, "fixtures"),
         ({"observations": {"smell": np.zeros((13, 1))}}, "observations/smell"),
+        ({"observations": {"eef_pos": np.zeros((13, 3))}}, "observations/eef_quat is missing"),
+        ({"observations": {"object_pos": np.zeros((13, 1, 3))}}, "object_quat is missing"),
     ],
 )
 def test_an_episode_that_breaks_a_rule_is_not_stored(tmp_path, change, place):

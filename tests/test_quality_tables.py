@@ -366,11 +366,20 @@ def put(name, data):
     return change
 
 
+def instead_of_position(name, data):
+    def change(demo):
+        del demo["eef_pos"]
+        demo[name] = data
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (put("actions", np.zeros((39, 6))), "expected (39, 7)"),
-        (put("joint_pos", np.zeros((40, 9))), "expected (N, 7)"),
+        (instead_of_position("joint_pos", np.zeros((40, 9))), "expected (N, 7)"),
+        (instead_of_position("eef_pos", np.zeros((40, 7))), "eef_pos (40, 7); expected (N, 3)"),
+        (put("eef_pos", 100 * minimum_jerk()[:40]), "in metres"),
         (put("gripper_qpos", np.zeros((39, 2))), "opening (39,)"),
         (put("eef_quat", h5py.SoftLink("/nowhere")), "never followed"),
         (put("eef_quat", h5py.ExternalLink("other.hdf5", "/a")), "never followed"),
@@ -402,19 +411,19 @@ def test_the_failures_of_a_file_of_arrays_are_known_by_its_attribute_or_rewards(
         demo.attrs["success"] = False
         others = [demo.parent[name] for name in ("demo_1", "demo_2")]
         for other, rewards in zip(others, (np.zeros(39), np.linspace(0, 0.5, 39))):
-            other["rewards"] = rewards  # none of 0 and 1; dense ones do not tell
+            other["rewards"] = rewards  # only zeros: no success; dense ones do not tell
 
     spoil(tmp_path / "a.hdf5", mark)
     found = quality.read_trajectories(tmp_path / "a.hdf5")
-    assert [t.success for t in found] == [False, False, True]
+    assert [t.success for t in found] == [False, False, None]
 
 
-def test_states_without_liberos_attributes_are_refused_with_the_reason(tmp_path):
-    with h5py.File(tmp_path / "no_noops.hdf5", "w") as file:
+def test_states_of_which_nobody_says_whose_they_are_give_no_position(tmp_path):
+    with h5py.File(tmp_path / "bare.hdf5", "w") as file:
         demo = file.create_group("data/demo_0")
         demo["actions"], demo["states"] = np.zeros((9, 7)), np.zeros((9, 20))
-    with pytest.raises(UserError, match="measure the original files"):
-        quality.read_trajectories(tmp_path / "no_noops.hdf5")
+    with pytest.raises(UserError, match="nothing says that its states are a Panda's"):
+        quality.read_trajectories(tmp_path / "bare.hdf5")
 
 
 def test_a_file_that_is_no_hdf5_or_missing_is_refused(tmp_path, capsys):

@@ -25,6 +25,11 @@ WIDTHS = {
     "object_pos": (None, 3),
     "object_quat": (None, 4),
 }  # shape of one row; None: as many as the task has objects
+# LIBERO stores (joins) these in one array: what is there of the second needs all of the first.
+_TOGETHER = (
+    ({"eef_pos", "eef_quat", "gripper_qpos"}, {"eef_pos", "eef_quat"}),
+    ({"object_pos", "object_quat"}, {"object_pos", "object_quat"}),
+)
 _TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_,-]*(/[A-Za-z0-9_,-]+)?")
 
 
@@ -113,6 +118,12 @@ class Episode:
                 yield from _array_problems(place, array, (rows, *WIDTHS[name]))
             else:
                 yield place, f"is unknown; known are {', '.join((*WIDTHS, *IMAGES))}"
+        for group, first in _TOGETHER:
+            if first & self.observations.keys() and (lost := group - self.observations.keys()):
+                yield (
+                    f"observations/{min(lost)}",
+                    f"is missing; {', '.join(sorted(group))} go together",
+                )
 
     def validate(self) -> "Episode":
         """Return the episode itself if it keeps all rules.

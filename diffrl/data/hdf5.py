@@ -8,6 +8,7 @@ reader opens official files and those of LIBERO's raw collector.
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,9 @@ from diffrl.errors import UserError
 FORMAT = 1  # of our additions to the layout
 VALID_EVERY = 10  # one demonstration in ten is kept for validation (robomimic's share)
 _LIBVER = ("earliest", "v110")  # old objects carry no time stamps: the same data are the same bytes
+_DEMO = re.compile(r"demo_(0|[1-9][0-9]*)")
+_TASK_PLACES = ("data@problem_info", "data@bddl_file_name")
+_AS_IS = "write it as LIBERO does; `python -m diffrl quality` measures files without it"
 _COUNTED = ("num_demos", "total", "diffrl_format")  # attributes that writing sets by itself
 
 
@@ -190,7 +194,7 @@ def read_episodes(path: Path, images: bool = False) -> list[Episode]:
 
 def iterate_episodes(path: Path, images: bool = True) -> Iterator[Episode]:
     """Yield the episodes of a data set one by one; otherwise like `read_episodes`."""
-    for item in _inspect(Path(path)):
+    for item in inspect_file(Path(path)):
         if isinstance(item, Finding):
             raise UserError(str(item))
         if not images:
@@ -217,10 +221,10 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 def validate_file(path: Path) -> list[Finding]:
     """Return everything that is wrong with a data set; an empty list means that it is sound."""
-    return [item for item in _inspect(Path(path)) if isinstance(item, Finding)]
+    return [item for item in inspect_file(Path(path)) if isinstance(item, Finding)]
 
 
-def _inspect(path: Path) -> Iterator[Finding | Episode]:
+def inspect_file(path: Path) -> Iterator[Finding | Episode]:
     """Yield what is wrong as findings, and what is right as episodes."""
     findings = list(safety.check_bytes(path))
     yield from findings
@@ -242,11 +246,17 @@ def _inspect_data(file: h5py.File, path: Path) -> Iterator[Finding | Episode]:
         yield Finding(path, "data", "the group is missing", "use a LIBERO or diffrl data set")
         return
     kind = _kind(path, data)
-    yield from _check_top(file, path, kind)
+    findings = list(_check_top(file, path, kind))
+    yield from findings
     names = sorted(data, key=lambda name: (len(name), name))
-    first = 1 if kind == "collector" and names[:1] == ["demo_1"] else 0
-    if not names or names != [f"demo_{first + index}" for index in range(len(names))]:
-        yield Finding(path, "data", f"it does not hold demo_{first}, demo_{first + 1}, … gapless")
+    if kind == "diffrl" and names != [f"demo_{index}" for index in range(len(names))]:
+        yield Finding(path, "data", "it does not hold demo_0, demo_1, … gapless")
+    elif odd := [name for name in names if not _DEMO.fullmatch(name)]:  # others leave demos out
+        yield Finding(path, f"data/{odd[0]}", "it is not named demo_<number>")
+    elif not names:
+        yield Finding(path, "data", "it holds no episodes demo_0, demo_1, …")
+    if any(finding.place in _TASK_PLACES for finding in findings):
+        return  # without them no episode has a task
     total = 0
     for name in names:
         for item in _inspect_demo(path, data[name], kind):
@@ -260,7 +270,8 @@ def _inspect_data(file: h5py.File, path: Path) -> Iterator[Finding | Episode]:
 def _kind(path: Path, data: h5py.Group) -> str:
     if safety.has_seal(path) or "diffrl_format" in data.attrs:
         return "diffrl"
-    return "libero" if "env_args" in data.attrs else "collector"
+    observed = any("obs" in demo for demo in data.values() if isinstance(demo, h5py.Group))
+    return "libero" if observed or "env_args" in data.attrs else "collector"
 
 
 def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
@@ -275,23 +286,28 @@ def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
         yield Finding(path, "mask", f"it holds {sorted(masks)}, not success, train and valid")
     for name in masks:
         mask = masks[name]
-        if not isinstance(mask, h5py.Dataset) or mask.dtype.kind != "S" or mask.ndim != 1:
+        array = isinstance(mask, h5py.Dataset)
+        if not array or h5py.check_string_dtype(mask.dtype) is None or mask.ndim != 1:
             yield Finding(path, f"mask/{name}", "it is no list of names of episodes")
             continue
         listed = {entry.decode(errors="replace") for entry in mask[()].tolist()}
         if unknown := sorted(listed - set(file["data"])):
             yield Finding(path, f"mask/{name}", f"it names {unknown[0]!r}, which is not there")
-    if attrs.get("num_demos") != len(file["data"]):
-        said, found = attrs.get("num_demos"), len(file["data"])
+    found = len(file["data"])
+    if "num_demos" not in attrs:
+        yield Finding(path, "data@num_demos", f"it is missing; there are {found} episodes", _AS_IS)
+    elif attrs["num_demos"] != found:
+        said = attrs["num_demos"]
         yield Finding(path, "data@num_demos", f"it says {said} episodes, there are {found}")
     for name in ("problem_info", "env_info" if kind == "collector" else "env_args"):
         with contextlib.suppress(TypeError, ValueError):
             if isinstance(json.loads(attrs.get(name)), dict):
                 continue
-        yield Finding(path, f"data@{name}", "it is missing, or no JSON object")
+        yield Finding(path, f"data@{name}", "it is missing, or no JSON object", _AS_IS)
     bddl = attrs.get("bddl_file_name")
     if not isinstance(bddl, str) or ".." in PurePosixPath(bddl).parts:
-        yield Finding(path, "data@bddl_file_name", f"{bddl!r} is no plain name of a task file")
+        what = "it is missing" if bddl is None else f"{bddl!r} is no plain name of a task file"
+        yield Finding(path, "data@bddl_file_name", what, _AS_IS)
 
 
 def _inspect_demo(path: Path, group: h5py.Group, kind: str) -> Iterator[Finding | Episode]:

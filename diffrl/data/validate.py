@@ -9,7 +9,7 @@ from diffrl.errors import UserError
 
 
 def data_files(paths: tuple[Path, ...]) -> list[Path]:
-    """Return the files that are meant: HDF5 files, and all of them in folders.
+    """Return the files that are meant: HDF5 files, and all of them (.hdf5, .h5) in folders.
 
     What an interrupted generation has left in a folder is passed over.
 
@@ -20,7 +20,8 @@ def data_files(paths: tuple[Path, ...]) -> list[Path]:
     for path in paths:
         inside = [path]
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*.hdf5")) if not _unfinished(file, path)]
+            both = sorted([*path.rglob("*.hdf5"), *path.rglob("*.h5")])
+            inside = [file for file in both if not _unfinished(file, path)]
         if not inside:
             raise UserError(f"{path} holds no .hdf5 file: name a data set or a folder of them.")
         files += inside

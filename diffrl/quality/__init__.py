@@ -1,9 +1,10 @@
 """Trajectory quality: smoothness, efficiency and consistency of demonstrations, with intervals.
 
 `smoothness` measures one trajectory, `consistency` many of them, `report` makes the tables,
-`trajectory` reads any HDF5 file. The measures are pure functions on arrays.
+`files` reads any HDF5 file. The measures are pure functions on arrays.
 """
 
+from diffrl.quality.files import read_files, read_trajectories
 from diffrl.quality.report import (
     MEASURES,
     PLANNED,
@@ -15,7 +16,7 @@ from diffrl.quality.report import (
 )
 from diffrl.quality.smoothness import boundary_share, trajectory_measures
 from diffrl.quality.stage import load_datasets, main, printable, run_quality
-from diffrl.quality.trajectory import Trajectory, panda_forward_kinematics, read_trajectories
+from diffrl.quality.trajectory import Trajectory, panda_forward_kinematics
 
 __all__ = [
     "MEASURES",
@@ -29,6 +30,7 @@ __all__ = [
     "measure",
     "panda_forward_kinematics",
     "printable",
+    "read_files",
     "read_trajectories",
     "run_quality",
     "select",

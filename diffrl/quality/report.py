@@ -98,13 +98,18 @@ def measure(trajectories: list[Trajectory], config: QualityConfig) -> pd.DataFra
 
 
 def select(trajectories: list[Trajectory], episodes: int) -> list[Trajectory]:
-    """The first `episodes` successes of each arm and task. Raises UserError when there are none."""
-    groups = _grouped([t for t in trajectories if t.success], lambda t: (t.task, t.arm))
+    """The first `episodes` successes of each arm and task; those that nobody knows count as such.
+
+    Raises UserError when there are none.
+    """
+    groups = _grouped(
+        [t for t in trajectories if t.success is not False], lambda t: (t.task, t.arm)
+    )
     kept = [t for _, group in groups for t in group[:episodes]]
     if not kept:
         raise UserError(
             "No successful trajectory to measure: quality is defined on successes. Generate data, "
-            "or check the files' `success` attributes."
+            "or check the files' `success` attributes, rewards and dones."
         )
     return kept
 
@@ -204,8 +209,11 @@ def _rows(group, moved, config):
         for name, value in trajectory_measures(trajectory).items():
             yield trajectory.start_state, name, value
     starts = [t.start_state for t in group]
+    commands = all(t.has_commands for t in group)  # else warping needs a stand-in
     positions = np.stack([100 * consistency.at_phases(t.position, config.phases) for t in group])
-    actions = np.stack([consistency.at_phases(t.actions[:, :6], config.phases) for t in group])
+    actions = positions
+    if commands:
+        actions = np.stack([consistency.at_phases(t.actions[:, :6], config.phases) for t in group])
     warped_position, warped_action = consistency.warped_distances(positions, actions)  # cm², 1
     distances = {
         "position_variance": consistency.squared_distances(positions),
@@ -215,24 +223,29 @@ def _rows(group, moved, config):
         "endpoint_variance": 1e4 * consistency.endpoint_distances([t.position for t in group]),
     }
     for name, squared in distances.items():
+        if "action" in name and not commands:
+            continue
         own, data = consistency.dispersion(squared, starts)
         yield from ((start, name, value) for start, value in zip(np.unique(starts), data))
         if f"own_{name}" in MEASURES:
             yield from ((s, f"own_{name}", value) for s, value in zip(np.unique(starts), own))
     steps = [len(t.actions) for t in group]
-    if sum(steps) - max(steps) >= config.neighbours:
+    if commands and sum(steps) - max(steps) >= config.neighbours:
+        fingers = all(t.opening is not None for t in group)
         given_state = consistency.conditional_action_variance(
-            [_state(t, moved) for t in group], [t.actions[:, :6] for t in group], config.neighbours
+            [_state(t, moved, fingers) for t in group],
+            [t.actions[:, :6] for t in group],
+            config.neighbours,
         )
         yield from zip(starts, ["conditional_action_variance"] * len(group), given_state)
     yield "all", "mode_count", float(consistency.mode_count(warped_position, threshold=5.0))
 
 
-def _state(trajectory, moved):
+def _state(trajectory, moved, fingers):
     """What a clone sees before each action, in m: gripper, its opening, objects relative to it."""
     steps = len(trajectory.actions)
     parts = [trajectory.position[:steps]]
-    if trajectory.opening is not None:
+    if fingers:
         parts.append(trajectory.opening[:steps, None])
     if moved is not None:
         relative = trajectory.objects[:steps, moved] - trajectory.position[:steps, None]

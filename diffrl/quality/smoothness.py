@@ -127,10 +127,11 @@ def gripper_switches(actions):
 def trajectory_measures(trajectory: Trajectory) -> dict[str, float]:
     """All measures of one trajectory, name → value (units: `diffrl.quality.MEASURES`).
 
-    NaN marks what is undefined (a still trajectory, no orientation stored).
+    NaN marks what is undefined (a still trajectory, no orientation or no commands stored).
     """
     position, actions, rate = trajectory.position, trajectory.actions, trajectory.rate
     speed, third = speed_profile(position, rate), jerk(position, rate)
+    commands = trajectory.has_commands
     turning = np.nan
     if trajectory.quaternion is not None:
         turning = _rms(angular_jerk(trajectory.quaternion, rate))
@@ -141,13 +142,13 @@ def trajectory_measures(trajectory: Trajectory) -> dict[str, float]:
         "ldlj": ldlj(speed, rate),
         "ldlj_cartesian": ldlj_cartesian(position, rate),
         "sparc": sparc(speed, rate),
-        "action_change": action_change(actions),
+        "action_change": action_change(actions) if commands else np.nan,
         "path_length": path_length(position),
         "path_ratio": path_ratio(position),
         "steps": float(len(actions)),
-        "idle_share": idle_share(actions),
+        "idle_share": idle_share(actions) if commands else np.nan,
         "still_share": still_share(position, rate),
-        "gripper_switches": float(gripper_switches(actions)),
+        "gripper_switches": float(gripper_switches(actions)) if commands else np.nan,
     }
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -11,10 +12,12 @@ import pandas as pd
 import tyro
 
 from diffrl import artifacts
+from diffrl.data.validate import data_files
 from diffrl.errors import UserError
 from diffrl.presets import QualityConfig, get_preset
 from diffrl.quality import report
-from diffrl.quality.trajectory import Trajectory, read_trajectories
+from diffrl.quality.files import read_files, read_trajectories, tell_user
+from diffrl.quality.trajectory import Trajectory
 from diffrl.sim.tasks import get_task
 
 REFERENCE = Path("shared/teleop/medical_box.hdf5")  # beside the clone, when somebody put it there
@@ -70,7 +73,7 @@ def load_datasets(files: list[Path]) -> list[Trajectory]:
         trajectory
         for file in files
         for trajectory in read_trajectories(
-            file, source="teleoperation" if file.name == REFERENCE.name else None
+            file, source="teleoperation" if file.name == REFERENCE.name else None, tell=print
         )
     ]
 
@@ -88,7 +91,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     if stage.done and not force:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
-    if repeats := _pairs([t for t in load_datasets(again) if t.success]):
+    if repeats := _pairs([t for t in load_datasets(again) if t.success is not False]):
         # their start states are few: they say what varies from the same one, and no more
         own = report.measure(repeats, replace(config, episodes=len(repeats)))
         units = pd.concat([units, own[own["measure"].str.startswith("own_")]], ignore_index=True)
@@ -102,12 +105,12 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     return Quality(trajectories, *map(pd.read_csv, paths))
 
 
-def _pairs(trajectories: list[Trajectory]) -> list[Trajectory]:
+def _pairs(trajectories: list[Trajectory], tell: Callable = print) -> list[Trajectory]:
     """Leave out, and tell, an arm with one success on a task: it must not stop all the others."""
     counts = Counter((t.arm, t.task) for t in trajectories)
     for (arm, task), count in counts.items():
         if count < 2:
-            print(f"Left out: {' '.join(arm)} on {task} has {count} success, too few to measure.")
+            tell(f"Left out: {' '.join(arm)} on {task} has {count} success, too few to measure.")
     return [t for t in trajectories if counts[t.arm, t.task] >= 2]
 
 
@@ -120,20 +123,25 @@ def main(
     source: str | None = None,
     rate: float | None = None,
     neighbours: int = QualityConfig.neighbours,
+    skip_bad: bool = False,
 ) -> None:
     """Measure the trajectories of data-set files: smoothness, efficiency, consistency.
 
     Args:
-        files: HDF5 files: diffrl's, LIBERO's, its raw collector's, robomimic's, plain arrays.
+        files: HDF5 files, or folders of them: diffrl's, LIBERO's, its raw collector's, robosuite's,
+            robomimic's, plain arrays. Files of one name in two folders are two arms.
         as_json: print the rows as JSON.
         as_csv: print the rows as CSV (source, mode, task, measure, value, low, high, n).
-        source: name for the trajectories' source; files without one are named by their file name.
-        rate: control rate in Hz, for files of arrays that do not say theirs.
+        source: name for the trajectories' source; files without one are named by folder and file.
+        rate: control rate in Hz, for files that do not say theirs; it must not contradict them.
         neighbours: k of the action variance given the state.
+        skip_bad: leave out, and name, episodes and files that cannot be measured.
     """
     if not files:
         raise UserError("No file given: python -m diffrl quality FILE… [--json | --csv].")
-    found = [t for file in files for t in read_trajectories(file, rate=rate, source=source)]
+    found = read_files(data_files(files), rate=rate, source=source, skip_bad=skip_bad)
+    if skip_bad:
+        found = _pairs(report.select(found, len(found)), tell_user)
     config = QualityConfig(episodes=len(found), neighbours=neighbours)
     summary = report.summarise(report.measure(found, config), config)
     if as_json:

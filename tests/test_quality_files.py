@@ -1,0 +1,523 @@
+"""Strangers' files of demonstrations are measured with the right values, or refused with reason."""
+
+import json
+import pickle
+import tempfile
+from pathlib import Path
+
+import data_samples as samples
+import file_variations as variations
+import h5py
+import numpy as np
+import pytest
+from quality_samples import CONFIG, arms, write_data_set
+
+from diffrl import quality
+from diffrl.__main__ import main as command_line
+from diffrl.data.hdf5 import validate_file
+from diffrl.errors import UserError
+from diffrl.quality import description
+
+FILES = 130  # of each layout
+TELEOP = Path(__file__).resolve().parents[2] / "shared" / "teleop"
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """A folder in memory where the machine has one: a file system's own speed is not tested."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+        yield Path(folder)
+
+
+# -- any legal file --------------------------------------------------------------------------------
+@pytest.mark.parametrize("layout", variations.LAYOUTS)
+def test_any_legal_file_is_measured_rightly_or_refused_with_the_true_reason(layout, memory):
+    measured = refused = 0
+    for seed in range(FILES):
+        path = memory / f"{seed}.hdf5"
+        sample = variations.write(layout, np.random.default_rng((seed, len(layout))), path)
+        good = [demo for demo in sample.demos if not demo.refusals]
+        bad = [demo for demo in sample.demos if demo.refusals]
+        lines = []
+        with_seed = f"{layout} {seed}"
+        if bad and not (sample.options.get("skip_bad") and good):
+            with pytest.raises(UserError) as refusal:
+                quality.read_trajectories(path, **sample.options, tell=lines.append)
+            reasons = [reason for demo in bad for reason in demo.refusals]
+            assert any(reason in str(refusal.value) for reason in reasons), (with_seed, refusal)
+            assert path.name in str(refusal.value), with_seed
+            refused += 1
+        else:
+            found = quality.read_trajectories(path, **sample.options, tell=lines.append)
+            assert len(found) == len(good), with_seed
+            assert_right(found, good, sample, lines, with_seed)
+            assert sum("left out: " in line for line in lines) == len(bad), with_seed
+            measured += 1
+        path.unlink()
+    assert min(measured, refused) > FILES / 10  # neither of the two is all that was tried
+
+
+def assert_right(found, demos, sample, lines, seed):
+    """The values are those that were computed from the arrays as stored."""
+    commands = variations.measured_actions(demos, sample.clips)
+    known = variations.known_success(demos)
+    assert [t.success for t in found] == known, seed
+    for trajectory, demo, actions in zip(found, demos, commands, strict=True):
+        got = quality.trajectory_measures(trajectory)
+        assert trajectory.rate == pytest.approx(sample.rate, rel=1e-6), seed
+        close = {"rel": 1e-6, "abs": 1e-9}
+        assert got["jerk_rms"] == pytest.approx(
+            variations.jerk_rms(demo.position, sample.rate), **close
+        ), seed
+        assert got["path_length"] == pytest.approx(variations.path_length(demo.position)), seed
+        assert got["steps"] == demo.steps, seed
+        if actions is None:
+            assert np.isnan([got[k] for k in ("action_change", "idle_share")]).all(), seed
+        else:
+            change = np.abs(actions[1:, :6] - actions[:-1, :6]).mean()
+            assert got["action_change"] == pytest.approx(change), seed
+            switches = np.count_nonzero(actions[1:, 6] * actions[:-1, 6] < 0)
+            assert got["gripper_switches"] == switches, seed
+    if any(k is None for k in known):
+        assert any("does not tell" in line for line in lines), seed
+    if commands[0] is None:
+        assert any("measures of actions are left out" in line for line in lines), seed
+    elif any(np.abs(d.actions).max() > 1.01 for d in demos):
+        assert any("are clipped" in line for line in lines), seed
+
+
+# -- what people have ------------------------------------------------------------------------------
+def robomimic_file(path, demos=3, steps=40, rate=20, **change):
+    """robomimic's low-dimensional layout; `change` maps a key to a function of (index, steps)."""
+    kwargs = {"control_freq": rate} | change.pop("env_kwargs", {})
+    env = {"type": 1, "env_name": "Lift", "env_kwargs": kwargs} | change.pop("env_args", {})
+    keys = {
+        "actions": lambda i, n: np.random.default_rng(i).uniform(-1, 1, (n, 7)),
+        "obs/robot0_eef_pos": lambda i, n: wander(i, n),
+        "rewards": lambda i, n: (np.arange(n) == n - 1).astype(float),
+        "dones": lambda i, n: (np.arange(n) == n - 1).astype(int),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps(env)
+        for index in range(demos):
+            demo = file["data"].create_group(f"demo_{index}")
+            for key, function in (keys | change).items():
+                if function is not None:
+                    demo[key] = function(index, steps)
+    return path
+
+
+def wander(seed, steps):
+    return variations.wander(np.random.default_rng(seed), steps, 3)
+
+
+def read(path, **options):
+    """The trajectories and the lines that are told."""
+    lines = []
+    return quality.read_trajectories(path, tell=lines.append, **options), "\n".join(lines)
+
+
+def regenerated(path, cut=None):
+    """OpenVLA's no-op-filtered set: no attributes, the first state from before the settling."""
+    with h5py.File(path, "w") as file:
+        for number in (0, 1, 3):  # the replay of demo_2 failed
+            demo, time = file.create_group(f"data/demo_{number}"), 0.6 + np.arange(50) / 20
+            time[0] = 0.05
+            if cut:
+                time[cut:] += 0.4
+            demo["states"] = np.c_[time, np.zeros((50, 40))]
+            demo["actions"] = np.zeros((50, 7))
+            demo["obs/ee_pos"], demo["obs/ee_ori"] = wander(number, 50), np.full((50, 3), 0.1)
+            demo["obs/joint_states"] = np.zeros((50, 7))
+            demo["obs/agentview_depth"] = np.ones((50, 2, 2, 1), np.float32)
+            demo["rewards"] = (np.arange(50) == 49).astype(np.uint8)
+    return path
+
+
+def test_regenerated_rollouts_without_no_ops_are_measured_at_20_hz(tmp_path):
+    found, told = read(regenerated(tmp_path / "no_noops_demo.hdf5"))
+    assert [t.rate for t in found] == [20, 20, 20]
+    assert [t.success for t in found] == [True] * 3
+    assert "settling" in told
+    assert np.array_equal(found[2].position, wander(3, 50))
+
+
+def test_recordings_from_which_steps_were_cut_are_refused(tmp_path):
+    path = regenerated(tmp_path / "cut_demo.hdf5", cut=20)
+    with pytest.raises(UserError, match="from before frames were cut"):
+        read(path)
+
+
+def test_an_official_file_with_a_gap_is_sound_and_measured(tmp_path):
+    episodes = [samples.sample_episode(seed, 40, images=2) for seed in range(3)]
+    path = tmp_path / "gap_demo.hdf5"
+    samples.write_official(path, episodes)
+    with h5py.File(path, "a") as file:
+        file.move("data/demo_1", "data/demo_7")
+    assert validate_file(path) == []
+    found, _ = read(path)
+    assert [t.start_state.rpartition("/")[2] for t in found] == ["demo_0", "demo_2", "demo_7"]
+    assert {(t.task, t.source, t.rate) for t in found} == {(samples.TASK, "human", 20)}
+    assert np.array_equal(found[2].position, episodes[1].observations["eef_pos"][:-1])
+
+
+def test_a_file_without_liberos_attributes_is_told_what_is_missing_and_no_more(tmp_path):
+    problems = validate_file(regenerated(tmp_path / "bare_demo.hdf5"))
+    assert {f.place for f in problems} == {
+        *("data@num_demos", "data@problem_info", "data@env_args", "data@bddl_file_name")
+    }
+    assert all("missing" in f.problem and "quality" in f.remedy for f in problems)
+
+
+def test_one_of_liberos_names_alone_does_not_make_a_real_robots_file_liberos(tmp_path):
+    own = {"obs/ee_pos": lambda i, n: wander(i, n), "obs/robot0_eef_pos": None}
+    millimetres = {"actions": lambda i, n: np.full((n, 7), 12.0)}
+    found, told = read(robomimic_file(tmp_path / "real.hdf5", **own, **millimetres))
+    assert "its actions reach 12, beyond [-1, 1], and it names no controller" in told
+    assert not found[0].has_commands
+
+
+def test_the_states_of_another_robot_are_not_taken_for_a_pandas(tmp_path):
+    states = {"states": lambda i, n: np.c_[np.arange(n) / 20, np.zeros((n, 30))]}
+    panda = {"env_kwargs": {"robots": ["Panda"]}, "obs/robot0_eef_pos": None}
+    found, _ = read(robomimic_file(tmp_path / "panda.hdf5", **states, **panda))
+    assert found[0].position.shape == (40, 3)
+    for robots in ({"robots": ["Sawyer"]}, {}):
+        other = {"env_kwargs": robots, "obs/robot0_eef_pos": None}
+        with pytest.raises(UserError, match="no end-effector position"):
+            read(robomimic_file(tmp_path / "other.hdf5", **states, **other))
+
+
+def test_orientation_comes_from_joints_only_where_they_put_the_hand_in_its_place(tmp_path):
+    rng = np.random.default_rng(0)
+    joints = variations.poses_of_joints(rng, 40)
+    hand = variations.hand_of_panda(joints) + [0.1, 0, 0.4]  # another base
+    for place, known in ((hand, True), (wander(0, 40), False)):
+        change = {"obs/robot0_eef_pos": place, "obs/robot0_joint_pos": joints}
+        change = {key: lambda i, n, value=value: value for key, value in change.items()}
+        found, _ = read(robomimic_file(tmp_path / "a.hdf5", **change))
+        assert (found[0].quaternion is not None) == known
+
+
+@pytest.mark.parametrize("width", [1, 4, 14])
+def test_jerk_needs_no_actions_and_other_widths_leave_their_measures_out(tmp_path, width, capsys):
+    actions = {"actions": lambda i, n: np.full((n, width), 0.5)}
+    usual = read(robomimic_file(tmp_path / "seven.hdf5"))[0][0]
+    path = robomimic_file(tmp_path / "other.hdf5", **actions)
+    got = quality.trajectory_measures(read(path)[0][0])
+    assert got["jerk_rms"] == quality.trajectory_measures(usual)["jerk_rms"]
+    assert command_line(["quality", str(path), "--csv"]) == 0
+    printed = capsys.readouterr()
+    measures = {line.split(",")[3] for line in printed.out.splitlines()[1:]}
+    assert not {m for m in measures if "action" in m} | {"idle_share"} & measures
+    assert {"jerk_rms", "warped_position_variance", "mode_count", "steps"} <= measures
+    assert f"its actions have {width} numbers, not 7: measures of actions are left out" in (
+        printed.err
+    )
+
+
+OSC = variations.OSC_POSE
+LEFT_OUT = "measures of actions are left out"
+
+
+@pytest.mark.parametrize(
+    ("controller", "peak", "told"),
+    [
+        (OSC, 1.0, ""),
+        (OSC, 1.7, "up to 1.7) and are clipped"),
+        (OSC | {"input_max": [1.0] * 6, "input_min": [-1.0] * 6}, 1.7, "are clipped"),
+        (OSC | {"input_max": 0.05}, 0.05, LEFT_OUT),
+        (OSC | {"control_delta": False}, 0.5, LEFT_OUT),
+        (OSC | {"input_type": "absolute"}, 0.5, LEFT_OUT),
+        ({"type": "JOINT_VELOCITY"}, 0.5, LEFT_OUT),
+        ([OSC, {"type": "JOINT_VELOCITY"}], 0.5, LEFT_OUT),
+        (None, 1.0, "it names no controller; its actions, all in [-1, 1], are taken as commands"),
+        (None, 1.2, "its actions reach 1.2, beyond [-1, 1], and it names no controller"),
+    ],
+)
+def test_actions_are_commands_are_clipped_or_are_left_out_and_a_line_says_which(
+    tmp_path, controller, peak, told
+):
+    stored = np.random.default_rng(0).uniform(-1, 1, (40, 7))
+    stored[3, 2] = peak
+    env_kwargs = {} if controller is None else {"controller_configs": controller}
+    actions = {"actions": lambda i, n: stored if i == 1 else 0.01 * stored}
+    found, lines = read(robomimic_file(tmp_path / "a.hdf5", env_kwargs=env_kwargs, **actions))
+    assert told in lines
+    assert bool(lines) == bool(told)
+    left_out = LEFT_OUT in lines
+    assert [t.actions.shape[1] for t in found] == [0 if left_out else 7] * 3  # the whole file
+    if not left_out:
+        assert np.array_equal(found[1].actions, np.clip(stored, -1, 1))
+
+
+def test_gripper_commands_of_0_and_1_are_read_as_signs(tmp_path):
+    actions = {"actions": lambda i, n: np.c_[np.zeros((n, 6)), np.arange(n) // 10 % 2]}
+    found, told = read(robomimic_file(tmp_path / "a.hdf5", **actions))
+    assert quality.trajectory_measures(found[0])["gripper_switches"] == 3
+    assert "0 and 1: read as -1 and 1" in told
+
+
+# -- success ---------------------------------------------------------------------------------------
+ENDS, NEVER = [0, 0, 1], [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "dones", "success"),
+    [
+        ([ENDS, NEVER], [ENDS, ENDS], [True, False]),  # sparse rewards
+        ([[-1, -1, 0], [-1, -1, -1]], [NEVER, NEVER], [True, False]),
+        ([[0.1, 0.5, 0.9], [0.1, 0.2, 0.3]], [ENDS, NEVER], [True, False]),  # dense: dones tell …
+        ([[0.1, 0.5, 0.9], [0.1, 0.2, 0.3]], [ENDS, ENDS], [None, None]),  # … unless they mark ends
+        ([[0.1, 0.5, 0.9], [0.1, 0.2, 0.3]], [[0, 1, 1], ENDS], [True, None]),
+        ([[0.1, 0.5, 0.9], [0.1, 0.2, 0.3]], [None, None], [None, None]),
+        ([None, None], [NEVER, ENDS], [False, True]),
+        ([None, None], [None, None], [None, None]),
+    ],
+)
+def test_success_comes_from_sparse_rewards_or_telling_dones_and_else_is_unknown(
+    rewards, dones, success
+):
+    def arrays(lists):
+        return [None if values is None else np.array(values, float) for values in lists]
+
+    assert description.successes([None, None], arrays(rewards), arrays(dones)) == success
+    said = description.successes([False, True], arrays(rewards), arrays(dones))
+    assert said == [False, True]  # the attribute goes before all
+
+
+def test_dense_rewards_are_told_to_be_unknown_and_failures_are_not_measured(tmp_path):
+    dense = {"rewards": lambda i, n: np.linspace(0, 0.4 + i / 5, n)}
+    found, told = read(robomimic_file(tmp_path / "a.hdf5", **dense))
+    assert [t.success for t in found] == [None] * 3
+    assert "does not tell whether 3 of 3 episodes succeeded" in told
+    assert len(quality.select(found, 9)) == 3
+    fails = {"dones": lambda i, n: np.full(n, 0) if i else (np.arange(n) == n - 1).astype(int)}
+    found, told = read(robomimic_file(tmp_path / "a.hdf5", **dense, **fails))
+    assert [t.success for t in found] == [True, False, False]
+    assert "2 of 3 episodes failed" in told
+    assert len(quality.select(found, 9)) == 1
+
+
+# -- rates -----------------------------------------------------------------------------------------
+def test_a_rate_that_contradicts_the_file_is_refused(tmp_path):
+    ours, official = tmp_path / "ours.hdf5", tmp_path / "official.hdf5"
+    write_data_set(ours, list(arms(n=2)))
+    samples.write_official(official, [samples.sample_episode(images=2)])
+    for path in (ours, official, robomimic_file(tmp_path / "rm.hdf5")):
+        with pytest.raises(UserError, match=f"{path.name}.*--rate 50 contradicts the file.*20 Hz"):
+            read(path, rate=50)
+        assert {t.rate for t in read(path, rate=20)[0]} == {20}
+    for rate in (0, -20, np.nan):
+        with pytest.raises(UserError, match="is no control rate"):
+            read(ours, rate=rate)
+
+
+def test_a_given_rate_decides_between_two_that_a_file_says(tmp_path):
+    clock = {"timestamp": lambda i, n: np.arange(n) / 10}
+    path = robomimic_file(tmp_path / "a.hdf5", **clock)
+    with pytest.raises(UserError, match="it says 20 Hz, but its time stamps rise at 10 Hz"):
+        read(path)
+    assert {t.rate for t in read(path, rate=10)[0]} == {10}
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["fps"] = 30  # of its cameras
+    assert {t.rate for t in read(path, rate=20)[0]} == {20}
+    with pytest.raises(UserError, match=r"--rate 30 contradicts the file.*20 Hz and 10 Hz"):
+        read(path, rate=30)
+
+
+def test_float32_files_give_the_values_of_float64_and_compare_with_them(tmp_path):
+    found = []
+    for kind in (np.float32, np.float64):
+        change = {
+            "obs/robot0_eef_pos": lambda i, n, kind=kind: wander(i, n).astype(kind),
+            "states": lambda i, n, kind=kind: np.c_[100 + np.arange(n) / 20].astype(kind),
+        }
+        path = robomimic_file(tmp_path / f"{np.dtype(kind)}.hdf5", demos=2, **change)
+        with h5py.File(path, "a") as file:
+            kwargs = {"controller_configs": OSC}
+            env = {"type": 1, "env_name": "Lift", "env_kwargs": kwargs}  # no rate but the clock's
+            file["data"].attrs["env_args"] = json.dumps(env)
+        found.append(read(path)[0])
+    single, double = (quality.trajectory_measures(part[0]) for part in found)
+    assert single == pytest.approx(double, rel=1e-3, nan_ok=True)
+    assert len(quality.measure(found[0] + found[1], CONFIG))  # one rate, though a clock is rounded
+
+
+# -- several files ---------------------------------------------------------------------------------
+def shaky(size):
+    return {"obs/robot0_eef_pos": lambda i, n: wander(i, n) + size * wander(9 + i, n)}
+
+
+def jerk_of(printed):
+    rows = [line.split(",") for line in printed.splitlines()[1:]]
+    return {row[0]: row[4] for row in rows if row[2:4] == ["Lift", "jerk_rms"]}
+
+
+@pytest.mark.parametrize("folders", [("ph", "mh"), ("a/set", "b/set")])
+def test_files_of_one_name_in_two_folders_are_two_arms(tmp_path, capsys, folders):
+    for index, folder in enumerate(folders):
+        robomimic_file(tmp_path / folder / "low_dim.hdf5", **shaky(float(index)))
+    alone = []
+    for folder in folders:
+        assert command_line(["quality", str(tmp_path / folder / "low_dim.hdf5"), "--csv"]) == 0
+        alone += jerk_of(capsys.readouterr().out).values()
+    assert command_line(["quality", str(tmp_path), "--csv"]) == 0  # the folder that holds both
+    together = jerk_of(capsys.readouterr().out)
+    assert together == {f"{f}/low_dim": value for f, value in zip(folders, alone)}
+    paths = [tmp_path / folder / "low_dim.hdf5" for folder in folders]
+    found = quality.read_files(paths, tell=lambda line: None)
+    assert len({t.start_state for t in found}) == len(found)
+
+
+def test_files_of_one_name_that_say_the_same_source_are_two_arms_too(tmp_path):
+    lines = []
+    for folder in ("mine", "yours"):
+        (tmp_path / folder).mkdir()
+        episodes = [samples.sample_episode(seed, images=2) for seed in range(2)]
+        samples.write_official(tmp_path / folder / "x_demo.hdf5", episodes)
+    paths = [tmp_path / folder / "x_demo.hdf5" for folder in ("mine", "yours")]
+    found = quality.read_files(paths, tell=lines.append)
+    assert {t.arm for t in found} == {("human (mine)", "recorded"), ("human (yours)", "recorded")}
+    assert any("arm of its own" in line for line in lines)
+
+
+def test_the_same_file_is_measured_once(tmp_path):
+    path, lines = robomimic_file(tmp_path / "a.hdf5"), []
+    (tmp_path / "link.hdf5").symlink_to(path)
+    assert len(quality.read_files([path, path, tmp_path / "link.hdf5"], tell=lines.append)) == 3
+    assert sum("measured already" in line for line in lines) == 2
+
+
+def spoil_one(path):
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/obs/robot0_eef_pos"][5, 0] = np.nan
+    return path
+
+
+def test_one_bad_episode_stops_the_file_or_is_left_out_and_named(tmp_path, capsys):
+    path = spoil_one(robomimic_file(tmp_path / "a.hdf5", demos=4))
+    assert command_line(["quality", str(path)]) == 1
+    assert "position holds NaN" in " ".join(capsys.readouterr().err.split())
+    assert command_line(["quality", str(path), "--skip-bad", "--csv"]) == 0
+    printed = capsys.readouterr()
+    assert {line.split(",")[-1] for line in printed.out.splitlines() if "jerk_rms" in line} == {"3"}
+    assert "left out" in printed.err
+    assert "a.hdf5, demo_1: position holds NaN" in printed.err
+
+
+def test_a_bad_file_in_a_folder_stops_it_or_is_left_out_and_named(tmp_path, capsys):
+    robomimic_file(tmp_path / "good.h5")
+    (tmp_path / "bad.hdf5").write_bytes(b"\x80pickle")
+    assert command_line(["quality", str(tmp_path)]) == 1
+    assert "never loaded" in " ".join(capsys.readouterr().err.split())
+    assert command_line(["quality", str(tmp_path), "--skip-bad", "--csv"]) == 0
+    assert "bad.hdf5" in capsys.readouterr().err
+    (tmp_path / "good.h5").unlink()
+    assert command_line(["quality", str(tmp_path), "--skip-bad"]) == 1
+    assert command_line(["quality", str(tmp_path / "empty")]) == 1
+
+
+def test_an_arm_with_one_good_episode_is_left_out_with_skip_bad(tmp_path, capsys):
+    robomimic_file(tmp_path / "good.hdf5")
+    robomimic_file(tmp_path / "one.hdf5", demos=1)
+    assert command_line(["quality", str(tmp_path)]) == 1
+    assert command_line(["quality", str(tmp_path), "--skip-bad", "--csv"]) == 0
+    assert "one recorded on Lift has 1 success" in capsys.readouterr().err
+
+
+def test_the_sound_episodes_of_a_changed_data_set_of_ours_are_measured_with_skip_bad(tmp_path):
+    path = tmp_path / "ours.hdf5"
+    write_data_set(path, list(arms(n=3)))
+    with h5py.File(path, "a") as file:
+        file["data/demo_2/actions"][3, 0] += 1e-9  # seal and checksum break
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        read(path)
+    found, told = read(path, skip_bad=True)
+    assert len(found) == 5
+    assert "seal: its bytes are not those" in told
+    assert "left out: " in told
+    assert "demo_2" in told
+
+
+# -- bounds ----------------------------------------------------------------------------------------
+def replace_position(make):
+    def change(demo):
+        del demo["obs/robot0_eef_pos"]
+        make(demo, "obs/robot0_eef_pos")
+
+    return change
+
+
+def opaque(demo, name):
+    demo[name] = np.void(pickle.dumps([1]))
+
+
+def texts(demo, name):
+    demo.create_dataset(name, (40, 3), h5py.string_dtype(), data=[["x"] * 3] * 40)
+
+
+def bomb(demo, name):
+    demo.create_dataset(name, (10**9, 3), "f8", chunks=(10**4, 3), compression=9)[:10] = 1
+
+
+def long(demo, name):
+    demo[name] = np.zeros((2 * 10**6, 3), np.uint8)
+
+
+def unwritten(demo, name):
+    demo.create_dataset(name, (40, 3), "f8")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (opaque, "is no number"),
+        (texts, "objects are not loaded"),
+        (bomb, "claims 24000000000 bytes"),
+        (long, "2000000 rows, more than 1000000"),
+        (unwritten, "none was ever written"),
+    ],
+)
+def test_what_is_no_array_of_believable_size_is_refused_before_it_is_read(tmp_path, make, message):
+    path = robomimic_file(tmp_path / "odd.hdf5")
+    with h5py.File(path, "a") as file:
+        replace_position(make)(file["data/demo_0"])
+    with pytest.raises(UserError) as refusal:
+        read(path)
+    assert message in str(refusal.value)
+    assert "odd.hdf5" in str(refusal.value)
+
+
+def test_an_array_of_which_only_the_last_chunk_was_written_is_believed(tmp_path):
+    path = robomimic_file(tmp_path / "a.hdf5", demos=1, steps=5000)
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"]
+        del demo["rewards"]
+        demo.create_dataset("rewards", (5000,), "f8", chunks=(1,))[-1] = 1  # the rest are zeros
+        assert demo["rewards"].nbytes > 1100 * demo["rewards"].id.get_storage_size()
+    assert read(path)[0][0].success
+
+
+def test_attributes_that_are_objects_are_passed_over(tmp_path):
+    path = robomimic_file(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["task"] = np.void(pickle.dumps("x"))
+        file["data"].attrs["source"] = file["data"].ref
+    found, _ = read(path)
+    assert {(t.task, t.source) for t in found} == {("Lift", f"{tmp_path.name}/a")}
+
+
+# -- real files ------------------------------------------------------------------------------------
+@pytest.mark.skipif(not TELEOP.is_dir(), reason="the teleoperated recordings are not here")
+def test_real_teleoperation_is_clipped_as_its_controller_did_and_measured(capsys):
+    found, told = read(TELEOP / "medical_box.hdf5")
+    assert len(found) == 90
+    assert "are clipped" in told
+    assert max(np.abs(t.actions).max() for t in found) == 1
+    assert all(t.quaternion is not None for t in found)
+    assert command_line(["quality", str(TELEOP / "raw"), "--csv"]) == 0  # three files, one arm
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].startswith("teleoperation,recorded,all,jerk_rms")
