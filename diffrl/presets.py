@@ -69,8 +69,9 @@ class CloneConfig(_Settings):
     """The policy's shape, and behaviour cloning."""
 
     encoder: Literal["state", "image"] = "state"  # the paper: ResNet on images [S]
-    network: Literal["mlp", "unet"] = "mlp"  # the paper: 1-D U-Net with FiLM [S]
-    width: int = 256  # hidden units of the MLP [C]
+    network: Literal["mlp", "unet", "residual"] = "mlp"  # the paper: 1-D U-Net with FiLM [S];
+    # "residual" is DPPO's MLP for states, with Mish [D]; the Gaussian policy's MLP is always ours
+    width: int = 256  # hidden units of the MLPs [C]; DPPO: 512
     horizon: int = 8  # control steps that one decision predicts [C]
     chunk: int = 8  # control steps of them that are executed [D]: 4-8
     batch: int = 256  # decisions per optimiser step [C]
@@ -95,7 +96,9 @@ class RLConfig(_Settings):
     spacing: Literal["leading", "trailing"] = "trailing"  # of the DDIM steps [C]; DPPO: leading
     sigma_floor: float = 0.05  # least noise of a denoising step, plan units [C]; DPPO: 0.1
     noise_correlation: float = 0.8  # AR(1) of the exploration noise over the chunk; 0 white [C]
+    noise_everywhere: bool = added(False)  # this noise in cloning and the first latent, too [C]
     cross_fade: int = 0  # control steps blended with the last plan; 0 none [C]
+    observe_tail: bool = added(False)  # what is blended is part of the observation [C]
     physics: Physics = added("exact")  # of training; whatever is measured is exact [C]
     substeps: int = added(12)  # physics steps in a control step of training physics [C]; LIBERO: 25
     exact_last: float = added(0.0)  # share of the iterations, the last ones, in exact physics [C]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from diffrl.errors import UserError
-from diffrl.policy.chain import ACTIONS, ChainPolicy, Mode, PolicyConfig
-from diffrl.policy.features import Features, Layout
+from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.features import ACTIONS, Features, Layout
 from diffrl.policy.nets import mlp
 
 STD_RANGE = (0.01, 0.2)  # limits of the learnt deviation, DPPO's

@@ -165,8 +165,10 @@ def decide(
 ) -> tuple[np.ndarray, list[torch.Tensor]]:
     """Return the actions (m, chunk, 7) of m trials, and the tails of their new plans.
 
-    Each trial has its own generator and the tail (1, cross_fade, 7) of its last plan.
+    Each trial has its own generator and the tail (1, cross_fade, 7) of its last plan, which joins
+    the features if the policy observes it.
     """
+    features = policy.with_tail(features, torch.cat(list(tails)))
     noise = torch.cat([policy.noise(generator, 1) for generator in noises])
 
     def sample(noise: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:

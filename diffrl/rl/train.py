@@ -92,8 +92,10 @@ class Training:
         image_size = IMAGE_SIZE if self.preset.clone.encoder == "image" else 0
         starts = official_start_states(self.scene)[:1]
         observation = observe(self.scene, starts.states, starts.fixtures)
-        layout = Layout.of(self.task, observation, image_size)
-        config = policies.make_config(self.algorithm, self.preset.clone, self.preset.rl)
+        rl = self.preset.rl
+        tail = rl.cross_fade if rl.observe_tail else 0
+        layout = Layout.of(self.task, observation, image_size, tail)
+        config = policies.make_config(self.algorithm, self.preset.clone, rl)
         return policies.make_policy(config, layout, self.seed)
 
     def measure(
