@@ -557,3 +557,37 @@ def test_the_residual_net_is_dppos_mlp():
     mish = torch.nn.functional.mish
     x = x + block.layers[3](mish(block.layers[1](mish(x))))
     assert torch.equal(net(plan, condition, time), last(x).view(3, 2, 7))
+
+
+def test_each_element_of_the_log_probability_is_clamped_as_dppo_does():
+    settings = {"noise_correlation": 0.0, "sigma_floor": 0.05}
+    plain, clamped = make(**settings), make(**settings, log_prob_clamp=True)
+    features, noise = draw(plain)
+    _, chain = plain.sample(features, noise)
+    chain[0, -1, 0, 0] += 10.0  # far off, and the σ of .05 make densities beyond 2 elsewhere
+    means, stds = [], []
+    for step in range(plain.steps):
+        index = torch.full((len(chain),), step)
+        mean, std = plain.transition(
+            plain._condition(features), chain[:, step], index, "stochastic"
+        )
+        means.append(mean)
+        stds.append(std.expand_as(mean))
+    expected = Normal(torch.stack(means, 1), torch.stack(stds, 1)).log_prob(chain[:, 1:])
+    assert (expected < -5).any()
+    assert (expected > 2).any()
+    found = clamped.log_prob(features, chain)
+    torch.testing.assert_close(found, expected.clamp(-5, 2).mean(dim=(2, 3)), atol=2e-5, rtol=1e-4)
+
+
+def test_the_density_has_a_floor_of_its_own_if_one_is_set():
+    settings = {"noise_correlation": 0.0, "sigma_floor": 0.05}
+    same, own = make(**settings), make(**settings, log_prob_floor=0.2)
+    features, noise = draw(same)
+    plan, chain = same.sample(features, noise)
+    assert torch.equal(own.sample(features, noise)[0], plan)  # sampling has the other floor
+    step = torch.full((len(chain),), own.steps - 1)
+    mean, std = own.transition(own._condition(features), chain[:, -2], step, "stochastic")
+    assert std.max() == pytest.approx(0.05)
+    expected = Normal(mean, 0.2).log_prob(chain[:, -1]).mean(dim=(1, 2))
+    torch.testing.assert_close(own.log_prob(features, chain)[:, -1], expected)

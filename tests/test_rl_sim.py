@@ -31,6 +31,7 @@ TASK = "libero_object/0"
 TINY = RLConfig(
     copies=4, decisions=3, iterations=5, max_steps=20, epochs=2, minibatch=30, critic_warmup=1,
     measure_every=2, measure_starts=2, cross_fade=2, noise_start=2.0, noise_anneal=1.0,
+    observe_tail=True, reward_scaling=True,
     physics="training", exact_last=0.4,  # so a killed run goes on in either
 )  # fmt: skip
 
@@ -50,8 +51,8 @@ def make_policy(scene, algorithm="diffusion", rl=TINY, seed=0):
     policy = policies.make_policy(config, Layout.of(TASK, observation, tail=tail), seed)
     actions = torch.linspace(-0.4, 0.4, 50)[:, None].expand(50, 7)
     policy.fit(policy.with_tail(policy.features(observation), policy.no_tail(8)), actions)
-    with torch.no_grad():
-        policy.encoder.gain.fill_(0.5)  # as after some RL: the tail decides, too
+    if tail:
+        torch.nn.init.constant_(policy.encoder.gain, 0.5)  # as after some RL: the tail decides, too
     return policy
 
 
@@ -189,7 +190,7 @@ def learn(algorithm, threads, path):
     if os.path.exists(path):
         learner.restore(checkpoint.load(path, "key"))
 
-    def measure(policy):
+    def measure(policy, best):
         return rollout(policy, scene, fresh_start_states(scene, 2, 9), max_steps=8)
 
     def save():

@@ -31,6 +31,7 @@ from diffrl.policy.features import (
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
 from diffrl.presets import Algorithm, Mode, check_choices
 
+LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
 LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
 
@@ -54,6 +55,8 @@ class PolicyConfig:
     spacing: Literal["leading", "trailing"] = "trailing"
     sigma_floor: float = 0.1
     gaussian_std: float = 0.1
+    log_prob_floor: float | None = added(None)
+    log_prob_clamp: bool = added(False)
 
     def __post_init__(self):
         check_choices(self)
@@ -109,11 +112,11 @@ class ChainPolicy(nn.Module):
     # -- what a subclass gives
 
     def transition(
-        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode, scored: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Condition (n, C), latent (n, H, A), step (n,) → mean (n, H, A), std broadcastable.
 
-        Steps count over `prefix + steps`.
+        Steps count over `prefix + steps`. `scored`: the std is for a log-density, not to sample.
         """
         raise NotImplementedError
 
@@ -236,10 +239,12 @@ class ChainPolicy(nn.Module):
         condition = self._condition(features).repeat_interleave(steps, dim=0)
         before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
         step = self.prefix + torch.arange(steps, device=self.device).repeat(n)
-        mean, std = self.transition(condition, before, step, "stochastic")
+        mean, std = self.transition(condition, before, step, "stochastic", scored=True)
         white = torch.einsum("ij,nja->nia", self.whiten, (after - mean) / std)
         scale = std.log() + self.factor.diagonal().log()[:, None]
         density = -0.5 * white**2 - scale - 0.5 * math.log(2 * math.pi)
+        if self.config.log_prob_clamp:  # each element's, given those before it in its dimension
+            density = density.clamp(*LOG_PROB_RANGE)
         scored = self.chunk + self.config.cross_fade
         return density[:, :scored].mean(dim=(1, 2)).view(n, steps).cpu()
 

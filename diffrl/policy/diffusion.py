@@ -91,12 +91,13 @@ class DiffusionPolicy(ChainPolicy):
         return self.noise_scale * self.config.sigma_floor
 
     def transition(
-        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode, scored: bool = False
     ) -> tuple[Tensor, Tensor]:
         """One denoising step, DDIM eq. 12; see the base class for shapes.
 
         x0 is clipped to ±1 and the noise recomputed from it. Stochastic: η = 1, and σ at least
         `sigma_floor` (DPPO), but the mean's direction keeps the true σ. Deterministic: η = 0.
+        A density that is `scored` has a floor of its own if `log_prob_floor` is set (DPPO).
         """
         in_prefix = self.frozen is not None and int(step[0]) < self.prefix
         network = self.frozen if in_prefix else self.denoiser
@@ -113,7 +114,9 @@ class DiffusionPolicy(ChainPolicy):
         true_sigma = sigma if mode == "stochastic" else torch.zeros_like(sigma)
         direction = (1 - alpha_next - true_sigma**2).clamp(min=0).sqrt()
         mean = alpha_next.sqrt() * clean + direction * noise
-        return mean, true_sigma.clamp(min=self._floor)
+        own = self.config.log_prob_floor if scored else None
+        floor = self._floor if own is None else self.noise_scale * own
+        return mean, true_sigma.clamp(min=floor)
 
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error of the prediction at a random time (Ho et al. 2020, eq. 14).

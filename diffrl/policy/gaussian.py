@@ -44,7 +44,7 @@ class GaussianPolicy(ChainPolicy):
         return self.noise_scale * self.log_std.clamp(low, high).exp()
 
     def transition(
-        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode, scored: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The one step; latent and step are ignored. See the base class for shapes."""
         mean = torch.tanh(self.layers(condition)).view_as(latent)

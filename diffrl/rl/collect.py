@@ -137,9 +137,14 @@ class Collector:
         """What policy and critic see of some copies: the tails of their last plans, too."""
         return self.policy.with_tail(self.senses(copies), self.tail[copies])
 
+    @property
+    def begins(self) -> bool:
+        """Whether the next batch begins with new episodes on all copies."""
+        return self.fresh or not self.config.staggered
+
     def _begin(self) -> None:
         """Start the first episodes, with staggered deadlines; or all anew, each time."""
-        if self.fresh or not self.config.staggered:
+        if self.begins:
             self.fresh = False
             self._reset(self._copies)
             if self.config.staggered:
