@@ -1,6 +1,6 @@
 """Controlled experiments: one setting changed at a time, several tasks and seeds.
 
-    python -m diffrl experiment seeds|ablations|factorial|rates
+    python -m diffrl experiment seeds|ablations|factorial|rates|epsilon|covariance|tail
 
 A run is (arm, task, seed): a clone, RL for a fixed number of control steps, then the official start
 states in both modes, with every measure of quality on the successes. An arm that several
@@ -17,14 +17,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from diffrl.artifacts import Stage, runs_dir, write_csv, write_json
 from diffrl.errors import TrainingError
-from diffrl.presets import ALGORITHMS, MODES, Algorithm, Preset, QualityConfig, get_preset
+from diffrl.presets import (
+    ALGORITHMS,
+    MODES,
+    Algorithm,
+    Physics,
+    Preset,
+    QualityConfig,
+    get_preset,
+)
 from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
@@ -43,15 +51,20 @@ BUDGET = {  # of every run: about 150 000 control steps, no early stop
     "rl.confirm_starts": 0,
 }
 FADE = {"clone.horizon": 12, "rl.cross_fade": 4}
+TAIL = FADE | {"rl.observe_tail": True}
 WHITE = {"rl.noise_correlation": 0.0}
-PAPER = (  # what the preset `paper` sets otherwise than ours: DPPO's public code, the paper; but
-    # for its minibatch, which is more than an iteration holds here
+PAPER = (  # of the preset `paper`: DPPO's defaults, as far as they fit here. Different, with
+    # DPPO's value first: 10 000 pairs a minibatch (1500: an iteration here holds fewer), target_kl
+    # 1 (.1), γ .999 for manipulation (.99), running reward scaling (none), the log-probability's
+    # clamp (none), weights averaged every 10 steps (each), 300 to 400 decisions an iteration (24)
     *("prediction", "spacing", "sigma_floor", "noise_correlation", "gamma_denoising", "clip"),
     *("clip_first", "critic_warmup", "actor_learning_rate", "annealing", "warmup", "noise_start"),
 )
 LEARNING = ("auc", "steps_to_90", "jerk_clone", "jerk_at_90", "jerk_kept")  # of `curve.csv`
 SUCCESS = ("clone_success", "success", "auc")
-COLUMNS = ["arm", "preset", *records.COLUMNS, *LEARNING, *MEASURES, "note"]
+TRAINING = ("training_first", "training_last")  # of `diagnostics.csv`
+COLUMNS = ["arm", "preset", *records.COLUMNS, *LEARNING, *MEASURES, "note", *TRAINING]
+ENDS = 3  # iterations at either end whose training success is averaged
 GOOD = 0.9  # success whose first measurement gives `steps_to_90` and `jerk_at_90`
 MOVEMENT = [name for name in MEASURES if "variance" not in name and name != "mode_count"]
 MOVEMENT += ["boundary_share"]  # of the single trajectory, noted at each measurement
@@ -70,6 +83,13 @@ class Arm:
         """Return `base` with the budget and this arm's settings, the same for every task."""
         settings = BUDGET | dict(self.changes)
         return dataclasses.replace(base, own=()).with_settings(settings)
+
+    def within(self, physics: Physics) -> "Arm":
+        """Return this arm trained in some physics; where it is not LIBERO's, the name says so."""
+        if physics == "exact":
+            return self
+        changes = (*self.changes, ("rl.physics", physics))
+        return Arm(f"{self.name}, {physics} physics", self.algorithm, changes)
 
 
 def _arm(name: str, algorithm: Algorithm = "diffusion", **changes) -> Arm:
@@ -100,7 +120,7 @@ _DEMONSTRATIONS = {
     f"{count} demonstrations": {"demonstrations.count": count, "demonstrations.counts": ()}
     for count in (5, 10, 20, 50)
 }
-_PAPER_SETTINGS = {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER}
+_DEFAULTS = {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER}
 _SHARP = {"clone.first_measure": 4000} | _DEMONSTRATIONS["10 demonstrations"]
 _GAUSSIANS_RATE = {"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}
 _ABLATIONS = {
@@ -111,7 +131,7 @@ _ABLATIONS = {
     "epsilon": {"rl.prediction": "epsilon"},
     "leading": {"rl.spacing": "leading"},
     "epsilon leading": {"rl.prediction": "epsilon", "rl.spacing": "leading"},
-    "paper's settings": _PAPER_SETTINGS,
+    "DPPO's defaults": _DEFAULTS,
     "annealed": {"rl.annealing": "cosine"},
     "synchronous": {  # whole episodes an iteration, and as many control steps
         **{"rl.staggered": False, "rl.decisions": 35, "rl.iterations": 10, "rl.measure_every": 2}
@@ -130,9 +150,43 @@ _ABLATIONS = {
     # Added when the runs above were there, in which what predicts the noise starts from weaker
     # clones, and the paper's rate is a twelfth of ours: is that why it does not learn?
     "epsilon sharp clone": {"rl.prediction": "epsilon"} | _SHARP,
-    "paper's settings sharp clone": _PAPER_SETTINGS | _SHARP,
-    "paper's settings sharp clone faster": _PAPER_SETTINGS | _SHARP | _GAUSSIANS_RATE,
+    "DPPO's defaults sharp clone": _DEFAULTS | _SHARP,
+    "DPPO's defaults sharp clone faster": _DEFAULTS | _SHARP | _GAUSSIANS_RATE,
 } | _DEMONSTRATIONS
+
+# What decides whether ε-prediction learns here: the noise, the rate, the time, the network or the
+# number of denoising steps? All from sharp clones, beside x0 from such clones. The clip is the
+# base's, except where DPPO's defaults are named.
+_LEADING = {"rl.prediction": "epsilon", "rl.spacing": "leading"} | _SHARP
+_SLOW = {"rl.actor_learning_rate": 2e-4}
+_RESIDUAL = {"clone.network": "residual", "clone.width": 512}
+_EPSILON = {
+    "sharp clone": _SHARP,
+    "epsilon leading sharp": _LEADING,
+    "epsilon leading sharp slow": _LEADING | _SLOW,
+    "epsilon leading sharp white": _LEADING | WHITE,
+    "epsilon leading sharp white slow": _LEADING | WHITE | _SLOW,
+    "epsilon leading sharp white slow, residual net": _LEADING | WHITE | _SLOW | _RESIDUAL,
+    "epsilon sharp white slow, DDPM, last 10 of 20": _LEADING
+    | WHITE
+    | _SLOW
+    | _ABLATIONS["DDPM, last 10 of 20"],
+    "DPPO's defaults sharp clone, 60 iterations": _DEFAULTS
+    | _SHARP
+    | _SLOW
+    | {"rl.annealing": "constant", "rl.iterations": 60},
+    "DPPO's defaults sharp clone, 60 iterations, residual net": _DEFAULTS
+    | _SHARP
+    | _SLOW
+    | _RESIDUAL
+    | {"rl.annealing": "constant", "rl.iterations": 60},
+}
+
+# Arms by names that records of earlier versions have, and their folders keep
+_RENAMED = {
+    f"diffusion DPPO's defaults{rest}": f"diffusion paper's settings{rest}"
+    for rest in ("", " sharp clone", " sharp clone faster")
+}
 
 EXPERIMENTS = {
     "seeds": Experiment((_arm("diffusion"), _arm("gaussian", "gaussian")), _LEARNED),
@@ -154,18 +208,49 @@ EXPERIMENTS = {
         ),
         _LEARNED,
     ),
+    "epsilon": Experiment(
+        tuple(_arm(f"diffusion {name}", **changes) for name, changes in _EPSILON.items()),
+        _LEARNED[:1],
+    ),
+    # One covariance of the noise in cloning, first latent and steps, against the steps' alone
+    "covariance": Experiment(
+        (
+            _arm("diffusion"),
+            _arm("diffusion one covariance", **{"rl.noise_everywhere": True}),
+        ),
+        _LEARNED,
+    ),
+    # The factorial's faded arms, with the tail of the last plan observed and without
+    "tail": Experiment(
+        tuple(
+            _arm(f"{algorithm}{noise} {fade}", algorithm, **noise_changes, **fade_changes)
+            for algorithm in ALGORITHMS
+            for noise, noise_changes in (("", {}), (" white", WHITE))
+            for fade, fade_changes in (("fade", FADE), ("fade, tail observed", TAIL))
+        ),
+        _MOVED,
+    ),
 }
 
 
-def run_experiment(name: str, preset: str = "laptop", workers: int | None = None) -> pd.DataFrame:
+def run_experiment(
+    name: str,
+    preset: str = "laptop",
+    workers: int | None = None,
+    physics: Physics = "exact",
+    seeds: Sequence[int] | None = None,
+) -> pd.DataFrame:
     """Run what is not there yet; return the rows of this experiment.
 
     Args:
-        name: "seeds", "ablations", "factorial" or "rates".
+        name: of `EXPERIMENTS`.
         preset: whose settings the arms change.
         workers: processes; default: one per core.
+        physics: of training. What is measured is always played on LIBERO's own; arms in training
+            physics have names of their own.
+        seeds: only these of the experiment's; default: all.
     """
-    items = _runs(name)
+    items = [run for run in _runs(name, physics) if seeds is None or run[2] in seeds]
     names = [f"{arm.name}, {task}, seed {seed}" for arm, task, seed in items]
     workers, threads = shares(len(items), workers)
     function = functools.partial(_run, preset=preset, threads=threads)
@@ -173,35 +258,56 @@ def run_experiment(name: str, preset: str = "laptop", workers: int | None = None
         map_tasks(function, items, names=names, workers=workers, description=name)
     finally:  # two runs that ended at once may have missed each other
         _write_table(preset)
-    return finished_runs(preset, name)
+    return finished_runs(preset, name, physics)
 
 
-def finished_runs(preset: str, name: str) -> pd.DataFrame:
+def finished_runs(preset: str, name: str, physics: Physics = "exact") -> pd.DataFrame:
     """Return the rows of the experiment `name` that are there, of today's settings; maybe none."""
-    return _collect(preset, [name])
+    return _collect(preset, _runs(name, physics))
 
 
-def _runs(name: str) -> list[tuple[Arm, str, int]]:
+def renamed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return records of any version with the arms' names of today."""
+    return table.assign(arm=table["arm"].replace({old: new for new, old in _RENAMED.items()}))
+
+
+def _runs(name: str, physics: Physics = "exact") -> list[tuple[Arm, str, int]]:
     chosen = EXPERIMENTS[name]
-    return [
-        (arm, task, seed) for seed in chosen.seeds for task in chosen.tasks for arm in chosen.arms
-    ]
+    arms = [arm.within(physics) for arm in chosen.arms]
+    return [(arm, task, seed) for seed in chosen.seeds for task in chosen.tasks for arm in arms]
 
 
-def _collect(preset: str, names: Sequence[str]) -> pd.DataFrame:
-    runs = dict.fromkeys(run for name in names for run in _runs(name))
-    stages = [stage for run in runs if (stage := _stage(*run, preset)).found]
-    rows = [row for stage in stages for row in stage.records["rows"]]
-    return pd.DataFrame(rows, columns=COLUMNS)
+def _collect(preset: str, runs: Sequence[tuple[Arm, str, int]]) -> pd.DataFrame:
+    rows = []
+    for run in dict.fromkeys(runs):
+        if (stage := _stage(*run, preset)).found:
+            training = training_success(stage.folder / "diagnostics.csv")
+            rows += [row | training for row in stage.records["rows"]]
+    return renamed(pd.DataFrame(rows, columns=COLUMNS))
 
 
 def _write_table(preset: str) -> None:
-    write_csv(runs_dir(preset) / "experiments.csv", _collect(preset, list(EXPERIMENTS)))
+    every = (_runs(name, physics) for physics in get_args(Physics) for name in EXPERIMENTS)
+    table = _collect(preset, list(itertools.chain.from_iterable(every)))
+    write_csv(runs_dir(preset) / "experiments.csv", table)
+
+
+def training_success(path: Path) -> dict[str, float]:
+    """Return how often a run's training episodes succeeded, with the noise that explores.
+
+    The means over its first and its last iterations, `ENDS` of those in which episodes ended; NaN
+    where nobody recorded them. What a deterministic measurement does not show may rise here.
+    """
+    success = pd.read_csv(path)["success"].dropna() if path.exists() else pd.Series(dtype=float)
+    ends = success.head(ENDS).mean(), success.tail(ENDS).mean()
+    return dict(zip(TRAINING, map(float, ends)))
 
 
 def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
     """Return where one run lies."""
-    name = arm.name.replace("'", "").replace(",", "").replace(" ", "-").lower()
+    name = (
+        _RENAMED.get(arm.name, arm.name).replace("'", "").replace(",", "").replace(" ", "-").lower()
+    )
     place = runs_dir(preset) / "experiments" / name
     return place / f"{get_task(task).id.replace('/', '-')}-seed{seed}"
 
@@ -379,17 +485,17 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: arm, runs, clone_success (of those that were trained), success, auc, reached (k of n),
     steps_to_90 (median; inf where most do not get there), jerk_clone, jerk_at_90, jerk_kept,
-    jerk_rms, steps.
+    jerk_rms, steps; success_stochastic, training_first and training_last, which are with noise.
     """
-    rows = []
+    rows, noisy = [], runs[runs["mode"] == MODES[1]].groupby("arm")["success"].mean()
     for arm, group in runs[runs["mode"] == MODES[0]].groupby("arm", sort=False):
-        means = group[[*SUCCESS, *LEARNING[2:], "jerk_rms", "steps"]].mean()
+        means = group[[*SUCCESS, *LEARNING[2:], "jerk_rms", "steps", *TRAINING]].mean()
         reached = f"{np.isfinite(group['steps_to_90']).sum()} of {len(group)}"
         median = group["steps_to_90"].median()
         rows.append({"arm": arm, "runs": len(group), "reached": reached, "steps_to_90": median})
-        rows[-1] |= means.to_dict()
-    columns = ["arm", "runs", *SUCCESS, "reached", "steps_to_90", *LEARNING[2:]]
-    return pd.DataFrame(rows, columns=[*columns, "jerk_rms", "steps"])
+        rows[-1] |= means.to_dict() | {"success_stochastic": noisy.get(arm, np.nan)}
+    columns = ["arm", "runs", *SUCCESS, "success_stochastic", *TRAINING, "reached", "steps_to_90"]
+    return pd.DataFrame(rows, columns=[*columns, *LEARNING[2:], "jerk_rms", "steps"])
 
 
 def effects(
@@ -472,10 +578,12 @@ def _test(change: np.ndarray, measure: str, mode: str) -> dict | None:
 
 
 def main(
-    name: Literal["seeds", "ablations", "factorial", "rates"],
+    name: Literal["seeds", "ablations", "factorial", "rates", "epsilon", "covariance", "tail"],
     /,
     preset: str = "laptop",
     workers: int | None = None,
+    physics: Physics = "exact",
+    seeds: tuple[int, ...] | None = None,
 ) -> None:
     """Train the arms of an experiment, several seeds each; what is finished is found.
 
@@ -483,7 +591,9 @@ def main(
         name: of the experiment.
         preset: whose settings the arms change.
         workers: processes; default: one per core.
+        physics: of training; what is measured is always played on LIBERO's own.
+        seeds: only these of the experiment's; default: all.
     """
-    table = run_experiment(name, preset, workers)
+    table = run_experiment(name, preset, workers, physics, seeds)
     print(summary(table).round(3).to_string(index=False))
     print(f"Every run: {runs_dir(preset) / 'experiments.csv'}; notebooks 01 and 03 show it.")

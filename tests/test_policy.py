@@ -13,10 +13,11 @@ from torch.distributions import MultivariateNormal, Normal
 
 from diffrl import policy as policies
 from diffrl.errors import UserError
+from diffrl.policy import PolicyConfig
 from diffrl.policy.chain import NOISE_LIMIT, noise_factor
 from diffrl.policy.diffusion import leverage
 from diffrl.policy.features import Layout, rotation_columns, state_features
-from diffrl.policy.nets import Critic, random_shift
+from diffrl.policy.nets import Critic, ResidualDenoiser, random_shift
 from diffrl.presets import get_preset
 
 LAYOUT = Layout("libero_object/0", objects=3, goals=2, joints=1)
@@ -437,3 +438,156 @@ def test_leverage_is_the_derivative_of_a_step_s_mean_by_the_output(spacing, pred
         mean, std = policy.transition(torch.zeros(1, 3), latent, torch.tensor([step]), "stochastic")
         (slope,) = torch.autograd.grad(mean.mean(), value)
         assert float(slope.abs() / std) == pytest.approx(expected, rel=1e-3)
+
+
+def test_one_covariance_everywhere_is_that_of_latents_steps_and_the_cloning_noise():
+    rho, settings = 0.8, {"noise_everywhere": True, "noise_correlation": 0.8, "horizon": 4}
+    policy = make(chunk=4, **settings)
+    expected = rho ** (torch.arange(4)[:, None] - torch.arange(4)).abs().float()  # C_ij = ρ^|i−j|
+    white = torch.randn(20_000, 4, 7, generator=torch.Generator().manual_seed(0))
+
+    def covariance(x):
+        return torch.einsum("nia,nja->ij", x, x) / (x.shape[0] * x.shape[2])
+
+    torch.testing.assert_close(covariance(policy.first_latent(white)), expected, atol=0.02, rtol=0)
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, plan, condition, time):
+            seen.append(plan)
+            return plan
+
+    policy.denoiser = Spy()
+    features = {"state": torch.zeros(20_000, LAYOUT.size)}
+    generator = torch.Generator().manual_seed(1)
+    policy.loss(features, torch.zeros(20_000, 4, 7), generator)  # x_t = √(1 − ᾱ_t) L ε
+    time = torch.randint(0, 100, (20_000,), generator=torch.Generator().manual_seed(1))
+    scale = (1 - policy.schedule_alphas[time]).sqrt()[:, None, None]
+    torch.testing.assert_close(covariance(seen[0] / scale), expected, atol=0.02, rtol=0)
+    other = make(chunk=4, **settings | {"noise_everywhere": False})
+    assert torch.equal(other.first_latent(white), white)
+
+
+def test_with_one_covariance_a_perfect_denoiser_keeps_the_forward_process_s_covariance():
+    """In y = L⁻¹ x it is the usual diffusion: from x_t the steps give x_{t−1} of q, with C."""
+    policy = make(chunk=4, horizon=4, noise_everywhere=True, sigma_floor=0.0)
+    clean = torch.full((20_000, 4, 7), 0.3)
+
+    class Perfect(torch.nn.Module):
+        def forward(self, plan, condition, time):
+            return torch.full_like(plan, 0.3)
+
+    policy.denoiser = Perfect()
+    noise = torch.randn((20_000, *policy.noise_shape), generator=torch.Generator().manual_seed(0))
+    # the first latent stands for x_T, of which q has a share of the plan left: begin there exactly
+    alpha = policy.schedule_alpha[0]
+    start = alpha.sqrt() * clean + (1 - alpha).sqrt() * policy.correlate(noise[:, 0])
+    policy.first_latent = lambda noise: start
+    _, chain = policy.sample({"state": torch.zeros(20_000, LAYOUT.size)}, noise)
+    lag = (torch.arange(4)[:, None] - torch.arange(4)).abs()
+    for step in range(policy.steps - 1):
+        alpha = policy.schedule_alpha_next[step]
+        x = chain[:, step + 1] - alpha.sqrt() * clean
+        found = torch.einsum("nia,nja->ij", x, x) / (20_000 * 7)
+        torch.testing.assert_close(found, (1 - alpha) * 0.8 ** lag.float(), atol=0.02, rtol=0)
+
+
+def test_the_observed_tail_ends_the_row_and_a_clone_does_not_react_to_it():
+    layout = dataclasses.replace(LAYOUT, tail=2)
+    config = PolicyConfig("diffusion", width=32, horizon=6, chunk=4, cross_fade=2)
+    policy = policies.make_policy(config, layout)
+    rows = {"state": torch.ones(2, LAYOUT.size)}
+    tail = torch.full((2, 2, 7), 0.25)
+    tail[1] = np.nan  # no plan yet
+    seen = policy.with_tail(rows, tail)["state"]
+    assert seen.shape == (2, layout.size) == (2, LAYOUT.size + 15)
+    assert seen[0, -15:].tolist() == [0.25] * 14 + [1.0]
+    assert seen[1, -15:].tolist() == [0.0] * 15
+    noise = policy.noise(torch.Generator().manual_seed(0), 2)
+    noise[1] = noise[0]
+    plan, _ = policy.sample({"state": seen}, noise)
+    assert torch.equal(plan[0], plan[1])
+    with torch.no_grad():
+        policy.encoder.gain += 0.1  # as RL may learn
+    plan, _ = policy.sample({"state": seen}, noise)
+    assert not torch.equal(plan[0], plan[1])
+    blind = policies.make_policy(config, LAYOUT)
+    assert blind.with_tail(rows, tail) is rows
+
+
+def test_rl_can_learn_to_use_the_tail_from_its_first_step():
+    layout = dataclasses.replace(LAYOUT, tail=2)
+    policy = policies.make_policy(
+        PolicyConfig("gaussian", width=32, horizon=6, chunk=4, cross_fade=2), layout
+    )
+    rows = policy.with_tail({"state": torch.zeros(3, LAYOUT.size)}, torch.ones(3, 2, 7))
+    _, chain = policy.sample(rows, policy.noise(torch.Generator().manual_seed(0), 3))
+    policy.log_prob(rows, chain).sum().backward()
+    assert (policy.encoder.gain.grad != 0).all()
+
+
+def test_a_policy_that_observes_another_tail_than_it_blends_is_refused():
+    config = PolicyConfig("diffusion", width=32, horizon=6, chunk=4, cross_fade=1)
+    with pytest.raises(UserError, match=r"blends 1 steps \(rl.cross_fade\) and observes 2"):
+        policies.make_policy(config, dataclasses.replace(LAYOUT, tail=2))
+
+
+def test_a_policy_saved_before_a_setting_existed_is_read_and_written_as_it_was(tmp_path):
+    policies.save(tmp_path, make())
+    text = (tmp_path / "policy.json").read_text()
+    assert not any(name in text for name in ("noise_everywhere", "tail"))
+    again = policies.load(tmp_path)
+    assert (again.config.noise_everywhere, again.layout.tail) == (False, 0)
+    observing = policies.make_policy(
+        PolicyConfig("diffusion", width=32, horizon=6, chunk=4, cross_fade=2),
+        dataclasses.replace(LAYOUT, tail=2),
+    )
+    policies.save(tmp_path / "tail", observing)
+    assert policies.load(tmp_path / "tail").layout.tail == 2
+
+
+def test_the_residual_net_is_dppos_mlp():
+    """Linear, one block x + W₂ mish(W₁ mish(x)), linear; the time over 16 → 32 → 16 with Mish."""
+    net = ResidualDenoiser(condition=5, horizon=2, actions=7, width=12)
+    sizes = {name: tuple(p.shape) for name, p in net.named_parameters() if p.ndim == 2}
+    assert list(sizes.values()) == [(32, 16), (16, 32), (12, 35), (12, 12), (12, 12), (14, 12)]
+    plan, condition, time = torch.randn(3, 2, 7), torch.randn(3, 5), torch.tensor([0.0, 1.0, 2.0])
+    first, block, last = net.layers
+    x = first(torch.cat([plan.flatten(1), net.time(time), condition], dim=1))
+    mish = torch.nn.functional.mish
+    x = x + block.layers[3](mish(block.layers[1](mish(x))))
+    assert torch.equal(net(plan, condition, time), last(x).view(3, 2, 7))
+
+
+def test_each_element_of_the_log_probability_is_clamped_as_dppo_does():
+    settings = {"noise_correlation": 0.0, "sigma_floor": 0.05}
+    plain, clamped = make(**settings), make(**settings, log_prob_clamp=True)
+    features, noise = draw(plain)
+    _, chain = plain.sample(features, noise)
+    chain[0, -1, 0, 0] += 10.0  # far off, and the σ of .05 make densities beyond 2 elsewhere
+    means, stds = [], []
+    for step in range(plain.steps):
+        index = torch.full((len(chain),), step)
+        mean, std = plain.transition(
+            plain._condition(features), chain[:, step], index, "stochastic"
+        )
+        means.append(mean)
+        stds.append(std.expand_as(mean))
+    expected = Normal(torch.stack(means, 1), torch.stack(stds, 1)).log_prob(chain[:, 1:])
+    assert (expected < -5).any()
+    assert (expected > 2).any()
+    found = clamped.log_prob(features, chain)
+    torch.testing.assert_close(found, expected.clamp(-5, 2).mean(dim=(2, 3)), atol=2e-5, rtol=1e-4)
+
+
+def test_the_density_has_a_floor_of_its_own_if_one_is_set():
+    settings = {"noise_correlation": 0.0, "sigma_floor": 0.05}
+    same, own = make(**settings), make(**settings, log_prob_floor=0.2)
+    features, noise = draw(same)
+    plan, chain = same.sample(features, noise)
+    assert torch.equal(own.sample(features, noise)[0], plan)  # sampling has the other floor
+    step = torch.full((len(chain),), own.steps - 1)
+    mean, std = own.transition(own._condition(features), chain[:, -2], step, "stochastic")
+    assert std.max() == pytest.approx(0.05)
+    expected = Normal(mean, 0.2).log_prob(chain[:, -1]).mean(dim=(1, 2))
+    torch.testing.assert_close(own.log_prob(features, chain)[:, -1], expected)

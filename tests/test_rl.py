@@ -20,12 +20,15 @@ from diffrl.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.policy.nets import Critic
 from diffrl.presets import MODES, CloneConfig, RLConfig, get_preset
-from diffrl.rl import checkpoint, records, train
+from diffrl.rl import checkpoint, ppo, records, train
 from diffrl.rl.bc import Clone, fit_clone
 from diffrl.rl.collect import Batch
 from diffrl.rl.journal import Journal
+from diffrl.rl.learn import Learner
 from diffrl.rl.ppo import (
+    RewardScaler,
     actor_loss,
+    augmented,
     batch_values,
     clip_range,
     gae,
@@ -33,7 +36,7 @@ from diffrl.rl.ppo import (
     noise_scale,
     update,
 )
-from diffrl.rl.rollout import Trial, success_rate
+from diffrl.rl.rollout import Trial, attainable, success_rate
 
 LAYOUT = Layout("libero_object/0", objects=1, goals=1, joints=0)
 ALGORITHMS = ("diffusion", "gaussian")
@@ -684,23 +687,134 @@ def test_tensorboard_gets_every_number_of_a_phase(tmp_path):
     assert found == [(1, 2.0), (2, 3.0)]
 
 
-def test_a_success_that_seems_to_reach_the_target_is_measured_on_more_states(tmp_path):
-    rl = RLConfig(target_success=0.9, measure_starts=2, confirm_starts=4)
+def judged(tmp_path, failing, best, rl):
+    """What `judge` asks for, and its trials, of a policy that fails on some states."""
     preset = dataclasses.replace(get_preset("smoke"), rl=rl)
     run = train.Training("libero_object/0", "diffusion", preset, folder=tmp_path)
     asked = []
 
-    def play(failing):
-        def measure(count, policy, first=0, record=False):
-            asked.append((first, count))
-            states = range(first, first + count)
-            return [Trial(f"fresh/{k}", "deterministic", 0, success=k != failing) for k in states]
+    def measure(count, policy, first=0, record=False):
+        asked.append((first, count))
+        states = range(first, first + count)
+        return [Trial(f"fresh/{k}", "deterministic", 0, success=k not in failing) for k in states]
 
-        return measure
+    run.measure = measure
+    return asked, run.judge(None, best)
 
-    run.measure = play(failing=3)
-    assert success_rate(run.judge(None)) == 0.75
-    assert asked == [(0, 2), (2, 2)]  # no state is played twice
-    run.measure = play(failing=0)  # the first look shows that it is not there yet
-    assert success_rate(run.judge(None)) == 0.5
-    assert asked == [(0, 2), (2, 2), (0, 2)]
+
+def test_every_candidate_is_measured_on_the_same_states_and_nobody_else_on_more(tmp_path):
+    rl = RLConfig(measure_starts=4, confirm_starts=10)
+    asked, trials = judged(tmp_path, {7}, 0.75, rl)
+    assert asked == [(0, 4), (4, 4), (8, 2)]  # no state is played twice
+    assert success_rate(trials) == 0.9
+    asked, _ = judged(tmp_path, {0}, 0.75, rl)  # as good as the best: a candidate
+    assert asked == [(0, 4), (4, 4), (8, 2)]
+    asked, _ = judged(tmp_path, {0, 1}, 0.75, rl)  # behind it
+    assert asked == [(0, 4)]
+    asked, _ = judged(tmp_path, {0, 1, 2, 3}, -1.0, rl)  # the first one is always the best so far
+    assert asked == [(0, 4), (4, 4), (8, 2)]
+    assert judged(tmp_path, set(), 0.5, RLConfig(measure_starts=4))[0] == [(0, 4)]
+
+
+def test_a_candidate_that_cannot_reach_the_best_any_more_is_measured_no_further(tmp_path):
+    rl = RLConfig(measure_starts=4, confirm_starts=12)
+    asked, trials = judged(tmp_path, {4, 5}, 0.9, rl)  # 10 of 12 at best
+    assert asked == [(0, 4), (4, 4)]
+    assert len(trials) == 8
+    asked, _ = judged(tmp_path, {4}, 0.9, rl)  # 11 of 12 would do
+    assert asked == [(0, 4), (4, 4), (8, 4)]
+    trials = [Trial("a", "deterministic", 0, error=True), Trial("b", "deterministic", 0)]
+    assert attainable(trials, 5) == 3 / 4  # the error counts in no rate
+
+
+def test_the_best_is_chosen_by_its_confirmed_rate_among_policies_of_the_same_states():
+    """A lucky first look does not win, nor does a second look that ended early."""
+    rl = RLConfig(measure_starts=2, confirm_starts=4)
+    learner = object.__new__(Learner)
+    learner.config, learner.best, learner.best_success = rl, None, -1.0
+    learner.seconds, learner.control_steps = 0.0, 0
+    learner.policy = torch.nn.Linear(1, 1)
+    chosen = []
+    for number, played in enumerate(["1111"[:4], "0011", "1110", "11", "1111"]):
+        torch.nn.init.constant_(learner.policy.weight, number)
+        learner.diagnostics = [{"confirmed": 0, "confirmed_success": math.nan}]
+        trials = [
+            Trial(f"fresh/{k}", "deterministic", 0, success=c == "1", steps=5)
+            for k, c in enumerate(played)
+        ]
+        if number == 0:
+            trials[3].success = False  # three of four
+        learner.measure(lambda policy, best, trials=trials: trials)
+        chosen.append(int(learner.best["weight"]))
+        row = learner.diagnostics[0]
+        assert row["measured"] == 2
+        assert row["measured_success"] == played[:2].count("1") / 2
+        assert row["confirmed"] == (4 if len(played) == 4 else 0)
+    assert chosen == [0, 0, 2, 2, 4]  # 3/4; 2/4; 3/4, a later equal; not confirmed; 4/4
+    assert learner.best_success == 1.0
+    assert learner.control_steps == 5 * 18
+
+
+# -- DPPO's further options
+
+
+def test_rewards_are_divided_by_the_running_deviation_of_the_discounted_return():
+    scaler = RewardScaler(copies=2, gamma=0.5)
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    ended = torch.tensor([[False, False], [True, False], [False, False]])
+    found = scaler(rewards, ended)
+    # returns: copy 0: 1, .5, then an episode begins: 1; copy 1: 0, 1, .5
+    returns = np.array([1, 0.5, 1, 0, 1, 0.5])
+    weight = 1e-4  # of the prior: mean 0, variance 1
+    total = weight + 6
+    mean = returns.sum() / total
+    variance = (weight * (1 + mean**2) + ((returns - mean) ** 2).sum()) / total
+    assert scaler.variance == pytest.approx(variance)
+    np.testing.assert_allclose(found, rewards / math.sqrt(variance + 1e-8), rtol=1e-6)
+    assert scaler.returns.tolist() == [1.0, 0.5]
+    again = RewardScaler(2, 0.5)
+    again.restore(scaler.state())
+    more = torch.tensor([[0.0, 1.0]]), torch.tensor([[False, True]])
+    assert torch.equal(again(*more), scaler(*more))
+    assert again.returns.tolist() == [0.5, 0.0]
+    again.begin()
+    assert again.returns.tolist() == [0.0, 0.0]
+
+
+def test_scaled_rewards_are_clipped_at_ten():
+    scaler = RewardScaler(1, 0.99)
+    rewards = torch.zeros(1000, 1)
+    rewards[-1] = 1.0  # a rare success: the deviation is small
+    assert float(scaler(rewards, torch.zeros(1000, 1, dtype=torch.bool))[-1]) == 10.0
+
+
+def test_an_image_policys_ratio_is_one_before_its_first_step(monkeypatch):
+    layout = dataclasses.replace(LAYOUT, image_size=32)
+    config = policies.PolicyConfig("diffusion", width=16, horizon=4, chunk=4)
+    policy, critic = policies.make_policy(config, layout, seed=1), Critic(layout)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    features = {"state": torch.randn(8, layout.size, generator=generator), "image": pixels}
+    _, chains = policy.sample(features, policy.noise(generator, 8), "stochastic")
+    batch = dataclasses.replace(
+        make_batch(make("diffusion"), 4, 2),
+        features=features,
+        chains=chains.view(4, 2, *chains.shape[1:]),
+        next_features={key: value[:2] for key, value in features.items()},
+    )
+    ratios = []
+
+    def spy(new, old, *others):
+        ratios.append((new - old).exp())
+        return actor_loss(new, old, *others)
+
+    monkeypatch.setattr(ppo, "actor_loss", spy)
+    optimisers = {
+        "actor": torch.optim.Adam(policy.parameters(), lr=1e-3),
+        "critic": torch.optim.Adam(critic.parameters(), lr=1e-3),
+    }
+    update(policy, critic, optimisers, batch, RLConfig(epochs=2), 0.04, generator)
+    torch.testing.assert_close(ratios[0], torch.ones(8, policy.steps), atol=1e-5, rtol=0)
+    assert (ratios[1] - 1).abs().max() > 1e-3
+    seen = augmented(policy, batch, generator).features["image"]
+    assert not torch.equal(seen, pixels)  # it is augmented indeed

@@ -31,6 +31,7 @@ TASK = "libero_object/0"
 TINY = RLConfig(
     copies=4, decisions=3, iterations=5, max_steps=20, epochs=2, minibatch=30, critic_warmup=1,
     measure_every=2, measure_starts=2, cross_fade=2, noise_start=2.0, noise_anneal=1.0,
+    observe_tail=True, reward_scaling=True,
     physics="training", exact_last=0.4,  # so a killed run goes on in either
 )  # fmt: skip
 
@@ -46,9 +47,12 @@ def make_policy(scene, algorithm="diffusion", rl=TINY, seed=0):
     starts = fresh_start_states(scene, 8, 123)
     observation = observe(scene, starts.states, starts.fixtures)
     config = policies.make_config(algorithm, CloneConfig(width=32, horizon=6, chunk=4), rl)
-    policy = policies.make_policy(config, Layout.of(TASK, observation), seed)
+    tail = rl.cross_fade if rl.observe_tail else 0
+    policy = policies.make_policy(config, Layout.of(TASK, observation, tail=tail), seed)
     actions = torch.linspace(-0.4, 0.4, 50)[:, None].expand(50, 7)
-    policy.fit(policy.features(observation), actions)
+    policy.fit(policy.with_tail(policy.features(observation), policy.no_tail(8)), actions)
+    if tail:
+        torch.nn.init.constant_(policy.encoder.gain, 0.5)  # as after some RL: the tail decides, too
     return policy
 
 
@@ -144,8 +148,38 @@ def test_the_last_observation_of_a_time_out_is_from_before_the_reset(scene):
     assert not torch.equal(batch.last_features["state"], batch.next_features["state"])
     start = fresh_start_states(scene, 1, collector.start_seed, first=1)
     collector.simulator.reset(start)
-    fresh = policy.features(collector.simulator.observation)
+    fresh = policy.with_tail(policy.features(collector.simulator.observation), policy.no_tail(1))
     torch.testing.assert_close(batch.next_features["state"], fresh["state"])
+
+
+def test_policy_and_critic_see_the_tail_that_will_be_blended(scene, monkeypatch):
+    policy = make_policy(scene)
+    collector = Collector(policy, scene, TINY, 0)
+    left, execute = [], policy.execute
+
+    def spy(plan, tail):
+        actions, own = execute(plan, tail)
+        left.append(own.clone())
+        return actions, own
+
+    monkeypatch.setattr(policy, "execute", spy)
+    batch = collector.collect(torch.Generator().manual_seed(0))
+    columns = policy.layout.tail_columns
+    assert columns == 2 * 7 + 1
+    seen = batch.features["state"].view(3, 4, -1)[:, :, -columns:]
+    assert (seen[0] == 0).all()  # nobody has a plan yet
+    for decision in (1, 2):
+        for copy in range(4):
+            tail = [*left[decision - 1][copy].flatten(), 1.0]
+            expected = [0.0] * columns if batch.ended[decision - 1, copy] else tail
+            assert seen[decision, copy].tolist() == expected
+    cut = batch.truncated.nonzero()  # a time-out is valued with the tail that it would go on with
+    assert len(cut)
+    for row, (decision, copy) in zip(batch.last_features["state"], cut):
+        assert row[-columns:].tolist() == [*left[decision][copy].flatten(), 1.0]
+    last = batch.next_features["state"][:, -columns:]
+    going = ~batch.ended[-1]
+    assert torch.equal(last[going, :-1], left[-1][going].flatten(1))
 
 
 def learn(algorithm, threads, path):
@@ -156,7 +190,7 @@ def learn(algorithm, threads, path):
     if os.path.exists(path):
         learner.restore(checkpoint.load(path, "key"))
 
-    def measure(policy):
+    def measure(policy, best):
         return rollout(policy, scene, fresh_start_states(scene, 2, 9), max_steps=8)
 
     def save():

@@ -45,6 +45,7 @@ TRIES: dict[str, dict] = {
 }
 BASE = {"rl.noise_start": 1.0, "rl.actor_learning_rate": 3e-4}  # the preset's, before the tries
 BUDGET = {"rl.iterations": 15, "rl.measure_every": 5, "rl.target_success": None}
+BUDGET |= {"rl.confirm_starts": 0}  # no second look
 KEY = ["task", "seed", "try", "algorithm"]
 
 

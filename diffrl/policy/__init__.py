@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from diffrl.artifacts import atomic_path, read_json, write_json
+from diffrl.artifacts import atomic_path, plain, read_json, write_json
 from diffrl.errors import UserError
 from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig, trial_generator
 from diffrl.policy.features import Features, Layout
@@ -58,10 +58,8 @@ def save(folder: str | Path, policy: ChainPolicy) -> None:
     with atomic_path(folder / WEIGHTS) as path:
         tensors = {key: value.contiguous() for key, value in policy.state_dict().items()}
         save_file(tensors, path)
-    description = {
-        "config": dataclasses.asdict(policy.config),
-        "layout": dataclasses.asdict(policy.layout),
-    }
+    # without settings that came later and are neutral, so earlier versions read it, too
+    description = plain({"config": policy.config, "layout": policy.layout}, whole=False)
     write_json(folder / DESCRIPTION, description)
 
 

@@ -17,18 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffrl.artifacts import added
 from diffrl.errors import UserError
 from diffrl.policy.features import (
+    ACTIONS,
     Features,
     Layout,
     on_device,
     proprioception,
     state_features,
+    tail_columns,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
 from diffrl.presets import Algorithm, Mode, check_choices
 
-ACTIONS = 7
+LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
 LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
 
@@ -38,12 +41,13 @@ class PolicyConfig:
     """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`."""
 
     algorithm: Algorithm
-    network: Literal["mlp", "unet"] = "mlp"
+    network: Literal["mlp", "unet", "residual"] = "mlp"
     width: int = 256
     horizon: int = 8
     chunk: int = 8
     cross_fade: int = 0
     noise_correlation: float = 0.8
+    noise_everywhere: bool = added(False)
     training_steps: int = 100
     sampling_steps: int = 5
     finetuned_steps: int | None = None
@@ -51,6 +55,8 @@ class PolicyConfig:
     spacing: Literal["leading", "trailing"] = "trailing"
     sigma_floor: float = 0.1
     gaussian_std: float = 0.1
+    log_prob_floor: float | None = added(None)
+    log_prob_clamp: bool = added(False)
 
     def __post_init__(self):
         check_choices(self)
@@ -85,6 +91,11 @@ class ChainPolicy(nn.Module):
     def __init__(self, config: PolicyConfig, layout: Layout):
         super().__init__()
         self.config, self.layout = config, layout
+        if layout.tail not in (0, config.cross_fade):
+            raise UserError(
+                f"The policy blends {config.cross_fade} steps (rl.cross_fade) and observes "
+                f"{layout.tail} of them: it must observe all or none."
+            )
         self.horizon, self.chunk = config.horizon, config.chunk
         self.encoder = make_encoder(layout)
         self.register_buffer("low", -torch.ones(ACTIONS))
@@ -101,11 +112,11 @@ class ChainPolicy(nn.Module):
     # -- what a subclass gives
 
     def transition(
-        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode, scored: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Condition (n, C), latent (n, H, A), step (n,) → mean (n, H, A), std broadcastable.
 
-        Steps count over `prefix + steps`.
+        Steps count over `prefix + steps`. `scored`: the std is for a log-density, not to sample.
         """
         raise NotImplementedError
 
@@ -138,6 +149,16 @@ class ChainPolicy(nn.Module):
         state = torch.from_numpy(proprioception(observation)).float()
         image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
         return {"state": state, "image": image}
+
+    def with_tail(self, features: Features, tail: Tensor) -> Features:
+        """Return features that hold the last plan's tail (n, cross_fade, A), if it is observed.
+
+        `execute` plays a part of the last plan, so without its tail neither policy nor critic
+        sees all that decides what happens next.
+        """
+        if not self.layout.tail:
+            return features
+        return {**features, "state": torch.cat([features["state"], tail_columns(tail)], dim=1)}
 
     def augment(self, features: Features, generator: torch.Generator) -> Features:
         """Return features as a training step sees them: images randomly shifted."""
@@ -175,6 +196,10 @@ class ChainPolicy(nn.Module):
         draw = torch.randn((n, *self.noise_shape), generator=generator)
         return draw.clamp(-NOISE_LIMIT, NOISE_LIMIT)
 
+    def correlate(self, noise: Tensor) -> Tensor:
+        """White noise (..., H, A) → noise L ε of covariance C = L Lᵀ over the control steps."""
+        return torch.einsum("ij,...ja->...ia", self.factor, noise)
+
     def first_latent(self, noise: Tensor) -> Tensor:
         """Latent (n, H, A) that the chain starts from, given the noise (n, H, A)."""
         return noise
@@ -190,7 +215,7 @@ class ChainPolicy(nn.Module):
         """
         condition, noise = self._condition(features), noise.to(self.device)
         latent = self.first_latent(noise[:, 0])
-        correlated = torch.einsum("ij,nsja->nsia", self.factor, noise[:, 1:])
+        correlated = self.correlate(noise[:, 1:])
         chain = [latent]
         for index in range(self.prefix + self.steps):
             step = torch.full((len(latent),), index, device=self.device)
@@ -205,15 +230,21 @@ class ChainPolicy(nn.Module):
 
         It is the mean over control steps and action dimensions, as in DPPO, so that a clip range
         means the same for every chunk; over the steps that are executed, and blended ones too.
+
+        A step's density is N(x; μ, σ² C) with C = L Lᵀ: z = L⁻¹ (x − μ) / σ is white and
+        |∂z/∂x| = Π 1 / (σ L_ii), so log p = Σ log N(z_i; 0, 1) − log(σ L_ii). That holds whether
+        or not the first latent and the cloning's noise have the covariance C, too.
         """
         n, steps, chain = len(chain), self.steps, chain.to(self.device)
         condition = self._condition(features).repeat_interleave(steps, dim=0)
         before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
         step = self.prefix + torch.arange(steps, device=self.device).repeat(n)
-        mean, std = self.transition(condition, before, step, "stochastic")
+        mean, std = self.transition(condition, before, step, "stochastic", scored=True)
         white = torch.einsum("ij,nja->nia", self.whiten, (after - mean) / std)
         scale = std.log() + self.factor.diagonal().log()[:, None]
         density = -0.5 * white**2 - scale - 0.5 * math.log(2 * math.pi)
+        if self.config.log_prob_clamp:  # each element's, given those before it in its dimension
+            density = density.clamp(*LOG_PROB_RANGE)
         scored = self.chunk + self.config.cross_fade
         return density[:, :scored].mean(dim=(1, 2)).view(n, steps).cpu()
 

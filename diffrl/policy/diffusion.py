@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from diffrl.policy.chain import ACTIONS, ChainPolicy, Mode, PolicyConfig
-from diffrl.policy.features import Features, Layout
-from diffrl.policy.nets import MLPDenoiser, UNetDenoiser
+from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.features import ACTIONS, Features, Layout
+from diffrl.policy.nets import MLPDenoiser, ResidualDenoiser, UNetDenoiser
 
 LEAST_VARIANCE = 1e-12  # before a square root; such a σ is below the floor anyway
 
@@ -48,6 +48,12 @@ class DiffusionPolicy(ChainPolicy):
 
     With as many sampling as training steps and η = 1 it is DDPM. PPO trains the last
     `finetuned_steps` of them (all by default); the ones before use a frozen copy of the clone.
+
+    Every sampling step adds σ L ε, of covariance σ² C over the control steps. With
+    `noise_everywhere` so do the forward process, x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) L ε, and the first
+    latent, L ε. In y = L⁻¹ x that is the usual diffusion with white noise, and eq. 12 is linear in
+    x, so it holds unchanged in x with L ε in the place of ε. Without, as in DPPO, both are white,
+    and the steps' noise is one that cloning has not seen (but for ρ = 0, where C is 1).
     """
 
     def __init__(self, config: PolicyConfig, layout: Layout):
@@ -57,6 +63,8 @@ class DiffusionPolicy(ChainPolicy):
         size = self.encoder.size
         if config.network == "unet":
             self.denoiser: nn.Module = UNetDenoiser(size, config.horizon, ACTIONS)
+        elif config.network == "residual":
+            self.denoiser = ResidualDenoiser(size, config.horizon, ACTIONS, config.width)
         else:
             self.denoiser = MLPDenoiser(size, config.horizon, ACTIONS, config.width)
         self.frozen = None
@@ -70,6 +78,10 @@ class DiffusionPolicy(ChainPolicy):
         if self.frozen is not None:
             self.frozen.load_state_dict(self.denoiser.state_dict())
 
+    def first_latent(self, noise: Tensor) -> Tensor:
+        """White noise, or noise of the steps' covariance: see the class."""
+        return self.correlate(noise) if self.config.noise_everywhere else noise
+
     def exploration(self) -> float:
         """The deviation of the last step's noise, in plan units."""
         return max(float(self.schedule_sigma[-1]), self._floor)
@@ -79,12 +91,13 @@ class DiffusionPolicy(ChainPolicy):
         return self.noise_scale * self.config.sigma_floor
 
     def transition(
-        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode, scored: bool = False
     ) -> tuple[Tensor, Tensor]:
         """One denoising step, DDIM eq. 12; see the base class for shapes.
 
         x0 is clipped to ±1 and the noise recomputed from it. Stochastic: η = 1, and σ at least
         `sigma_floor` (DPPO), but the mean's direction keeps the true σ. Deterministic: η = 0.
+        A density that is `scored` has a floor of its own if `log_prob_floor` is set (DPPO).
         """
         in_prefix = self.frozen is not None and int(step[0]) < self.prefix
         network = self.frozen if in_prefix else self.denoiser
@@ -101,13 +114,19 @@ class DiffusionPolicy(ChainPolicy):
         true_sigma = sigma if mode == "stochastic" else torch.zeros_like(sigma)
         direction = (1 - alpha_next - true_sigma**2).clamp(min=0).sqrt()
         mean = alpha_next.sqrt() * clean + direction * noise
-        return mean, true_sigma.clamp(min=self._floor)
+        own = self.config.log_prob_floor if scored else None
+        floor = self._floor if own is None else self.noise_scale * own
+        return mean, true_sigma.clamp(min=floor)
 
     def loss(self, features: Features, plans: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the prediction at a random time (Ho et al. 2020, eq. 14)."""
+        """Mean squared error of the prediction at a random time (Ho et al. 2020, eq. 14).
+
+        What ε-prediction predicts is the noise as it was added, with its covariance.
+        """
         time = torch.randint(0, self.config.training_steps, (len(plans),), generator=generator)
         noise = torch.randn(plans.shape, generator=generator)
         plans, time, noise = (x.to(self.device) for x in (plans, time, noise))
+        noise = self.first_latent(noise)
         alpha = self.schedule_alphas[time, None, None]
         noisy = alpha.sqrt() * plans + (1 - alpha).sqrt() * noise
         output = self.denoiser(noisy, self._condition(features), time.float())

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from diffrl.artifacts import added
 from diffrl.errors import UserError
 
 FINE, COARSE = 0.02, 0.10  # m, scales of the tanh
 OPENING = 0.04  # m, a finger's travel
+ACTIONS = 7
 Features = dict[str, torch.Tensor]  # "state" (n, F) float32, and "image" (n, 3, S, S) uint8
 
 
@@ -27,12 +29,13 @@ class Layout:
     goals: int  # G places named by the goal
     joints: int  # J hinges and slides of fixtures
     image_size: int = 0  # pixels; 0: the policy sees states
+    tail: int = added(0)  # control steps of the last plan that are observed, too
 
     @classmethod
-    def of(cls, task: str, observation, image_size: int = 0) -> "Layout":
+    def of(cls, task: str, observation, image_size: int = 0, tail: int = 0) -> "Layout":
         """Read the layout off an `observation` of the task."""
         sizes = observation.object_pos, observation.goal_pos, observation.fixture_qpos
-        return cls(task, *(array.shape[1] for array in sizes), image_size)
+        return cls(task, *(array.shape[1] for array in sizes), image_size, tail)
 
     @property
     def absolute(self) -> int:
@@ -43,9 +46,14 @@ class Layout:
     def size(self) -> int:
         """Columns of a feature row."""
         if self.image_size:
-            return self.absolute
+            return self.absolute + self.tail_columns
         between = max(self.goals - 1, 0)
-        return self.absolute + 6 * (self.objects + self.goals + between)
+        return self.absolute + 6 * (self.objects + self.goals + between) + self.tail_columns
+
+    @property
+    def tail_columns(self) -> int:
+        """The last columns: the tail's actions in plan units, and whether there is one."""
+        return ACTIONS * self.tail + 1 if self.tail else 0
 
     def check(self, observation) -> None:
         """Refuse an observation of another scene.
@@ -53,7 +61,7 @@ class Layout:
         Raises:
             UserError: the numbers of objects, places or joints differ.
         """
-        found = Layout.of(self.task, observation, self.image_size)
+        found = Layout.of(self.task, observation, self.image_size, self.tail)
         if found != self:
             raise UserError(
                 f"A policy trained on {self.task} sees {self.objects} objects, {self.goals} goal "
@@ -101,6 +109,12 @@ def rotation_columns(quat: np.ndarray) -> np.ndarray:
 def _two_scales(vectors: np.ndarray) -> list[np.ndarray]:
     flat = vectors.reshape(len(vectors), -1)
     return [np.tanh(flat / FINE), np.tanh(flat / COARSE)]
+
+
+def tail_columns(tail: torch.Tensor) -> torch.Tensor:
+    """Return (n, 7 k + 1) of tails (n, k, 7) in plan units: the actions, and 1; zeros where NaN."""
+    planned = ~tail.isnan().flatten(1).any(dim=1, keepdim=True)
+    return torch.cat([tail.flatten(1).nan_to_num(0.0), planned.to(tail.dtype)], dim=1)
 
 
 def concatenate(parts: list[Features]) -> Features:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from diffrl.errors import UserError
-from diffrl.policy.chain import ACTIONS, ChainPolicy, Mode, PolicyConfig
-from diffrl.policy.features import Features, Layout
+from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.features import ACTIONS, Features, Layout
 from diffrl.policy.nets import mlp
 
 STD_RANGE = (0.01, 0.2)  # limits of the learnt deviation, DPPO's
@@ -44,7 +44,7 @@ class GaussianPolicy(ChainPolicy):
         return self.noise_scale * self.log_std.clamp(low, high).exp()
 
     def transition(
-        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode
+        self, condition: Tensor, latent: Tensor, step: Tensor, mode: Mode, scored: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The one step; latent and step are ignored. See the base class for shapes."""
         mean = torch.tanh(self.layers(condition)).view_as(latent)

@@ -21,14 +21,21 @@ def mlp(sizes: tuple[int, ...], activation: type[nn.Module] = nn.SiLU) -> nn.Seq
 
 
 class StateEncoder(nn.Module):
-    """Standardises the columns with a unit by the demonstrations' mean and deviation."""
+    """Standardises the columns with a unit by the demonstrations' mean and deviation.
+
+    The columns of the last plan's tail have a learnt gain that begins at zero (our choice, after
+    Bachlechner et al. 2020, arXiv 2003.04887): demonstrations have no plans, so a clone never sees
+    a tail, and RL starts from exactly what was cloned.
+    """
 
     def __init__(self, layout: Layout):
         super().__init__()
         self.size = layout.size
-        self.absolute = layout.absolute
+        self.absolute, self.tail = layout.absolute, layout.tail_columns
         self.register_buffer("mean", torch.zeros(layout.size))
         self.register_buffer("scale", torch.ones(layout.size))
+        if self.tail:
+            self.gain = nn.Parameter(torch.zeros(self.tail))
 
     def fit(self, features: Features) -> None:
         """Take mean and scale from the rows of `features`."""
@@ -38,7 +45,10 @@ class StateEncoder(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """(n, F) → (n, F), standardised and clipped."""
-        return ((features["state"] - self.mean) / self.scale).clamp(-LIMIT, LIMIT)
+        rows = ((features["state"] - self.mean) / self.scale).clamp(-LIMIT, LIMIT)
+        if self.tail:
+            rows = torch.cat([rows[:, : -self.tail], self.gain * rows[:, -self.tail :]], dim=1)
+        return rows
 
 
 class ImageEncoder(nn.Module):
@@ -55,7 +65,7 @@ class ImageEncoder(nn.Module):
         self.state.fit(features)
 
     def forward(self, features: Features) -> Tensor:
-        """Image (n, 3, S, S) uint8 and state (n, 11) → (n, 512 + 11)."""
+        """Image (n, 3, S, S) uint8 and state (n, 11 and a tail) → (n, 512 + the state's)."""
         image = features["image"].float() / 127.5 - 1.0
         return torch.cat([self.trunk(image), self.state(features)], dim=1)
 
@@ -117,11 +127,11 @@ def _norm2d(channels: int) -> nn.GroupNorm:
 class TimeEmbedding(nn.Module):
     """Sinusoids of the diffusion time, then two layers (Ho et al. 2020, arXiv 2006.11239)."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, hidden: int | None = None):
         super().__init__()
         rates = torch.exp(torch.arange(size // 2) * -(math.log(10_000) / (size // 2 - 1)))
         self.register_buffer("rates", rates, persistent=False)
-        self.layers = mlp((size, 4 * size, size), nn.Mish)
+        self.layers = mlp((size, hidden or 4 * size, size), nn.Mish)
 
     def forward(self, time: Tensor) -> Tensor:
         """(n,) → (n, size)."""
@@ -141,6 +151,43 @@ class MLPDenoiser(nn.Module):
     def forward(self, plan: Tensor, condition: Tensor, time: Tensor) -> Tensor:
         """(n, H, A), (n, C), (n,) → (n, H, A)."""
         row = torch.cat([plan.flatten(1), condition, self.time(time)], dim=1)
+        return self.layers(row).view_as(plan)
+
+
+class PreactivatedBlock(nn.Module):
+    """Two linear layers, each after a Mish, beside a short cut (He et al. 2016, 1603.05027)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Mish(), nn.Linear(width, width), nn.Mish(), nn.Linear(width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width) → (n, width)."""
+        return x + self.layers(x)
+
+
+class ResidualDenoiser(nn.Module):
+    """DPPO's `DiffusionMLP` for states: linear layers around one residual block with Mish.
+
+    As its configurations of robomimic have it (``mlp_dims`` three times the width, residual, a time
+    embedding of 16 over 32 hidden units; there the width is 512).
+    """
+
+    def __init__(self, condition: int, horizon: int, actions: int, width: int):
+        super().__init__()
+        self.time = TimeEmbedding(16, 32)
+        plan = horizon * actions
+        self.layers = nn.Sequential(
+            nn.Linear(plan + 16 + condition, width),
+            PreactivatedBlock(width),
+            nn.Linear(width, plan),
+        )
+
+    def forward(self, plan: Tensor, condition: Tensor, time: Tensor) -> Tensor:
+        """(n, H, A), (n, C), (n,) → (n, H, A)."""
+        row = torch.cat([plan.flatten(1), self.time(time), condition], dim=1)
         return self.layers(row).view_as(plan)
 
 

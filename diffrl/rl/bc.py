@@ -50,7 +50,8 @@ def demonstration_rows(
         length = episode.length
         states = episode.states[:length]
         observation = observe(scene, states, episode.fixtures)
-        features.append(policy.features(observation, _images(policy, scene, states, episode)))
+        seen = policy.features(observation, _images(policy, scene, states, episode))
+        features.append(policy.with_tail(seen, policy.no_tail(length)))  # nobody planned
         steps = np.arange(length)[:, None] + np.arange(policy.horizon)
         actions = episode.actions[np.minimum(steps, length - 1)]
         plans.append(torch.from_numpy(actions).float())

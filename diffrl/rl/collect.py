@@ -96,7 +96,7 @@ class Collector:
     def collect(self, generator: torch.Generator) -> Batch:
         """Play `config.decisions` decisions on every copy; stochastic, noise of `generator`."""
         self._begin()
-        features, last, rows = self.senses(self._copies), [], []
+        features, last, rows = self._observe(self._copies), [], []
         successes: list[bool] = []
         lengths: list[int] = []
         seen, chains, steps, errors = [], [], 0, 0
@@ -114,10 +114,10 @@ class Collector:
             successes.extend(step.success[ended].tolist())
             lengths.extend(self.simulator.elapsed[ended].tolist())
             if truncated.any():
-                last.append(self.senses(np.flatnonzero(truncated)))
+                last.append(self._observe(np.flatnonzero(truncated)))
             if ended.any():
                 self._reset(np.flatnonzero(ended))
-            features = self.senses(self._copies)
+            features = self._observe(self._copies)
         rewards, ends, cuts = (torch.from_numpy(np.stack(column)) for column in zip(*rows))
         return Batch(
             features=concatenate(seen),
@@ -133,9 +133,18 @@ class Collector:
             errors=errors,
         )
 
+    def _observe(self, copies: np.ndarray) -> Features:
+        """What policy and critic see of some copies: the tails of their last plans, too."""
+        return self.policy.with_tail(self.senses(copies), self.tail[copies])
+
+    @property
+    def begins(self) -> bool:
+        """Whether the next batch begins with new episodes on all copies."""
+        return self.fresh or not self.config.staggered
+
     def _begin(self) -> None:
         """Start the first episodes, with staggered deadlines; or all anew, each time."""
-        if self.fresh or not self.config.staggered:
+        if self.begins:
             self.fresh = False
             self._reset(self._copies)
             if self.config.staggered:

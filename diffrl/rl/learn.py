@@ -1,6 +1,7 @@
 """The loop: collect, learn, measure now and then, and be able to go on after a kill."""
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -12,12 +13,12 @@ from diffrl.policy import ChainPolicy
 from diffrl.policy.nets import Critic
 from diffrl.presets import RLConfig
 from diffrl.rl.collect import Batch, Collector
-from diffrl.rl.ppo import learning_rate, noise_scale, update
-from diffrl.rl.rollout import Trial, success_rate
+from diffrl.rl.ppo import RewardScaler, learning_rate, noise_scale, update
+from diffrl.rl.rollout import Trial, fair, success_rate
 from diffrl.sim.scene import Scene
 
 WALL_CLOCK = ("seconds_collect", "seconds_update", "sps")  # columns that differ between runs
-Measure = Callable[[ChainPolicy], list[Trial]]
+Measure = Callable[[ChainPolicy, float], list[Trial]]  # of a policy, and the best rate so far
 Note = Callable[[list[Trial]], dict[str, float]]
 
 
@@ -58,7 +59,8 @@ class Learner:
         self.iteration = self.control_steps = 0
         self.diagnostics: list[dict] = []
         self.best: dict | None = None  # weights of the best measured policy
-        self.best_success = -1.0
+        self.best_success = -1.0  # its confirmed success
+        self.scaler = RewardScaler(config.copies, config.gamma) if config.reward_scaling else None
         self.seconds = 0.0  # of learning and measuring, kills not counted
 
     def iterate(self) -> dict:
@@ -67,6 +69,7 @@ class Learner:
         self.policy.noise_scale = noise_scale(self.iteration, self.config)
         self.collector.use(self.config.physics_at(self.iteration))
         began = time.perf_counter()
+        begins = self.collector.begins
         batch = self.collector.collect(self.generator)
         collected = time.perf_counter()
         learn_actor = self.iteration >= self.config.critic_warmup
@@ -74,7 +77,7 @@ class Learner:
             self.policy,
             self.critic,
             self.optimisers,
-            batch,
+            self._scaled(batch, begins),
             self.config,
             self.clip,
             self.generator,
@@ -89,8 +92,17 @@ class Learner:
         row |= {"learning_rate": self.optimisers["actor"].param_groups[0]["lr"]}
         row |= {"seconds_collect": collected - began, "seconds_update": ended - collected}
         row |= {"sps": batch.steps / (ended - began), "measured": 0, "measured_success": math.nan}
+        row |= {"confirmed": 0, "confirmed_success": math.nan}
         self.diagnostics.append(row)
         return row
+
+    def _scaled(self, batch: Batch, begins: bool) -> Batch:
+        """The batch as PPO values it: with scaled rewards, if `reward_scaling` asks for it."""
+        if self.scaler is None:
+            return batch
+        if begins:
+            self.scaler.begin()
+        return dataclasses.replace(batch, rewards=self.scaler(batch.rewards, batch.ended))
 
     def _set_rates(self) -> None:
         config, rates = self.config, {}
@@ -112,21 +124,25 @@ class Learner:
         }
 
     def measure(self, measure: Measure, note: Note = lambda trials: {}) -> float:
-        """Measure the policy, remember it if it is the best (the latest of equals)."""
+        """Measure the policy, remember it if it is the best (the latest of equals).
+
+        The best is chosen among policies that were measured on all `confirm_starts`, which are the
+        same states for each. One whose second look ended early, or that had none, is not it.
+        Returns the success of the first look, which every measurement has.
+        """
         began = time.perf_counter()
-        trials = measure(self.policy)
+        trials = measure(self.policy, self.best_success)
         self.seconds += time.perf_counter() - began
         self.control_steps += sum(trial.steps for trial in trials)
-        success = success_rate(trials)
-        self.diagnostics[-1] |= {
-            "measured": sum(not trial.error for trial in trials),
-            "measured_success": success,
-            "control_steps": self.control_steps,
-            **note(trials),
-        }
-        if success >= self.best_success:
-            self.best_success = success
-            self.best = copy.deepcopy(self.policy.state_dict())
+        first = trials[: self.config.measure_starts]
+        success, confirmed = success_rate(first), success_rate(trials)
+        row = {"measured": fair(first), "measured_success": success}
+        if len(trials) >= self.config.confirm_starts:
+            row |= {"confirmed": fair(trials), "confirmed_success": confirmed}
+            if confirmed >= self.best_success:
+                self.best_success = confirmed
+                self.best = copy.deepcopy(self.policy.state_dict())
+        self.diagnostics[-1] |= row | {"control_steps": self.control_steps, **note(first)}
         return success
 
     @property
@@ -150,6 +166,7 @@ class Learner:
             "best": self.best,
             "best_success": self.best_success,
             "seconds": self.seconds,
+            "scaler": self.scaler and self.scaler.state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -163,6 +180,8 @@ class Learner:
         for name in ("iteration", "control_steps", "diagnostics", "seconds"):
             setattr(self, name, state[name])
         self.best, self.best_success = state["best"], state["best_success"]
+        if self.scaler:
+            self.scaler.restore(state["scaler"])
 
 
 def improve(
@@ -174,7 +193,7 @@ def improve(
 ) -> float:
     """Run iterations until `learner.finished`; its policy ends as the best measured one.
 
-    Returns that policy's measured success. `measure` plays held-out start states, `note` makes
+    Returns that policy's confirmed success. `measure` plays held-out start states, `note` makes
     of their trials what goes into the row beside success, `report` gets each row of diagnostics,
     and `save` is called every `checkpoint_every` iterations.
     """

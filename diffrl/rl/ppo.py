@@ -4,6 +4,7 @@ An environment step is a decision o → plan; the plan's chain has S steps that 
 `gae`, `clip_range`, `actor_loss` are pure; `update` is one iteration of learning.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from diffrl.errors import TrainingError
 from diffrl.policy import ChainPolicy
-from diffrl.policy.features import Features, select
+from diffrl.policy.features import Features, concatenate, select
 from diffrl.presets import RLConfig
 from diffrl.rl.collect import Batch
 
@@ -100,6 +101,67 @@ def _in_blocks(function: Callable, features: Features, *others: Tensor) -> Tenso
     return torch.cat(parts)
 
 
+def augmented(policy: ChainPolicy, batch: Batch, generator: torch.Generator) -> Batch:
+    """Return the batch as an iteration learns from it: its images shifted, each once.
+
+    Before π_old and V are computed, as in DPPO: were each minibatch shifted anew, its log-density
+    would differ from the old one, which is of other images, before any update.
+    """
+    if "image" not in batch.features:
+        return batch
+    blocks = torch.arange(len(batch.features["image"])).split(IMAGES_AT_ONCE)
+    parts = [policy.augment(select(batch.features, block), generator) for block in blocks]
+    return dataclasses.replace(batch, features=concatenate(parts))
+
+
+class RewardScaler:
+    """Divides rewards by the running deviation of the discounted return, clipped at ±10 (DPPO).
+
+    Of n copies: R_t = r_t + γ R_{t−1}, from zero where an episode begins. Mean and variance of all
+    R so far are merged batch by batch (Chan et al. 1979), beginning with variance 1 of `PRIOR`
+    samples, as in gym's and DPPO's `RunningMeanStd`.
+    """
+
+    LIMIT, PRIOR = 10.0, 1e-4
+
+    def __init__(self, copies: int, gamma: float):
+        self.gamma = gamma
+        self.returns = torch.zeros(copies, dtype=torch.float64)
+        self.mean, self.variance, self.count = 0.0, 1.0, self.PRIOR
+
+    def begin(self) -> None:
+        """All copies begin new episodes."""
+        self.returns.zero_()
+
+    def __call__(self, rewards: Tensor, ended: Tensor) -> Tensor:
+        """Take in rewards (T, n) and whether each ended an episode; return the rewards scaled."""
+        seen = []
+        for reward, end in zip(rewards.double(), ended):
+            self.returns = reward + self.gamma * self.returns
+            seen.append(self.returns)
+            self.returns = torch.where(end, 0.0, self.returns)
+        self._merge(torch.stack(seen))
+        scale = math.sqrt(self.variance + EPSILON)
+        return (rewards / scale).clamp(-self.LIMIT, self.LIMIT)
+
+    def _merge(self, values: Tensor) -> None:
+        count, mean = values.numel(), float(values.mean())
+        total, change = self.count + count, mean - self.mean
+        squares = self.variance * self.count + float(values.var(correction=0)) * count
+        squares += change**2 * self.count * count / total
+        self.mean += change * count / total
+        self.variance, self.count = squares / total, total
+
+    def state(self) -> dict:
+        """Return everything that `restore` needs."""
+        return {name: getattr(self, name) for name in ("returns", "mean", "variance", "count")}
+
+    def restore(self, state: dict) -> None:
+        """Continue from what `state` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
 def update(
     policy: ChainPolicy,
     critic: nn.Module,
@@ -128,6 +190,7 @@ def update(
     Raises:
         TrainingError: a loss is not finite; the caller's checkpoint is from before this update.
     """
+    batch = augmented(policy, batch, generator)
     values, next_values = batch_values(critic, batch)
     advantages, returns = gae(
         batch.rewards, values, next_values, batch.ended, config.gamma, config.gae_lambda
@@ -142,7 +205,7 @@ def update(
     watched: list[dict[str, Tensor]] = []
     for _ in range(config.epochs):
         for rows in torch.randperm(len(chains), generator=generator).split(rows_at_once):
-            features = policy.augment(select(batch.features, rows), generator)
+            features = select(batch.features, rows)
             critic_loss = 0.5 * (critic(features) - returns[rows]).square().mean()
             _step(optimisers["critic"], critic_loss)
             watch = {"critic_loss": critic_loss.detach()}

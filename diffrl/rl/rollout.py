@@ -165,8 +165,10 @@ def decide(
 ) -> tuple[np.ndarray, list[torch.Tensor]]:
     """Return the actions (m, chunk, 7) of m trials, and the tails of their new plans.
 
-    Each trial has its own generator and the tail (1, cross_fade, 7) of its last plan.
+    Each trial has its own generator and the tail (1, cross_fade, 7) of its last plan, which joins
+    the features if the policy observes it.
     """
+    features = policy.with_tail(features, torch.cat(list(tails)))
     noise = torch.cat([policy.noise(generator, 1) for generator in noises])
 
     def sample(noise: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
@@ -215,7 +217,19 @@ def _episode(
     )
 
 
-def success_rate(trials: list[Trial]) -> float:
+def success_rate(trials: Sequence[Trial]) -> float:
     """Return the share of successes; trials that ended in an error do not count."""
-    fair = [trial.success for trial in trials if not trial.error]
-    return float(np.mean(fair)) if fair else 0.0
+    successes = [trial.success for trial in trials if not trial.error]
+    return float(np.mean(successes)) if successes else 0.0
+
+
+def fair(trials: Sequence[Trial]) -> int:
+    """Return how many trials count: those without an error."""
+    return sum(not trial.error for trial in trials)
+
+
+def attainable(trials: Sequence[Trial], total: int) -> float:
+    """Return the success rate of `total` trials if all that are still to be played succeed."""
+    left = total - len(trials)
+    successes = sum(trial.success and not trial.error for trial in trials)
+    return (successes + left) / max(fair(trials) + left, 1)

@@ -36,7 +36,7 @@ from diffrl.rl.records import (
     success_by_mode,
     trial_table,
 )
-from diffrl.rl.rollout import Trial, rollout, success_rate
+from diffrl.rl.rollout import Trial, attainable, rollout, success_rate
 from diffrl.scale import cores, map_tasks, shares
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
@@ -92,8 +92,10 @@ class Training:
         image_size = IMAGE_SIZE if self.preset.clone.encoder == "image" else 0
         starts = official_start_states(self.scene)[:1]
         observation = observe(self.scene, starts.states, starts.fixtures)
-        layout = Layout.of(self.task, observation, image_size)
-        config = policies.make_config(self.algorithm, self.preset.clone, self.preset.rl)
+        rl = self.preset.rl
+        tail = rl.cross_fade if rl.observe_tail else 0
+        layout = Layout.of(self.task, observation, image_size, tail)
+        config = policies.make_config(self.algorithm, self.preset.clone, rl)
         return policies.make_policy(config, layout, self.seed)
 
     def measure(
@@ -103,13 +105,22 @@ class Training:
         starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed, first=first)
         return rollout(policy, self.scene, starts, threads=self.threads, record=record)
 
-    def judge(self, policy: ChainPolicy) -> list[Trial]:
-        """Measure during RL; what seems to have reached the target is measured on more states."""
+    def judge(self, policy: ChainPolicy, best: float = -1.0) -> list[Trial]:
+        """Measure during RL: `measure_starts` states, and a candidate on `confirm_starts`.
+
+        A candidate did at least as well in the first look as the `best` policy did on all of
+        them. Its second look goes on from state to state, in blocks, and ends early when success
+        on all that are left could not bring it up to `best` any more.
+        """
         config, record = self.preset.rl, self.note is not None
         trials = self.measure(config.measure_starts, policy, record=record)
-        target, more = config.target_success, config.confirm_starts - config.measure_starts
-        if target is not None and success_rate(trials) >= target and more > 0:
-            trials += self.measure(more, policy, first=config.measure_starts, record=record)
+        if success_rate(trials) < best:
+            return trials
+        while (left := config.confirm_starts - len(trials)) > 0:
+            if attainable(trials, config.confirm_starts) < best:
+                break
+            count = min(left, config.measure_starts)
+            trials += self.measure(count, policy, first=len(trials), record=record)
         return trials
 
     def clone(self) -> tuple[ChainPolicy, float]:
