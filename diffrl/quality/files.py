@@ -130,7 +130,7 @@ def _is_ours(path: Path) -> bool:
     foreign = not path.is_file() or not h5py.is_hdf5(path)
     for finding in safety.check_bytes(path) if foreign else ():
         raise UserError(str(finding))
-    with h5py.File(path, "r") as file:
+    with safety.open_hdf5(path) as file:
         data = own_group(file, "data", path) if "data" in file else file
         return "diffrl_format" in data.attrs
 
@@ -194,7 +194,7 @@ def _anybodys(path: Path, name: str, rate, skip_bad: bool, tell: Callable) -> li
     demos: list[Recording] = []
     first_problem = None
     once = _once(path, tell)
-    with h5py.File(path, "r") as file:
+    with safety.open_hdf5(path) as file:
         data = own_group(file, "data", path) if "data" in file else file
         keys = sorted(filter(_DEMO.fullmatch, data), key=lambda k: (len(k), k))
         if not keys:

@@ -9,6 +9,7 @@ was played here shows no success rate and enters no data set: `Simulator.step` r
 (Our choice; LIBERO has nothing of the kind.)
 """
 
+import copy
 import hashlib
 import io
 from dataclasses import dataclass, field
@@ -19,11 +20,12 @@ import numpy as np
 
 from diffrl.artifacts import cache_dir
 from diffrl.sim.cache import read_cached, write_cached
+from diffrl.sim.observation import place_fixtures
 from diffrl.sim.scene import Scene
 
 MAGIC = b"diffrl training face 1\n"
 PROBED = 16  # layouts that are looked at for things that rest on what the goal names
-ABOVE = 0.01  # m that such a thing's middle is higher
+UPRIGHT = 0.5  # a push that points down more steeply than this cosine comes from a thing below
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,20 +147,40 @@ def _ancestors(model: mujoco.MjModel, body: int) -> set[int]:
 
 
 def _resting_on(scene: Scene, needed: set[int], settled: np.ndarray) -> set[int]:
-    """Free bodies that touch a needed free body from above in some of the layouts."""
-    model, data, found = scene.model, mujoco.MjData(scene.model), set()
-    free = {int(b) for b in model.jnt_bodyid[model.jnt_type == _FREE]}
+    """Free bodies that lie on, or lean at, what moves, directly or not, in some of the layouts.
+
+    What only lies under such a thing stands still.
+    """
+    model = scene.model
+    free = {int(body) for body in model.jnt_bodyid[model.jnt_type == _FREE]}
+    touching, found = list(_contacts(scene, settled)), set()
+    while True:
+        moving = np.isin(model.body_rootid, [*(needed | found)]) | np.isin(
+            np.arange(model.nbody), [*needed]
+        )
+        more = {
+            int(model.body_rootid[thing])
+            for low, high, push in touching
+            for thing, other, lift in ((high, low, push), (low, high, -push))
+            if moving[other] and not moving[thing] and lift > -UPRIGHT
+        }
+        more = (more & free) - needed - found
+        if not more:
+            return found
+        found |= more
+
+
+def _contacts(scene: Scene, settled: np.ndarray):
+    """Yield (body, other body, upward part of the push on the other) of some settled layouts."""
+    model, data = copy.copy(scene.model), mujoco.MjData(scene.model)
     rows = np.flatnonzero(~np.isnan(settled).any(axis=1))[:PROBED]
-    for qpos in settled[rows]:
-        data.qpos[:] = qpos
+    for row in rows:
+        place_fixtures(scene, model, scene.arrays["layout_fixtures"][row])
+        data.qpos[:] = settled[row]
         mujoco.mj_fwdPosition(model, data)
-        roots = model.body_rootid[model.geom_bodyid[data.contact.geom]]
-        for pair in {tuple(sorted(map(int, pair))) for pair in roots.reshape(-1, 2)}:
-            for low, high in (pair, pair[::-1]):
-                higher = data.xipos[high, 2] - data.xipos[low, 2] > ABOVE
-                if low in needed & free and high in free - needed and higher:
-                    found.add(high)
-    return found
+        pairs = model.geom_bodyid[data.contact.geom].reshape(-1, 2)
+        for (low, high), frame in zip(pairs, data.contact.frame.reshape(-1, 9)):
+            yield int(low), int(high), float(frame[2])
 
 
 # ---- making and keeping it -------------------------------------------------------------------
