@@ -12,14 +12,17 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help ready readers reproduce test check-slow check-kills check-lerobot lint lab doctor \
+.PHONY: help ready filter readers reproduce test check-slow check-kills check-lerobot lint lab doctor \
   readme clean
 
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
-ready: $(INSTALLED)
+ready: $(INSTALLED) filter
 	@test -e $(VENV)/.renderer || { $(RUN) -m diffrl.opengl && touch $(VENV)/.renderer; } || true
+
+filter:  # git keeps the outputs of notebooks out, also without the environment
+	@$(PYTHON) tools/strip_notebook.py --install
 
 reproduce: ready
 	@$(RUN) -m diffrl reproduce --preset $(PRESET) $(ARGS)
@@ -38,8 +41,9 @@ check-kills: ready  # the series killed in every notebook, against an unbroken o
 
 # robomimic's own requirements do not install here; its reader needs only these
 readers: $(INSTALLED)
-	@test -d build/readers || $(RUN) -m pip install -qq --disable-pip-version-check --no-deps \
-	  --target build/readers robomimic==0.3.0 tensorboardX==2.6.5 termcolor==3.3.0 protobuf==7.36.2
+	@test -d build/readers || { rm -rf build/readers.part; $(RUN) -m pip install -qq \
+	  --disable-pip-version-check --no-deps --target build/readers.part robomimic==0.3.0 \
+	  tensorboardX==2.6.5 termcolor==3.3.0 protobuf==7.36.2 && mv build/readers.part build/readers; }
 
 check-lerobot: ready  # a separate environment of several GB
 	@test -x build/lerobot/bin/python || $(PYTHON) -m venv build/lerobot
@@ -67,7 +71,7 @@ doctor: ready
 readme: $(INSTALLED)  # the table of results, from results/
 	@$(RUN) tools/results_table.py
 
-clean:  # the environment only; results and caches stay
+clean:  # the environment only; results, caches and the notebook filter stay
 	rm -rf $(VENV)
 
 $(INSTALLED): pyproject.toml
@@ -77,8 +81,4 @@ $(INSTALLED): pyproject.toml
 	  bash tools/install_venv.sh $(PYTHON) && $(PYTHON) -m venv $(VENV); }
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[notebooks,test]'
-	@if git rev-parse --git-dir >/dev/null 2>&1; then \
-	  git config filter.nbstripout.clean "$(VENV)/bin/nbstripout"; \
-	  git config filter.nbstripout.smudge cat; \
-	  git config diff.ipynb.textconv "$(VENV)/bin/nbstripout -t"; fi
 	@touch $@
