@@ -6,6 +6,7 @@ any policy server. That environment needs `lerobot`, `websockets` and `msgpack`.
 """
 
 import atexit
+import re
 import subprocess
 import tempfile
 import time
@@ -23,7 +24,8 @@ class LeRobot(OpenPI):
 
     Args:
         python: the interpreter of lerobot's environment.
-        checkpoint: folder (`pretrained_model`) or name on the hub.
+        checkpoint: folder that `lerobot-train` wrote (``checkpoints/last``, or the
+            ``pretrained_model`` in it), or name on the hub.
         replan, timeout: as of `OpenPI`.
         start: seconds that loading may take.
     """
@@ -32,8 +34,10 @@ class LeRobot(OpenPI):
 
     def __init__(self, python: str, checkpoint: str, replan="8", timeout="60", start="600"):
         super().__init__("ws://127.0.0.1:0", checkpoint, replan, timeout)
-        content = file_hash(checkpoint) if Path(checkpoint).exists() else "of the hub"
+        python, folder = str(Path(python).expanduser()), _folder(checkpoint)
+        content = file_hash(folder) if folder else "of the hub"
         self.fingerprint = f"lerobot {checkpoint} {content} {replan}"
+        checkpoint = str(folder or checkpoint)
         self.command = [python, "-I", str(SERVER), checkpoint]  # -I: our folder is not importable
         try:
             self.start = float(start)
@@ -79,3 +83,22 @@ class LeRobot(OpenPI):
             time.sleep(0.2)
         self.server.kill()
         raise UserError(f"lerobot's server was not ready after {self.start:g} s: raise `start`.")
+
+
+def _folder(checkpoint: str) -> Path | None:
+    """Return the folder that holds a checkpoint's policy; None if it is a name on the hub.
+
+    Raises:
+        UserError: it is a path, and there is no such folder.
+    """
+    path = Path(checkpoint).expanduser()
+    if (path / "pretrained_model").is_dir():
+        return path / "pretrained_model"
+    if path.is_dir():
+        return path
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", checkpoint) and not checkpoint.startswith("."):
+        return None
+    raise UserError(
+        f"There is no folder {path}: name what lerobot-train wrote, such as outputs/train/…/"
+        "checkpoints/last, or a checkpoint on the hub, <user>/<name>."
+    )
