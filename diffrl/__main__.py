@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from diffrl.errors import UserError
 
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         function = resolve(arguments[0])
         prog = f"python -m diffrl {arguments[0]}"
         flags = (tyro.conf.FlagCreatePairsOff,)  # --json, without a --no-json
-        return int(tyro.cli(function, prog=prog, args=arguments[1:], config=flags) or 0)
+        rules = _rules()
+        result = tyro.cli(function, prog=prog, args=arguments[1:], config=flags, registry=rules)
+        return int(result or 0)
     except UserError as error:
         return _tell(str(error))
     except RuntimeError as error:  # mujoco, when it is imported
@@ -74,6 +77,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; the same command continues where it can.", file=sys.stderr)
         return 130
+
+
+def _rules():
+    """Read every path as a shell would: ~ is a home folder, also in ``--out=~/x``."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    from diffrl.artifacts import user_path
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path(info):
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: user_path(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _tell(message: str) -> int:

@@ -55,6 +55,20 @@ def cache_dir() -> Path:
     return _folder(Path(os.environ.get("DIFFRL_CACHE", "~/.cache/diffrl")).expanduser())
 
 
+def user_path(text: str | os.PathLike) -> Path:
+    """Return the path that a person wrote; a leading ~ is a home folder, as in a shell.
+
+    Shells leave it alone in ``--out=~/x`` and ``compact:~/x``.
+
+    Raises:
+        UserError: there is no such home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}. Write the path without ~.") from error
+
+
 def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -329,8 +329,9 @@ def main(
     Args:
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
             openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60],
-            lerobot:<python>?checkpoint=<path>, or a class of your own with infer(obs), as
-            <module>:<class> or <file.py>:<class>, with ?<key>=<text> for what it is made with.
+            lerobot:<python>?checkpoint=<path>[&replan=8&detail=reduced], or a class of your own
+            with infer(obs), as <module>:<class> or <file.py>:<class>, with ?<key>=<text> for what
+            it is made with.
         suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
         trials: official start states per task, 1 to 50.
         seed: of the fixtures' poses and of the policy's noise.

@@ -303,12 +303,32 @@ def test_a_tilde_is_the_home_folder_wherever_a_policy_is_named(tmp_path, monkeyp
         open_policy("expert:~/nothing")
     with pytest.raises(UserError, match=str(tmp_path)):
         open_policy("oracle:~/nothing.hdf5")
-    (tmp_path / "a+b").mkdir()
+    for folder in ("a+b", "a+b/checkpoints/last/pretrained_model"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text('{"input_features": {}}')
     lerobot = open_policy("lerobot:~/bin/python?checkpoint=~/a+b")
     assert lerobot.command[0] == str(tmp_path / "bin" / "python")
     assert lerobot.command[-1] == str(tmp_path / "a+b")
-    with pytest.raises(UserError, match="no folder"):
+    lerobot = open_policy("lerobot:python?checkpoint=~/a+b/checkpoints/last")
+    assert lerobot.command[-1].endswith("last/pretrained_model")
+    with pytest.raises(UserError, match=r"missing holds no config\.json"):
         open_policy("lerobot:python?checkpoint=~/missing")
+
+
+def test_a_lerobot_checkpoint_sees_pictures_of_the_size_that_it_was_trained_on(tmp_path):
+    def describe(*shapes):
+        features = {f"image{k}": {"type": "VISUAL", "shape": s} for k, s in enumerate(shapes)}
+        features["observation.state"] = {"type": "STATE", "shape": [8]}
+        (tmp_path / "config.json").write_text(json.dumps({"input_features": features}))
+        return open_policy(f"lerobot:python?checkpoint={tmp_path}&detail=reduced")
+
+    small, large = describe([3, 128, 128], [3, 128, 128]), describe([3, 256, 256])
+    assert (small.image_size, small.sent_size, small.detail) == (128, 128, "reduced")
+    assert (large.image_size, large.sent_size) == (256, 256)
+    with pytest.raises(UserError, match=r"\[96, 128\] pixels"):
+        describe([3, 128, 96])
+    with pytest.raises(UserError, match="detail is exact or reduced"):
+        open_policy("lerobot:python?checkpoint=user/name&detail=fine")
 
 
 def test_policies_whose_names_differ_have_folders_of_their_own():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from diffrl import policy as rl_policy
-from diffrl.artifacts import config_hash, file_hash, read_json
+from diffrl.artifacts import config_hash, file_hash, read_json, user_path
 from diffrl.data.hdf5 import read_episodes
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
@@ -96,7 +96,7 @@ class Oracle(Base):
 
     def __init__(self, path: str | Path):
         super().__init__()
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.fingerprint = f"oracle {file_hash(self.path)}"
         self.episodes = {Trial(e.task, e.start_state, e.seed): e for e in read_episodes(self.path)}
 
@@ -128,7 +128,7 @@ class Expert(Base):
         super().__init__()
         if mode not in MODES:
             raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         self.policy, self.mode = rl_policy.load(folder), mode
         weights = file_hash(folder / rl_policy.WEIGHTS)
         self.fingerprint = f"{mode} {weights} {config_hash(self.policy.config)}"
@@ -155,7 +155,7 @@ class Compact(Base):
 
     def __init__(self, folder: str | Path):
         super().__init__()
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         self.model = vla.load(folder)
         config, stored = self.model.config, read_json(folder / "model.json")
         weights = file_hash(folder / "model.safetensors")
@@ -249,7 +249,7 @@ def read_options(text: str, keys: Sequence[str], of: str) -> tuple[str, dict[str
         options[key] = value
     for value in (place, *options.values()):
         found = re.search(r"[?&](\w+)=", value)
-        if found and not Path(value).expanduser().exists():
+        if found and not user_path(value).exists():
             listed = f"its options are {', '.join(keys)}" if keys else "it has none"
             raise UserError(f"{of} has no option {found[1]!r}: {listed}.")
     return place, options

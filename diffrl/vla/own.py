@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from diffrl.artifacts import config_hash, file_hash
+from diffrl.artifacts import config_hash, file_hash, user_path
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
 from diffrl.vla.adapters import Base, Policy, Trial, read_options
@@ -258,13 +258,13 @@ def _options(make: Callable, name: Named) -> dict[str, str]:
         raise UserError(f"{name.what}: {place!r} is no option; write ?key=value&key=value.")
     for key, value in options.items():
         if value.startswith("~"):
-            options[key] = str(Path(value).expanduser())
+            options[key] = str(user_path(value))
     return options
 
 
 def _load_file(where: str) -> types.ModuleType:
     """Execute a Python file as a module of its own, each time anew: it may have been edited."""
-    path = Path(where).expanduser().resolve()
+    path = user_path(where).resolve()
     if not path.is_file():
         raise UserError(f"There is no file {path}: a policy of your own is <file.py>:<class>.")
     _look_first(path.parent)  # as Python does for what lies beside a file that it runs
