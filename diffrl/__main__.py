@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "operator": ("diffrl.data.operator_report:main", "try the scripted operator on tasks"),
     "generate": ("diffrl.data.generate:main", "roll out an expert into a data set"),
     "validate": ("diffrl.data.validate:main", "check data-set files"),
+    "reseal": ("diffrl.data.reseal:main", "seal data-set files again that you changed yourself"),
     "export": ("diffrl.data.export:main", "convert a data set for other tools"),
     "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
     "train-vla": ("diffrl.vla.fit:main", "train a compact VLA on data-set files"),

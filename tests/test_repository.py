@@ -155,7 +155,7 @@ def test_readmes_results_are_those_of_the_records():
 @pytest.mark.sim
 def test_readmes_examples_run(tmp_path):
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     script = tmp_path / "examples.py"
     body = "".join(examples)
     script.write_text("if __name__ == '__main__':\n    " + body.replace("\n", "\n    "))
@@ -165,3 +165,4 @@ def test_readmes_examples_run(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "3 successes in" in result.stdout
     assert "m/s³" in result.stdout
+    assert len(re.findall(r"failure +280", result.stdout)) == 2  # the policy of one's own
