@@ -71,7 +71,7 @@ check-lerobot: ready
 	@HF_HUB_OFFLINE=1 $(RUN) -m diffrl evaluate --suite libero_object/0 --trials 2 --policy \
 	  "lerobot:$(LEROBOT)/python?checkpoint=$(TRAINED)/checkpoints/last&replan=20&detail=reduced" \
 	  --out build/check/records
-	@grep -c ',failure,280,' build/check/records/trials.csv  # two whole trials, no error
+	@test "$$(grep -c ',failure,280,' build/check/records/trials.csv)" = 2  # whole, without errors
 	@LEROBOT_PYTHON=$(CURDIR)/$(LEROBOT)/python HF_HUB_OFFLINE=1 $(RUN) -m pytest -k lerobot \
 	  tests/test_vla.py tests/test_evaluation.py tests/test_own.py
 
