@@ -12,6 +12,7 @@ import select
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from diffrl.errors import UserError, refused_by_the_machine
@@ -28,6 +29,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "operator": ("diffrl.data.operator_report:main", "try the scripted operator on tasks"),
     "generate": ("diffrl.data.generate:main", "roll out an expert into a data set"),
     "validate": ("diffrl.data.validate:main", "check data-set files"),
+    "reseal": ("diffrl.data.reseal:main", "seal data-set files again that you changed yourself"),
     "export": ("diffrl.data.export:main", "convert a data set for other tools"),
     "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
     "train-vla": ("diffrl.vla.fit:main", "train a compact VLA on data-set files"),
@@ -106,7 +108,9 @@ def _run(arguments: list[str]) -> int:
         function = resolve(arguments[0])
         prog = f"python -m diffrl {arguments[0]}"
         flags = (tyro.conf.FlagCreatePairsOff,)  # --json, without a --no-json
-        return int(tyro.cli(function, prog=prog, args=arguments[1:], config=flags) or 0)
+        rules = _rules()
+        result = tyro.cli(function, prog=prog, args=arguments[1:], config=flags, registry=rules)
+        return int(result or 0)
     except UserError as error:
         return _tell(str(error))
     except StageError as error:
@@ -146,6 +150,29 @@ def _discard(stream: TextIO | None) -> None:
     """Let what `stream` still holds go nowhere; else Python complains of it when it ends."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _rules():
+    """Read every path as a shell would: ~ is a home folder, also in ``--out=~/x``."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    from diffrl.artifacts import user_path
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path(info):
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: user_path(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _tell(message: str) -> int:

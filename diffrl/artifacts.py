@@ -40,7 +40,7 @@ def root() -> Path:
     working directory.
     """
     if home := os.environ.get("DIFFRL_HOME"):
-        return _expanded(home).resolve()
+        return user_path(home).resolve()
     clone = Path(__file__).resolve().parent.parent
     return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
 
@@ -66,16 +66,23 @@ def cache_dir() -> Path:
     Raises:
         UserError: it cannot be created, or this user has no home folder.
     """
-    return make_folder(_expanded(os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"))
+    return make_folder(user_path(os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"))
 
 
-def _expanded(path: str) -> Path:
+def user_path(text: str | os.PathLike) -> Path:
+    """Return the path that a person wrote; a leading ~ is a home folder, as in a shell.
+
+    Shells leave it alone in ``--out=~/x`` and ``compact:~/x``.
+
+    Raises:
+        UserError: there is no such home folder.
+    """
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # for instance a container's user, whom nothing lists
-        raise UserError(
-            f"The folder {path} begins with a home folder that does not exist: set HOME, or "
-            "DIFFRL_HOME (results) and DIFFRL_CACHE (cache) to folders that can be written."
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(  # for instance of a container's user, whom nothing lists
+            f"The path {text} begins with a home folder that does not exist ({error}). Write the "
+            "path without ~, or set HOME, or DIFFRL_HOME (results) and DIFFRL_CACHE (cache)."
         ) from error
 
 

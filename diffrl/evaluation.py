@@ -8,8 +8,9 @@ An error is no failure: it is counted apart and enters no rate.
 
 import functools
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -30,12 +31,14 @@ from diffrl.presets import Preset
 from diffrl.scale import cores, map_tasks
 from diffrl.scores import ARM, compare, factorial, protocol, summarise
 from diffrl.sim.tasks import get_task, suite_tasks
-from diffrl.vla.adapters import Oracle, Policy, Trial, open_policy
+from diffrl.vla.adapters import Oracle, Policy, Trial, label_of, open_policy
 from diffrl.vla.fit import arm_of, arms_of, finished, model_folder
+from diffrl.vla.own import Own, adapt
 from diffrl.vla.play import SETTLE, Outcome, film, play
 
 OFFICIAL = 50  # start states of every LIBERO task
 COPIES = 8  # robots that a process simulates at once: one block of the compact VLA's
+HERE = ("compact", "expert", "oracle", "random", "openpi")  # cheap enough for a process per core
 COLUMNS = ["suite", "task", "source", "mode", "training_seed", "start_state", "trial_seed"]
 COLUMNS += ["status", "steps", "seconds"]
 
@@ -47,6 +50,14 @@ class Arm:
     source: str  # operator, human, gaussian, diffusion; or what kind of policy it is
     mode: str = "recorded"  # recorded, deterministic, stochastic
     training_seed: int = 0
+
+    def __post_init__(self):
+        for word in (self.source, self.mode):
+            if word.split() != [word]:
+                raise UserError(
+                    f"An arm's source and mode are single words, and {word!r} is none: tables join "
+                    'them by a space, as in "diffusion deterministic".'
+                )
 
 
 def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
@@ -80,7 +91,7 @@ def plan_of(preset: Preset) -> list[Trial]:
 class Job:
     """A policy, what it is to play, and where the records go."""
 
-    policy: str  # its name, see `diffrl.vla.adapters.open_policy`
+    policy: str | object  # its name (`diffrl.vla.adapters.open_policy`), or an object with `infer`
     trials: tuple[Trial, ...]  # planned beforehand, see `plan`
     folder: Path
     arm: Arm
@@ -98,7 +109,8 @@ def evaluate(
 
     A job's folder gets ``trials.csv`` and ``trials.json`` (protocol, errors, provenance). Trials
     that it holds already, of the same policy, are not played again; what a killed run had played
-    is not lost.
+    is not lost. A policy that is given as an object plays in this process, and is found again only
+    if it has a `fingerprint` (see `diffrl.vla.own`).
 
     Args:
         jobs: one per policy.
@@ -114,6 +126,7 @@ def evaluate(
         raise UserError(f"copies must be at least 1, it is {copies}.")
     workers = workers or cores()
     _policy.cache_clear()  # a policy may have been trained again under its old name
+    jobs = [_opened(job) for job in jobs]
     items = []
     for job in jobs:
         key = _key(job.policy)
@@ -123,17 +136,38 @@ def evaluate(
         missing = [t for t in job.trials if t not in done]
         if done:
             print(
-                f"{len(job.trials) - len(missing)} of {len(job.trials)} trials of {job.policy} are "
+                f"{len(job.trials) - len(missing)} of {len(job.trials)} trials of {_name(job)} are "
                 f"found in {job.folder} and not played (or filmed) again."
             )
-        for shard in _shards(missing, workers):
+        for shard in _shards(missing, workers if isinstance(job.policy, str) else 1):
             items.append((job, key, shard, copies, tuple(videos)))
+    _play_all([item for item in items if isinstance(item[0].policy, str)], workers)
+    _play_all([item for item in items if not isinstance(item[0].policy, str)], workers=1)
+    tables = [_record(job) for job in jobs]
+    for job in jobs:
+        if isinstance(job.policy, Own) and job.policy.unknown:  # nobody could find them again
+            shutil.rmtree(job.folder / "checkpoint" / _key(job.policy), ignore_errors=True)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _opened(job: Job) -> Job:
+    """Make a policy's object follow the protocol; a name stays one, as every process opens it."""
+    return job if isinstance(job.policy, str) else replace(job, policy=adapt(job.policy))
+
+
+def _name(job: Job) -> str:
+    if isinstance(job.policy, str):
+        return job.policy
+    inner = job.policy.policy if isinstance(job.policy, Own) else job.policy
+    return f"{type(inner).__module__}.{type(inner).__qualname__}"
+
+
+def _play_all(items: list[tuple], workers: int) -> None:
     tasks = list(dict.fromkeys(item[2][0].task for item in items))
     items.sort(key=lambda item: tasks.index(item[2][0].task))  # a worker keeps its renderer
-    names = [f"{job.policy} on {len(t)} trials of {t[0].task}" for job, _, t, *_ in items]
+    names = [f"{_name(job)} on {len(t)} trials of {t[0].task}" for job, _, t, *_ in items]
     if items:
         map_tasks(_play_shard, items, names=names, workers=workers, description="trials")
-    return pd.concat([_record(job) for job in jobs], ignore_index=True)
 
 
 def _record(job: Job) -> pd.DataFrame:
@@ -144,7 +178,7 @@ def _record(job: Job) -> pd.DataFrame:
         str(tuple(t)): outcomes[t].message for t in job.trials if outcomes[t].status == "error"
     }
     write_csv(job.folder / "trials.csv", table)
-    about = {"policy": job.policy, "protocol": protocol(table), "errors": errors, "arm": job.arm}
+    about = {"policy": _name(job), "protocol": protocol(table), "errors": errors, "arm": job.arm}
     write_json(job.folder / "trials.json", {**about, "provenance": provenance(about)})
     if errors:
         print(
@@ -160,8 +194,12 @@ def _policy(name: str) -> Policy:
     return open_policy(name)
 
 
-def _key(policy: str) -> str:
-    return config_hash([_policy(policy).fingerprint, SETTLE])
+def _policy_of(policy: str | Policy) -> Policy:
+    return _policy(policy) if isinstance(policy, str) else policy
+
+
+def _key(policy: str | Policy) -> str:
+    return config_hash([_policy_of(policy).fingerprint, SETTLE])
 
 
 def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:
@@ -178,8 +216,9 @@ def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:
 def _play_shard(item: tuple) -> int:
     """Play one shard and write its outcomes as they come; runs in a worker process."""
     job, key, trials, copies, videos = item
-    torch.set_num_threads(1)
-    policy, records = _policy(job.policy), []
+    if isinstance(job.policy, str):  # an object is another's, and so is the process
+        torch.set_num_threads(1)
+    policy, records = _policy_of(job.policy), []
     path = job.folder / "checkpoint" / key / f"{config_hash(trials)}.json"
 
     def note(o: Outcome) -> None:
@@ -289,33 +328,40 @@ def main(
 
     Args:
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
-            openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60] or
-            lerobot:<python>?checkpoint=<path>.
+            openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60],
+            lerobot:<python>?checkpoint=<path>[&replan=8&detail=reduced], or a class of your own
+            with infer(obs), as <module>:<class> or <file.py>:<class>, with ?<key>=<text> for what
+            it is made with.
         suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
         trials: official start states per task, 1 to 50.
         seed: of the fixtures' poses and of the policy's noise.
-        workers: processes; default: the cores (one for lerobot, whose policy each would load). It
-            changes no result.
+        workers: processes; default: the cores (one for lerobot and a class of your own, whose
+            model each would load). It changes no result.
         copies: robots that a process simulates at once. It changes no result.
         out: folder of the records; default: runs/evaluations/<policy>. A second call continues.
         videos: start states to film, e.g. official/0.
         retry_errors: try recorded errors once more.
     """
-    kind = policy.partition(":")[0]
+    kind = label_of(policy)
     if suite:
         planned = plan(tasks_of(suite), trials, seed)
-    elif kind == "oracle":
-        planned = list(Oracle(policy.partition(":")[2]).episodes)[:trials]
+    elif isinstance(opened := open_policy(policy), Oracle):
+        planned = list(opened.episodes)[:trials]
     else:
         raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
-    name = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
-    folder = out or root() / "runs" / "evaluations" / f"{name}-{config_hash(planned)}"
-    workers = workers or (1 if kind == "lerobot" else None)
+    folder = out or root() / "runs" / "evaluations" / _folder_name(policy, planned)
+    workers = workers or (None if kind in HERE else 1)
     options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
     table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)
     print(summarise(table, by=("suite", "task")).to_string(index=False))
     print(f"Protocol: {protocol(table)}.\nRecords: {folder / 'trials.csv'}")
     return int((table["status"] == "error").all())
+
+
+def _folder_name(policy: str, planned: list[Trial]) -> str:
+    """Name a folder so that no two policies or plans share it, and none is too long."""
+    readable = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
+    return f"{readable[-80:]}-{config_hash([policy, planned])}"
 
 
 def tasks_of(suites: Sequence[str]) -> list[str]:

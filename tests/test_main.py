@@ -74,6 +74,16 @@ def test_a_users_error_is_one_paragraph(capsys):
     assert "\n\n" not in told
 
 
+def test_a_tilde_is_the_home_folder_in_every_command_s_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for arguments in (["validate", "~/a+b.hdf5"], ["train-vla", "--out=~/m", "--data=~/a+b.hdf5"]):
+        result = run(*arguments)
+        assert result.returncode == 1
+        assert str(tmp_path / "a+b.hdf5") in "".join((result.stdout + result.stderr).split("\n"))
+        assert "Traceback" not in result.stderr
+    assert "without ~" in run("validate", "~nobody-of-this-name/a.hdf5").stderr
+
+
 def test_a_help_names_every_parameter():
     result = run("reproduce", "--help")
     assert result.returncode == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffrl.artifacts import cache_dir, file_hash
+from diffrl.artifacts import cache_dir, file_hash, user_path
 from diffrl.data.episode import WIDTHS, Episode
 from diffrl.data.hdf5 import iterate_episodes, read_episodes
 from diffrl.data.safety import body_poses
@@ -41,7 +41,7 @@ def find_human_file(task: Task, folder: Path | None = None) -> Path:
     name = f"{task.suite}/{task.name}_demo.hdf5"
     place = folder or os.environ.get(VARIABLE)
     if place:
-        for candidate in (Path(place) / name, Path(place) / Path(name).name):
+        for candidate in (user_path(place) / name, user_path(place) / Path(name).name):
             if candidate.is_file():
                 return candidate
         raise UserError(

@@ -18,6 +18,10 @@ from diffrl.errors import UserError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SEAL_SIZE = 512  # bytes of the HDF5 user block that holds the seal
+CHANGED = (
+    "generate or download the file again, or, if you changed it yourself, run `python -m diffrl "
+    "reseal` on it"
+)
 _FOREIGN = {
     b"\x80": "a Python pickle, which could run code and is never loaded",
     b"PK\x03\x04": "a zip archive (perhaps .npz or a torch checkpoint)",
@@ -84,7 +88,8 @@ def check_bytes(path: Path) -> Iterator[Finding]:
     if head[SEAL_SIZE:] != SIGNATURE:
         yield Finding(path, "file", "it is cut off, overwritten, or no HDF5 at all")
     elif head[:SEAL_SIZE] != _seal_of(path):
-        yield Finding(path, "seal", "its bytes are not those that were written (SHA-256 differs)")
+        problem = "its bytes are not those that were written (SHA-256 differs)"
+        yield Finding(path, "seal", problem, CHANGED)
 
 
 def check_structure(file: h5py.File, path: Path) -> Iterator[Finding]:

@@ -2,19 +2,22 @@
 
 A policy is named by a short text, so that any process can open it by itself:
 `compact:<folder>` · `expert:<folder>[?mode=stochastic]` · `oracle:<data set>` · `random:` ·
-`openpi:ws://host:port?model=<name>` · `lerobot:<its python>?checkpoint=<path>`.
+`openpi:ws://host:port?model=<name>` · `lerobot:<its python>?checkpoint=<path>` ·
+`<module>:<class>` or `<file.py>:<class>`, a policy of one's own (`diffrl.vla.own`).
+Nothing in a name is decoded, so paths may hold any character; a leading ~ is the home folder.
 """
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
-from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
 
 from diffrl import policy as rl_policy
-from diffrl.artifacts import config_hash, file_hash, read_json
+from diffrl.artifacts import config_hash, file_hash, read_json, user_path
 from diffrl.data.hdf5 import read_episodes
 from diffrl.errors import UserError
 from diffrl.policy import trial_generator
@@ -35,7 +38,10 @@ class Trial(NamedTuple):
 
 
 class Policy(Protocol):
-    """What the evaluation needs of a policy."""
+    """What the evaluation needs of a policy.
+
+    One that has `together = False` besides plays one trial at a time.
+    """
 
     cameras: tuple[str, ...]  # that it looks through; () for none
     image_size: int  # pixels, square
@@ -90,7 +96,7 @@ class Oracle(Base):
 
     def __init__(self, path: str | Path):
         super().__init__()
-        self.path = Path(path)
+        self.path = user_path(path)
         self.fingerprint = f"oracle {file_hash(self.path)}"
         self.episodes = {Trial(e.task, e.start_state, e.seed): e for e in read_episodes(self.path)}
 
@@ -122,8 +128,9 @@ class Expert(Base):
         super().__init__()
         if mode not in MODES:
             raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
+        folder = user_path(folder)
         self.policy, self.mode = rl_policy.load(folder), mode
-        weights = file_hash(Path(folder) / rl_policy.WEIGHTS)
+        weights = file_hash(folder / rl_policy.WEIGHTS)
         self.fingerprint = f"{mode} {weights} {config_hash(self.policy.config)}"
         self.cameras, self.chunk = tuple(self.policy.cameras), self.policy.chunk
         self.image_size = self.policy.layout.image_size or self.image_size
@@ -148,9 +155,10 @@ class Compact(Base):
 
     def __init__(self, folder: str | Path):
         super().__init__()
-        self.model = vla.load(Path(folder))
-        config, stored = self.model.config, read_json(Path(folder) / "model.json")
-        weights = file_hash(Path(folder) / "model.safetensors")
+        folder = user_path(folder)
+        self.model = vla.load(folder)
+        config, stored = self.model.config, read_json(folder / "model.json")
+        weights = file_hash(folder / "model.safetensors")
         del stored["about"]
         self.fingerprint = f"compact {weights} {config_hash(stored)}"
         self.image_size, self.detail, self.chunk = config.image_size, config.detail, config.chunk
@@ -180,24 +188,68 @@ def open_policy(name: str) -> Policy:
     Raises:
         UserError: the kind is unknown, or what it names is missing or broken.
     """
+    from diffrl.vla.own import open_own, parse
+
     kind, _, rest = name.partition(":")
-    place, _, query = rest.partition("?")
-    options = dict(parse_qsl(query))
-    if kind == "openpi":
-        from diffrl.vla.openpi import OpenPI as make
-    elif kind == "lerobot":
-        from diffrl.vla.lerobot import LeRobot as make
-    else:
-        make = {"compact": Compact, "expert": Expert, "oracle": Oracle, "random": Random}.get(kind)
-    if make is None:
+    if kind not in KINDS:
+        if named := parse(name):
+            return open_own(named)
         raise UserError(
             f"There is no policy {name!r}: write compact:<folder>, expert:<folder>[?mode="
-            "stochastic], oracle:<data set>, random:, openpi:ws://<host>:<port>?model=<name> or "
-            "lerobot:<python>?checkpoint=<path>."
+            "stochastic], oracle:<data set>, random:, openpi:ws://<host>:<port>?model=<name>, "
+            "lerobot:<python>?checkpoint=<path>, or <module>:<class> or <file.py>:<class> for one "
+            "of your own."
         )
+    make = _maker(kind)
+    place, options = read_options(rest, list(inspect.signature(make).parameters)[1:], kind)
     try:
         return make(*([place] if place else []), **options)
     except TypeError as error:
         raise UserError(
             f"The policy {name!r} is not complete or not understood: {error}."
         ) from error
+
+
+def label_of(name: str) -> str:
+    """Return what records call a policy: its kind, or the class of one of one's own."""
+    from diffrl.vla.own import parse
+
+    kind, named = name.partition(":")[0], parse(name)
+    return named.what if named and kind not in KINDS else kind
+
+
+KINDS = ("compact", "expert", "oracle", "random", "openpi", "lerobot")
+
+
+def _maker(kind: str) -> Callable[..., Policy]:
+    if kind == "openpi":
+        from diffrl.vla.openpi import OpenPI as make
+    elif kind == "lerobot":
+        from diffrl.vla.lerobot import LeRobot as make
+    else:
+        make = {"compact": Compact, "expert": Expert, "oracle": Oracle, "random": Random}[kind]
+    return make
+
+
+def read_options(text: str, keys: Sequence[str], of: str) -> tuple[str, dict[str, str]]:
+    """Part ``<place>?<key>=<value>&…`` where a known key begins; everything else is as written.
+
+    So a path may hold ``+``, ``%``, spaces, even ``?`` and ``&``.
+
+    Raises:
+        UserError: an option is unknown or given twice; `of` is whose options they are.
+    """
+    known = "|".join(map(re.escape, keys))
+    place, *rest = re.split(rf"[?&](?=(?:{known})=)", text) if keys else [text]
+    options: dict[str, str] = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        if key in options:
+            raise UserError(f"The option {key} of {of} is given twice.")
+        options[key] = value
+    for value in (place, *options.values()):
+        found = re.search(r"[?&](\w+)=", value)
+        if found and not user_path(value).exists():
+            listed = f"its options are {', '.join(keys)}" if keys else "it has none"
+            raise UserError(f"{of} has no option {found[1]!r}: {listed}.")
+    return place, options

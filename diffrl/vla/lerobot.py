@@ -6,14 +6,15 @@ any policy server. That environment needs `lerobot`, `websockets` and `msgpack`.
 """
 
 import atexit
+import re
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from diffrl.artifacts import file_hash
+from diffrl.artifacts import file_hash, read_json, user_path
 from diffrl.errors import UserError
-from diffrl.vla.openpi import OpenPI
+from diffrl.vla.openpi import RENDERED, OpenPI
 
 SERVER = Path(__file__).with_name("lerobot_server.py")
 
@@ -23,17 +24,31 @@ class LeRobot(OpenPI):
 
     Args:
         python: the interpreter of lerobot's environment.
-        checkpoint: folder (`pretrained_model`) or name on the hub.
+        checkpoint: folder that `lerobot-train` wrote (``checkpoints/last``, or the
+            ``pretrained_model`` in it), or name on the hub.
         replan, timeout: as of `OpenPI`.
         start: seconds that loading may take.
+        detail: of the pictures, exact or reduced: what the checkpoint was trained on.
+
+    A folder's pictures are rendered at the size that it was trained on, a hub's at 256 pixels.
     """
 
-    sent_size = 256
+    sent_size = RENDERED
 
-    def __init__(self, python: str, checkpoint: str, replan="8", timeout="60", start="600"):
+    def __init__(
+        self, python: str, checkpoint: str, replan="8", timeout="60", start="600", detail="exact"
+    ):
         super().__init__("ws://127.0.0.1:0", checkpoint, replan, timeout)
-        content = file_hash(checkpoint) if Path(checkpoint).exists() else "of the hub"
+        if detail not in ("exact", "reduced"):
+            raise UserError(f"lerobot's detail is exact or reduced, not {detail!r}.")
+        python, folder = str(user_path(python)), _folder(checkpoint)
+        content = file_hash(folder) if folder else "of the hub"
         self.fingerprint = f"lerobot {checkpoint} {content} {replan}"
+        self.image_size = self.sent_size = _image_size(folder) if folder else RENDERED
+        self.detail = detail
+        if (self.image_size, detail) != (RENDERED, "exact"):
+            self.fingerprint += f" {self.image_size} {detail}"
+        checkpoint = str(folder or checkpoint)
         self.command = [python, "-I", str(SERVER), checkpoint]  # -I: our folder is not importable
         try:
             self.start = float(start)
@@ -79,3 +94,38 @@ class LeRobot(OpenPI):
             time.sleep(0.2)
         self.server.kill()
         raise UserError(f"lerobot's server was not ready after {self.start:g} s: raise `start`.")
+
+
+def _image_size(folder: Path) -> int:
+    """Return the pixels of the square images that a checkpoint was trained on.
+
+    Raises:
+        UserError: they are not square, or not all of one size.
+    """
+    features = read_json(folder / "config.json").get("input_features", {}).values()
+    sizes = {size for f in features if f.get("type") == "VISUAL" for size in f["shape"][1:]}
+    if len(sizes) > 1:
+        raise UserError(
+            f"{folder} was trained on images with sides of {sorted(sizes)} pixels: only square "
+            "ones of one size can be rendered for it."
+        )
+    return sizes.pop() if sizes else RENDERED
+
+
+def _folder(checkpoint: str) -> Path | None:
+    """Return the folder that holds a checkpoint's policy; None if it is a name on the hub.
+
+    Raises:
+        UserError: it is a path, and no checkpoint lies there.
+    """
+    path = user_path(checkpoint)
+    for folder in (path / "pretrained_model", path):
+        if (folder / "config.json").is_file():
+            return folder
+    hub = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", checkpoint)
+    if hub and not path.exists():
+        return None
+    raise UserError(
+        f"{path} holds no config.json of a lerobot checkpoint: name what lerobot-train wrote, such "
+        "as outputs/train/…/checkpoints/last, or a checkpoint on the hub, <user>/<name>."
+    )

@@ -34,6 +34,12 @@ def encode(array):
     return {b"__ndarray__": True, b"data": data, b"dtype": kind, b"shape": shape}
 
 
+def resized(image, size):
+    """An image (3, H, W) at the height and width that the checkpoint was trained on."""
+    options = {"size": size, "mode": "bilinear", "antialias": True}
+    return torch.nn.functional.interpolate(image[None], **options)[0]
+
+
 class Served:
     """A checkpoint with its processors."""
 
@@ -43,14 +49,17 @@ class Served:
         self.policy = get_policy_class(config.type).from_pretrained(checkpoint, config=config)
         self.policy.eval()
         self.before, self.after = make_pre_post_processors(config, pretrained_path=checkpoint)
-        self.cameras = list(config.image_features)
+        self.cameras = {name: tuple(f.shape[1:]) for name, f in config.image_features.items()}
 
     @torch.no_grad()
     def actions(self, request):
         """Return the chunk (horizon, 7) for one observation."""
         names = ("observation/image", "observation/wrist_image")
         images = [torch.from_numpy(request[n].copy()).permute(2, 0, 1).float() / 255 for n in names]
-        batch = dict(zip(self.cameras, images))
+        batch = {
+            name: image if image.shape[1:] == size else resized(image, size)
+            for (name, size), image in zip(self.cameras.items(), images)
+        }
         batch["observation.state"] = torch.from_numpy(request["observation/state"].copy()).float()
         batch["task"] = request["prompt"]
         self.policy.reset()

@@ -9,7 +9,7 @@ this one is written anew: every wait for the server has an end, and a failure is
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import Any
@@ -30,6 +30,8 @@ from diffrl.vla.model import ACTION, CAMERAS
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
 LARGEST = 64 * 2**20  # bytes of an answer
 STALLED = (BlockingIOError, ssl.SSLWantWriteError)  # what a send raises that takes too long
+KEYS = dict(zip(CAMERAS, ("observation/image", "observation/wrist_image")))
+RENDERED, SENT = 256, 224  # pixels that openpi's LIBERO example renders and sends
 UNREADABLE = (ValueError, TypeError, KeyError, msgpack.UnpackException)  # what a lie raises
 
 
@@ -102,6 +104,24 @@ def _this_machine(host: str) -> bool:
     return number.is_loopback or number.is_unspecified  # 0.0.0.0: what a server listens on
 
 
+def request(
+    observation, row: int, images: Mapping[str, np.ndarray], prompt: str, size: int
+) -> dict[str, Any]:
+    """What openpi's LIBERO example sends of one robot.
+
+    Args:
+        observation: of n robots.
+        row: of the robot.
+        images: (H, H, 3) uint8 by camera, as LIBERO gives them (upside down).
+        prompt: the instruction.
+        size: of the images that are sent, pixels.
+    """
+    rotation = axis_angle(observation.eef_quat[row : row + 1])[0]
+    state = [observation.eef_pos[row], rotation, observation.gripper_qpos[row]]
+    message = {KEYS[camera]: resize(image, size) for camera, image in images.items()}
+    return message | {"observation/state": np.concatenate(state), "prompt": prompt}
+
+
 class OpenPI(Base):
     """A policy behind an openpi server, `ws://host:port`.
 
@@ -113,8 +133,8 @@ class OpenPI(Base):
         timeout: seconds to wait for a connection, and for each answer.
     """
 
-    cameras, image_size, detail = CAMERAS, 256, "exact"
-    sent_size = 224  # pixels that openpi's LIBERO example sends
+    cameras, image_size, detail = CAMERAS, RENDERED, "exact"
+    sent_size = SENT
 
     def __init__(
         self, address: str = "ws://127.0.0.1:8000", model: str = "", replan="5", timeout="60"
@@ -154,14 +174,8 @@ class OpenPI(Base):
         return actions
 
     def _message(self, observation, images: np.ndarray, row: int, trial: Trial) -> dict:
-        rotation = axis_angle(observation.eef_quat[row : row + 1])[0]
-        state = [observation.eef_pos[row], rotation, observation.gripper_qpos[row]]
-        return {
-            "observation/image": resize(images[0], self.sent_size),
-            "observation/wrist_image": resize(images[1], self.sent_size),
-            "observation/state": np.concatenate(state),
-            "prompt": self.memory[trial],
-        }
+        seen = dict(zip(CAMERAS, images))
+        return request(observation, row, seen, self.memory[trial], self.sent_size)
 
     def _ask(self, message: dict) -> np.ndarray:
         """Send one observation and return (chunk, 7) actions.

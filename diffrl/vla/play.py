@@ -83,7 +83,7 @@ def play(
     starts = start_states(scene, [trial.start_state for trial in trials])
     outcomes = [Outcome(trial) for trial in trials]
     waiting = deque(range(len(trials)))
-    n = min(copies, len(trials))
+    n = min(copies, len(trials)) if getattr(policy, "together", True) else 1
     with Simulator(scene, n, threads=1) as simulator:
         stage = _Stage(policy, scene, simulator, keep or _never, report or _never)
         while waiting or stage.playing:
@@ -175,14 +175,14 @@ class _Stage:
         expected = (len(active), self.policy.chunk, 7)
         if np.shape(actions) != expected:
             raise UserError(
-                f"The policy's actions have the shape {np.shape(actions)}; expected {expected}: "
-                "(trials, control steps, dx dy dz drx dry drz gripper)."
+                f"The actions of {type(self.policy).__name__} have the shape {np.shape(actions)}; "
+                f"expected {expected}: (trials, control steps, dx dy dz drx dry drz gripper)."
             )
         sound = [t in self.policy.failures or np.isfinite(a).all() for t, a in zip(trials, actions)]
         if not all(sound):
             raise UserError(
-                f"The policy gave actions that are not finite in {trials[sound.index(False)]}: its "
-                "weights or its inputs are broken."
+                f"{type(self.policy).__name__} gave actions that are not finite in "
+                f"{trials[sound.index(False)]}: its weights or its inputs are broken."
             )
         return dict(zip(active, np.clip(actions, -1, 1)))
 
