@@ -151,7 +151,7 @@ def test_mujocos_spellings_of_a_backend_are_understood(monkeypatch, word, backen
 def test_without_a_home_the_cache_s_folder_is_asked_for(shell):
     code = "from diffrl.artifacts import cache_dir; print(cache_dir())"
     result = shell("-c", code, faults=NO_HOME, DIFFRL_CACHE=None)
-    assert "UserError: The folder ~/.cache/diffrl begins with a home folder" in result.stderr
+    assert "UserError: The path ~/.cache/diffrl begins with a home folder" in result.stderr
     assert "DIFFRL_CACHE" in result.stderr
 
 
