@@ -219,8 +219,7 @@ def _rows(group, moved, config):
         yield from ((start, name, value) for start, value in zip(np.unique(starts), data))
         if f"own_{name}" in MEASURES:
             yield from ((s, f"own_{name}", value) for s, value in zip(np.unique(starts), own))
-    steps = [len(t.actions) for t in group]
-    if sum(steps) - max(steps) >= config.neighbours:
+    if len(group) > config.neighbours:  # each other trajectory offers one neighbour
         given_state = consistency.conditional_action_variance(
             [_state(t, moved) for t in group], [t.actions[:, :6] for t in group], config.neighbours
         )
