@@ -91,9 +91,13 @@ def interval_over_tasks(values, confidence=0.95):
     values (k,): one number a task, in which start states, trajectories and training seeds are
     averaged already. That is the analysis of cluster-level summaries (Donner & Klar 2000; Hayes &
     Moulton 2017, ch. 10): what shares one expert is one witness. Returns Interval; its limits are
-    NaN for a single task. Raises UserError on empty or non-finite input.
+    NaN for a single task, and where tasks do not differ, as no spread is known then. Raises
+    UserError on empty or non-finite input.
     """
-    mean, low, high = mean_interval(_finite(values, "interval over tasks"), confidence)
+    values = _finite(values, "interval over tasks")
+    mean, low, high = mean_interval(values, confidence)
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        low = high = np.nan
     return Interval(float(mean), float(low), float(high))
 
 

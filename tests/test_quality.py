@@ -270,6 +270,15 @@ def test_conditional_action_variance_sees_contradiction_but_not_a_feedback_law()
     assert dirty == pytest.approx(3 * 0.5**2 + clean, rel=0.1)
 
 
+def test_the_dimensionless_jerk_is_blind_to_speed_and_size_and_that_of_the_closed_form():
+    slow, quick = minimum_jerk(20.0), minimum_jerk(10.0)
+    found = smoothness.dimensionless_jerk(slow, 20)
+    assert found == pytest.approx(np.sqrt(720), rel=1e-2)
+    assert smoothness.dimensionless_jerk(quick, 20) == pytest.approx(found, rel=2e-2)
+    assert smoothness.dimensionless_jerk(3 * slow, 20) == pytest.approx(found)
+    assert np.isnan(smoothness.dimensionless_jerk(np.zeros((9, 3)), 20))
+
+
 def test_a_trajectory_that_dwells_near_a_state_is_one_neighbour_and_not_ten():
     at = [np.zeros((1, 1)), np.zeros((10, 1)), np.full((1, 1), 0.1), np.full((1, 1), 0.2)]
     commands = [7.0, 1.0, 3.0, 5.0]

@@ -63,6 +63,7 @@ def test_the_interval_over_tasks_is_students_t_and_one_task_claims_none():
     half = 4.30265 * np.sqrt(7 / 3)
     assert (mean, low, high) == pytest.approx((3, 3 - half, 3 + half), rel=1e-5)
     assert np.isnan(statistics.interval_over_tasks([0.4]).low)
+    assert np.isnan(statistics.interval_over_tasks([0.1, 0.1, 0.1]).high)
 
 
 def test_mantel_haenszel_equals_the_ratio_by_hand_and_that_of_a_single_table():
