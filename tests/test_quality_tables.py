@@ -85,6 +85,25 @@ def tasks_of_units(gaps, states=50):
     return pd.DataFrame(rows, columns=["source", "mode", "task", "start_state", "measure", "value"])
 
 
+def test_what_readme_says_of_jerk_and_speed_is_what_the_records_say():
+    root = Path(__file__).parent.parent
+    table = pd.read_csv(root / "results" / "laptop" / "quality.csv")
+    rows = table[(table["task"] != "all") & (table["mode"] == "deterministic")]
+    means = rows.pivot_table(index="task", columns=["measure", "source"], values="value")
+
+    def log_ratio(name):
+        return np.log(means[name]["diffusion"] / means[name]["gaussian"])
+
+    jerk, time, length = map(log_ratio, ("jerk_rms", "steps", "path_length"))
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    for gaps, said in (
+        (jerk, "{:.2f} times as large (95 % interval over fifteen tasks {:.2f} to {:.2f})"),
+        (-3 * time, "accounts for {:.2f} [{:.2f}, {:.2f}]"),
+        (jerk + 3 * time - length, "(jerk·T³/L) {:.2f} [{:.2f}, {:.2f}] is left"),
+    ):
+        assert said.format(*np.exp(statistics.interval_over_tasks(gaps))) in readme
+
+
 def test_one_rough_expert_is_one_witness_however_many_trajectories_it_made():
     row = quality.compare(tasks_of_units([9.0, 0, 0, 0, 0, 0]), CONFIG).iloc[0]
     assert row["p"] < 1e-3  # over start states of these data it is certain
