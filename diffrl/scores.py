@@ -143,8 +143,8 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     Near the ceiling points hide effects: the paper's odds ratio of 2.00 would be 3.3 points at
     93 %. All arms of a contrast meet the same trials; training seeds and start states are
     averaged within each task, and tasks are the replicates. Columns: contrast, scope (the
-    suite), points with low and high (Student's t over tasks, in points of success), p_tasks (signs of whole tasks flipped,
-    not corrected), odds_ratio (Mantel-Haenszel; strata are the tasks and the pairs of arms) with
+    suite), points with low and high (Student's t over tasks), p_tasks (signs of whole
+    tasks flipped, not corrected), odds_ratio (Mantel-Haenszel; strata are the tasks and the pairs of arms) with
     or_low and or_high (jackknife over tasks), tasks, seeds. A contrast whose arms a suite lacks has
     no row.
     """
