@@ -144,7 +144,8 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     93 %. All arms of a contrast meet the same trials; training seeds and start states are
     averaged within each task, and tasks are the replicates. Columns: contrast, scope (the
     suite), points with low and high (Student's t over tasks), p_tasks (signs of whole
-    tasks flipped, not corrected), odds_ratio (Mantel-Haenszel; strata are the tasks and the pairs of arms) with
+    tasks flipped, not corrected), odds_ratio (Mantel-Haenszel; strata are the tasks and the
+    pairs of arms) with
     or_low and or_high (jackknife over tasks), tasks, seeds. A contrast whose arms a suite lacks has
     no row.
     """
