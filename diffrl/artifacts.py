@@ -397,8 +397,8 @@ class Stage:
             return False
         if before != now:
             raise UserError(
-                f"{self.marker} was made by format {before} of its stage, now {now}: call with "
-                "--force to compute it again, or remove its folder."
+                f"{self.marker} was made by format {before} of its stage, now {now}: delete this "
+                "file to have it computed again, or go on with the version of diffrl that made it."
             )
         return True
 

@@ -29,7 +29,7 @@ from diffrl.artifacts import (
 from diffrl.errors import UserError
 from diffrl.presets import Preset
 from diffrl.scale import cores, map_tasks
-from diffrl.scores import ARM, compare, factorial, protocol, summarise
+from diffrl.scores import ARM, compare, effects, factorial, protocol, summarise
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.adapters import Oracle, Policy, Trial, label_of, open_policy
 from diffrl.vla.fit import arm_of, arms_of, finished, model_folder
@@ -178,7 +178,8 @@ def _record(job: Job) -> pd.DataFrame:
         str(tuple(t)): outcomes[t].message for t in job.trials if outcomes[t].status == "error"
     }
     write_csv(job.folder / "trials.csv", table)
-    about = {"policy": _name(job), "protocol": protocol(table), "errors": errors, "arm": job.arm}
+    seen = protocol(table, _pictures(job.policy))
+    about = {"policy": _name(job), "protocol": seen, "errors": errors, "arm": job.arm}
     write_json(job.folder / "trials.json", {**about, "provenance": provenance(about)})
     if errors:
         print(
@@ -196,6 +197,11 @@ def _policy(name: str) -> Policy:
 
 def _policy_of(policy: str | Policy) -> Policy:
     return _policy(policy) if isinstance(policy, str) else policy
+
+
+def _pictures(policy: str | Policy) -> Policy | None:
+    """The policy if it looks at pictures: its size and detail belong to the protocol."""
+    return seen if (seen := _policy_of(policy)).cameras else None
 
 
 def _key(policy: str | Policy) -> str:
@@ -264,7 +270,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
     ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
     ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
-    policy's class and of the noise.
+    policy's class and of the noise, ``effects.csv`` the planned contrasts over tasks.
 
     Raises:
         UserError: a VLA is not trained, or with other settings or data than the preset's.
@@ -284,8 +290,9 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     beyond = table[table["suite"].isin(preset.evaluation.suites)]
-    effects = [factorial(table), factorial(beyond.assign(suite="out of distribution"))]
-    write_csv(folder / "evaluation_effects.csv", pd.concat(effects))
+    parts = [table, beyond.assign(suite="out of distribution")]
+    write_csv(folder / "evaluation_effects.csv", pd.concat(map(factorial, parts)))
+    write_csv(folder / "effects.csv", pd.concat(map(effects, parts)))
     return table
 
 
@@ -354,7 +361,7 @@ def main(
     options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
     table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)
     print(summarise(table, by=("suite", "task")).to_string(index=False))
-    print(f"Protocol: {protocol(table)}.\nRecords: {folder / 'trials.csv'}")
+    print(f"Protocol: {protocol(table, _pictures(policy))}.\nRecords: {folder / 'trials.csv'}")
     return int((table["status"] == "error").all())
 
 

@@ -12,7 +12,15 @@ import pandas as pd
 
 from diffrl.presets import ALGORITHMS, MODES
 from diffrl.sim.tasks import get_task
-from diffrl.statistics import holm, mcnemar, sign_flip_test, stratified_bootstrap, wilson
+from diffrl.statistics import (
+    holm,
+    interval_over_tasks,
+    mcnemar,
+    odds_ratio_over_tasks,
+    sign_flip_test,
+    stratified_bootstrap,
+    wilson,
+)
 from diffrl.vla.play import SETTLE
 
 ARM = ["source", "mode"]  # what is compared; training seeds are pooled
@@ -22,27 +30,46 @@ EFFECTS = {  # of the four arms of RL data; weights of (source, mode)
     "without noise − with it": (0.5, -0.5, 0.5, -0.5),
     "interaction": (1.0, -1.0, -1.0, 1.0),
 }
-_TESTED = ["p", "p_holm", "tasks", "p_tasks", "p_tasks_holm", "by_seed"]
+_TESTED = ["p", "p_holm", "tasks", "low_tasks", "high_tasks", "p_tasks", "p_tasks_holm", "by_seed"]
 _CELLS = [f"{source} {mode}" for source in ALGORITHMS for mode in MODES]
+_DIFFUSION, _GAUSSIAN = _CELLS[:2], _CELLS[2:]
+_DEMONSTRATOR = ["operator recorded"]
+CONTRASTS = {  # planned: each a mean over (firsts, seconds) of mean(firsts) − mean(seconds)
+    "RL − demonstrator": [(_CELLS, _DEMONSTRATOR)],
+    "diffusion − gaussian": [([d], [g]) for d, g in zip(_DIFFUSION, _GAUSSIAN)],
+    "without noise − with it": [(both[:1], both[1:]) for both in (_DIFFUSION, _GAUSSIAN)],
+    "diffusion − gaussian, without noise": [(_DIFFUSION[:1], _GAUSSIAN[:1])],
+    "diffusion − gaussian, with noise": [(_DIFFUSION[1:], _GAUSSIAN[1:])],
+    "diffusion − demonstrator, without noise": [(_DIFFUSION[:1], _DEMONSTRATOR)],
+    "gaussian − demonstrator, without noise": [(_GAUSSIAN[:1], _DEMONSTRATOR)],
+}
 PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
 """Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
 +12.6 points [P]. The paper's demonstrators are people; the scripted operator stands beside them."""
 
 
 def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.DataFrame:
-    """Success of each group with its 95 % Wilson interval.
+    """Success of each group with its 95 % intervals: over trials, and over tasks.
 
-    Columns: `by`, trials (errors not among them), errors, successes, success, low, high in [0, 1].
+    Columns: `by`, trials (errors not among them), errors, successes, success, low, high in [0, 1]:
+    Wilson's interval of the pooled trials, which is about these tasks and networks. Where a group
+    holds tasks, low_tasks and high_tasks are Student's t over their rates (start states and
+    training seeds averaged; cut to [0, 1]), around their mean; NaN for a single task.
     """
     rows = []
     for group, part in table.groupby(list(by), sort=True):
         played = part[part["status"] != "error"]
-        successes = int((played["status"] == "success").sum())
-        rate = successes / len(played) if len(played) else np.nan
-        counts = [len(played), len(part) - len(played), successes, rate]
-        rows.append([*group, *counts, *wilson(successes, len(played))])
+        won = played["status"] == "success"
+        rate = won.mean() if len(played) else np.nan
+        counts = [len(played), len(part) - len(played), int(won.sum()), rate]
+        tasks = won.groupby(played["task"].map(_original)).mean()
+        over_tasks = interval_over_tasks(tasks)[1:] if len(tasks) else (np.nan, np.nan)
+        rows.append(
+            [*group, *counts, *wilson(counts[2], len(played)), *np.clip(over_tasks, 0.0, 1.0)]
+        )
     columns = [*by, "trials", "errors", "successes", "success", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    result = pd.DataFrame(rows, columns=[*columns, "low_tasks", "high_tasks"])
+    return result[columns] if "task" in by else result
 
 
 def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
@@ -68,10 +95,10 @@ def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None
     second, pairs, difference (first − second) with its 95 % bootstrap interval (start states are
     drawn, with all their pairs, within each task; NaN where no start state differs), only_first
     and only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is
-    ahead, of all), p_tasks, p_tasks_holm (likewise) and by_seed (the difference of each training
-    seed). p is McNemar's, exact; with several training seeds it is that of flipping the signs of
-    whole start states, of which McNemar's is the case of one seed: the same state twice is no
-    second witness.
+    ahead, of all), low_tasks and high_tasks (Student's t over the tasks' differences), p_tasks,
+    p_tasks_holm (likewise) and by_seed (the difference of each training seed). p is McNemar's,
+    exact; with several training seeds it is that of flipping the signs of whole start states, of
+    which McNemar's is the case of one seed: the same state twice is no second witness.
 
     p is about the networks and the data at hand. Behind the data of a task stands one expert, so
     p_tasks flips the signs of whole tasks; and training the networks again may give others, which
@@ -108,6 +135,77 @@ def factorial(table: pd.DataFrame) -> pd.DataFrame:
         rows += [{"suite": suite, **row} for row in _corrected(found)]
     columns = ["suite", "effect", "trials", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, *_TESTED])
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Planned contrasts (CONTRASTS) of each suite, as points and as odds ratios, over tasks.
+
+    Near the ceiling points hide effects: the paper's odds ratio of 2.00 would be 3.3 points at
+    93 %. All arms of a contrast meet the same trials; training seeds and start states are
+    averaged within each task, and tasks are the replicates. Columns: contrast, scope (the
+    suite), points with low and high (Student's t over tasks), p_tasks (signs of whole
+    tasks flipped, not corrected), odds_ratio (Mantel-Haenszel; strata are the tasks and the
+    pairs of arms) with
+    or_low and or_high (jackknife over tasks), tasks, seeds. A contrast whose arms a suite lacks has
+    no row.
+    """
+    columns = ["contrast", "scope", "points", "low", "high", "p_tasks"]
+    columns += ["odds_ratio", "or_low", "or_high", "tasks", "seeds"]
+    rows = []
+    for suite, wide in _wide(table):
+        for name, strata in CONTRASTS.items():
+            needed = {arm for firsts, seconds in strata for arm in (*firsts, *seconds)}
+            won = wide.reindex(columns=sorted(needed)).dropna().astype(float)
+            if len(won):
+                seeds = won.index.get_level_values("training_seed").nunique()
+                rows.append([name, suite, *_contrast(won, strata), seeds])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _contrast(won: pd.DataFrame, strata: list) -> list:
+    """Points, odds ratio and count of tasks of one planned contrast; won: rows of TRIAL by arm."""
+    tasks = won.index.get_level_values("task").map(_original)
+    gaps = [won[firsts].mean(axis=1) - won[seconds].mean(axis=1) for firsts, seconds in strata]
+    by_task = (sum(gaps) / len(gaps)).groupby(tasks).mean()
+    mean, low, high = interval_over_tasks(by_task)
+    tables, labels = [], []
+    for task, part in won.groupby(tasks):
+        for firsts, seconds in strata:
+            first, second = part[firsts].to_numpy(), part[seconds].to_numpy()
+            tables.append([first.sum(), (1 - first).sum(), second.sum(), (1 - second).sum()])
+            labels.append(task)
+    ratio = odds_ratio_over_tasks(tables, labels)
+    points = [100 * value + 0.0 for value in (mean, low, high)]  # + 0: no −0
+    return [*points, sign_flip_test(by_task), *ratio, len(by_task)]
+
+
+def excluded(effects: pd.DataFrame) -> pd.DataFrame:
+    """What the intervals over tasks of `effects` leave out: zero, and the paper's gaps [P].
+
+    Columns: contrast, scope, zero, paper_points, paper_points_excluded, paper_odds_ratio,
+    paper_odds_ratio_excluded; the last four of diffusion's gaps to the Gaussian's and to the
+    demonstrator's only. An interval that was not to be had (NaN) excludes nothing.
+    """
+    rows = []
+    for row in effects.itertuples():
+        (first, _, second) = row.contrast.split(",")[0].partition(" − ")
+        other = {"gaussian": "gaussian", "demonstrator": "human"}.get(second)
+        points = ratio = np.nan
+        if first == "diffusion" and other:
+            points = 100 * (PAPER[first] - PAPER[other])
+            odds = [PAPER[name] / (1 - PAPER[name]) for name in (first, other)]
+            ratio = odds[0] / odds[1]
+        rows.append(
+            [row.contrast, row.scope, _outside(0.0, row.low, row.high)]
+            + [points, _outside(points, row.low, row.high)]
+            + [ratio, _outside(ratio, row.or_low, row.or_high)]
+        )
+    columns = ["contrast", "scope", "zero", "paper_points", "paper_points_excluded"]
+    return pd.DataFrame(rows, columns=[*columns, "paper_odds_ratio", "paper_odds_ratio_excluded"])
+
+
+def _outside(value: float, low: float, high: float) -> bool:
+    return bool(value < low or value > high)
 
 
 def mixtures(table: pd.DataFrame) -> pd.DataFrame:
@@ -156,12 +254,15 @@ def _effect(gaps: pd.Series) -> dict:
     if not states.any():
         low = high = np.nan  # nothing differed: resampling that would claim to be certain
     by_seed = gaps.groupby("training_seed").mean()
+    _, low_tasks, high_tasks = interval_over_tasks(tasks)
     return {
         "difference": mean,
         "low": low,
         "high": high,
         "p": sign_flip_test(states),
         "tasks": f"{(tasks > 0).sum()} of {len(tasks)}",
+        "low_tasks": low_tasks,
+        "high_tasks": high_tasks,
         "p_tasks": sign_flip_test(tasks),
         "by_seed": " ".join(f"{value:+.3f}" for value in by_seed),
     }
@@ -184,15 +285,23 @@ def _corrected(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def protocol(table: pd.DataFrame) -> str:
-    """Return the protocol of a table of trials in one line, to be printed beside its numbers."""
+def protocol(table: pd.DataFrame, pictures) -> str:
+    """Return the protocol of a table of trials in one line, to be printed beside its numbers.
+
+    pictures: what the policy looks at, anything with `image_size` (pixels, square) and `detail`
+    ("exact" or "reduced"), such as a policy or a VLA's settings; None where it looks at none.
+    """
     limits = sorted({get_task(task).max_steps for task in table["task"].unique()})
     counts = table.drop_duplicates(["task", "start_state", "trial_seed"]).groupby("task").size()
     kinds = sorted({name.split("/")[0] for name in table["start_state"]})
     each = str(counts.min()) if counts.nunique() == 1 else f"{counts.min()}–{counts.max()}"
+    seen = "no pictures"
+    if pictures is not None:
+        seen = f"pictures of {pictures.image_size} × {pictures.image_size} pixels"
+        seen += f" in {pictures.detail} detail"
     return (
         f"{' and '.join(kinds)} start states, {SETTLE} settle steps of (0, …, 0, −1), at most "
-        f"{'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task"
+        f"{'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, {seen}"
     )
 
 

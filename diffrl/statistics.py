@@ -85,6 +85,56 @@ def stratified_mean_interval(values, strata, confidence=0.95):
     return Interval(mean, float(mean - half), float(mean + half))
 
 
+def interval_over_tasks(values, confidence=0.95):
+    """Mean over tasks with Student's t interval: what another choice of tasks might have said.
+
+    values (k,): one number a task, in which start states, trajectories and training seeds are
+    averaged already. That is the analysis of cluster-level summaries (Donner & Klar 2000; Hayes &
+    Moulton 2017, ch. 10): what shares one expert is one witness. Returns Interval; its limits are
+    NaN for a single task, and where tasks do not differ, as no spread is known then. Raises
+    UserError on empty or non-finite input.
+    """
+    values = _finite(values, "interval over tasks")
+    mean, low, high = mean_interval(values, confidence)
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        low = high = np.nan
+    return Interval(float(mean), float(low), float(high))
+
+
+def mantel_haenszel(tables):
+    """Odds ratio common to strata, first over second (Mantel & Haenszel 1959).
+
+    tables (k, 4): successes and failures of first, then those of second. Returns NaN where no
+    stratum says anything, 0 or inf where it is unbounded.
+    """
+    a, b, c, d = np.asarray(tables, float).T
+    total = a + b + c + d
+    kept = total > 0
+    forth, back = (a * d)[kept] / total[kept], (b * c)[kept] / total[kept]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(forth.sum() / back.sum())
+
+
+def odds_ratio_over_tasks(tables, tasks, confidence=0.95):
+    """Mantel-Haenszel odds ratio with its interval over tasks.
+
+    tables (n, 4) as `mantel_haenszel`, tasks (n,) labels; a task may have several strata. The
+    variance of ln(ratio) is the jackknife's, a whole task left out at a time (Miller 1974), with
+    Student's t: start states of one task are no replicates, so the formula of Robins et al. 1986
+    would be too narrow. Returns Interval; its limits are NaN where a ratio is 0 or infinite.
+    """
+    tables = np.asarray(tables, float)
+    ratio, groups = mantel_haenszel(tables), _strata(tasks, len(tables))
+    k = len(groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left = np.log([mantel_haenszel(np.delete(tables, rows, axis=0)) for rows in groups])
+    if k < 2 or not np.all(np.isfinite(left)):
+        return Interval(ratio, np.nan, np.nan)
+    error = np.sqrt((k - 1) / k * np.sum((left - left.mean()) ** 2))
+    half = stats.t.ppf(0.5 + confidence / 2, k - 1) * error
+    return Interval(ratio, float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
+
+
 def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000, seed=0):
     """Mean over strata (tasks) of the mean within each, with a percentile bootstrap interval.
 

@@ -18,9 +18,19 @@ from websockets.uri import parse_uri
 from diffrl import artifacts, evaluation, scores
 from diffrl.errors import UserError
 from diffrl.evaluation import COLUMNS, Arm, Job, evaluate, plan
-from diffrl.presets import ALGORITHMS, MODES, get_preset
+from diffrl.presets import ALGORITHMS, MODES, VLAConfig, get_preset
 from diffrl.rl.rollout import in_blocks
-from diffrl.scores import beside_paper, compare, factorial, mixtures, protocol, scaling, summarise
+from diffrl.scores import (
+    beside_paper,
+    compare,
+    effects,
+    excluded,
+    factorial,
+    mixtures,
+    protocol,
+    scaling,
+    summarise,
+)
 from diffrl.vla import adapters, openpi
 from diffrl.vla.adapters import BLOCK, Trial, open_policy
 from diffrl.vla.fit import model_folder
@@ -239,11 +249,23 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
         "evaluation.csv": summarise(trials),
         "evaluation_pairs.csv": compare(trials),
         "evaluation_tasks.csv": summarise(trials, ("suite", "task", "source", "mode")),
+        "evaluation_seeds.csv": summarise(trials, ("suite", "source", "mode", "training_seed")),
     }
+    away = trials[trials["suite"] != "libero_object"].assign(suite="out of distribution")
+    for name, function in (("effects.csv", effects), ("evaluation_effects.csv", factorial)):
+        names[name] = pd.concat(map(function, (trials, away)), ignore_index=True)
+    gaps = pd.read_csv(folder / "effects.csv").set_index(["scope", "contrast"]).sort_index()
+    kind = gaps.loc[("libero_object", "diffusion − gaussian")]
+    assert (kind["low"] < 0 < kind["high"] < 12.6) & (kind["or_high"] > 2.004)
+    taught = gaps.loc[("libero_object", "RL − demonstrator")]
+    assert taught["low"] > 0
+    assert taught["or_low"] > 1
+    assert taught["p_tasks"] < 0.05
+    assert gaps.loc[("out of distribution", "RL − demonstrator"), "low"] > 0
     tables = {name: pd.read_csv(folder / name) for name in names}
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table, names[name], check_dtype=False, atol=1e-9)
-    effects = pd.read_csv(folder / "evaluation_effects.csv").set_index(["suite", "effect"])
+    factors = pd.read_csv(folder / "evaluation_effects.csv").set_index(["suite", "effect"])
     own = trials[trials["suite"] == "libero_object"]
     assert (trials["status"] != "error").all()
     assert len(own) == 10 * 50 * 5 * 2
@@ -259,9 +281,9 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
         assert int(pair["tasks"].split()[0]) in (7, 8, 9)
     for first, second in itertools.combinations(arms, 2):
         assert pairs.loc[("libero_object", first, second), "p_holm"] > 0.05
-    kind = effects.loc[("libero_object", "diffusion − gaussian")]
+    kind = factors.loc[("libero_object", "diffusion − gaussian")]
     assert -0.03 < kind["low"] < 0 < kind["high"] < 0.03
-    noise = effects.loc[("libero_object", "without noise − with it")]
+    noise = factors.loc[("libero_object", "without noise − with it")]
     assert noise["low"] > 0
     assert 0.05 < noise["p_holm"] < 0.06
     assert all(float(gap) > 0 for gap in noise["by_seed"].split())
@@ -277,14 +299,14 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
     words = beats_all("diffusion deterministic", "libero_object_lan")
     told = words.index[words["p_holm"] < 0.05]
     assert sorted(told) == [*(f"gaussian {mode}" for mode in MODES), "operator recorded"]
-    assert effects.loc[("libero_object_lan", "diffusion − gaussian"), "p_holm"] < 0.05
+    assert factors.loc[("libero_object_lan", "diffusion − gaussian"), "p_holm"] < 0.05
     looks = beats_all("gaussian deterministic", "libero_object_object")
     assert (looks["p_holm"] > 0.05).all()
     assert (pairs["p_tasks_holm"] > 0.05).all()
     done = trials[trials["status"] == "success"].groupby(["suite", "task"])["source"].nunique()
     assert "libero_object_swap" not in done
     assert done.loc["libero_object_task"].to_dict() == {"libero_object_task/1": 3}
-    assert effects.loc[("out of distribution", "diffusion − gaussian"), "p_holm"] > 0.05
+    assert factors.loc[("out of distribution", "diffusion − gaussian"), "p_holm"] > 0.05
     beyond = trials[trials["suite"] != "libero_object"]
     assert (beyond.groupby(["suite", "task", "source", "mode", "training_seed"]).size() == 5).all()
 
@@ -299,10 +321,46 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
 
 
 def test_the_protocol_is_told_in_one_line():
-    line = protocol(trials_table({"diffusion": "sf", "gaussian": "ff"}))
+    table = trials_table({"diffusion": "sf", "gaussian": "ff"})
+    line = protocol(table, VLAConfig(image_size=96, detail="reduced"))
     assert "official start states, 10 settle steps" in line
     assert "280 control steps" in line
     assert "2 trials per task" in line
+    assert "pictures of 96 × 96 pixels in reduced detail" in line
+    assert protocol(table, None).endswith("no pictures")
+
+
+def test_planned_contrasts_have_their_points_odds_ratio_and_interval_over_tasks_by_hand():
+    arms = RL_ARMS | {"operator recorded": "ssssffff"}
+    easy = four_arms(arms)
+    hard = four_arms(arms | {"operator recorded": "sfffffff"}).assign(task="libero_object/1")
+    found = effects(pd.concat([easy, hard])).set_index("contrast")
+    row = found.loc["RL − demonstrator"]  # 20 of 32 against 4 of 8, and against 1 of 8
+    assert row["points"] == pytest.approx(100 * (0.125 + 0.5) / 2)
+    half = 12.7062 * 100 * 0.375 / 2  # t.975 of one degree of freedom, two tasks
+    assert (row["low"], row["high"]) == pytest.approx(
+        (row["points"] - half, row["points"] + half), rel=1e-4
+    )
+    assert row["odds_ratio"] == pytest.approx((20 * 4 + 20 * 7) / (12 * 4 + 12 * 1))
+    assert (row["p_tasks"], row["tasks"], row["seeds"]) == (0.5, 2, 1)
+    kind = found.loc["diffusion − gaussian"]  # strata: without noise 8:5, with noise 6:1, twice
+    assert kind["odds_ratio"] == pytest.approx((8 * 3 + 6 * 7) / (0 * 5 + 2 * 1))
+    assert "diffusion − demonstrator, without noise" not in effects(four_arms(RL_ARMS))["contrast"]
+    said = excluded(pd.DataFrame([{**kind, "contrast": kind.name, "low": -3.0, "high": 3.0,
+                                   "or_low": 0.4, "or_high": 2.05}])).iloc[0]  # fmt: skip
+    assert (said["zero"], said["paper_points_excluded"]) == (False, True)
+    assert said["paper_odds_ratio"] == pytest.approx(2.0045, abs=1e-4)
+    assert not said["paper_odds_ratio_excluded"]
+
+
+def test_where_nothing_differs_a_contrast_has_no_interval_and_excludes_nothing():
+    arms = dict.fromkeys([*RL_ARMS, "operator recorded"], "ffff")
+    tables = [four_arms(arms).assign(task=f"libero_object/{k}") for k in range(3)]
+    found = effects(pd.concat(tables))
+    assert len(found) == len(scores.CONTRASTS)
+    assert found[["low", "high", "odds_ratio", "or_low", "or_high"]].isna().all(axis=None)
+    said = excluded(found)
+    assert not said[["zero", "paper_points_excluded", "paper_odds_ratio_excluded"]].any(axis=None)
 
 
 def test_blocks_make_a_row_independent_of_its_company_and_place():

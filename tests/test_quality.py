@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from diffrl import quality, statistics
 from diffrl.benchmark.quality import random_trajectory
+from diffrl.errors import UserError
 from diffrl.quality import consistency, smoothness
 
 STEADY = {"deadline": None, "derandomize": True}  # the same examples in every run
@@ -267,6 +268,31 @@ def test_conditional_action_variance_sees_contradiction_but_not_a_feedback_law()
     assert clean < 0.01
     dirty = consistency.conditional_action_variance(states, noisy, 8).mean()
     assert dirty == pytest.approx(3 * 0.5**2 + clean, rel=0.1)
+
+
+def test_the_dimensionless_jerk_is_blind_to_speed_and_size_and_that_of_the_closed_form():
+    slow, quick = minimum_jerk(20.0), minimum_jerk(10.0)
+    found = smoothness.dimensionless_jerk(slow, 20)
+    assert found == pytest.approx(np.sqrt(720), rel=1e-2)
+    assert smoothness.dimensionless_jerk(quick, 20) == pytest.approx(found, rel=2e-2)
+    assert smoothness.dimensionless_jerk(3 * slow, 20) == pytest.approx(found)
+    assert np.isnan(smoothness.dimensionless_jerk(np.zeros((9, 3)), 20))
+
+
+def test_a_trajectory_that_dwells_near_a_state_is_one_neighbour_and_not_ten():
+    at = [np.zeros((1, 1)), np.zeros((10, 1)), np.full((1, 1), 0.1), np.full((1, 1), 0.2)]
+    commands = [7.0, 1.0, 3.0, 5.0]
+    actions = [np.full((len(s), 1), a) for s, a in zip(at, commands)]
+    found = consistency.conditional_action_variance(at, actions, 3)
+    # By hand: the first meets actions {1, 3, 5}, the one that dwells {7, 3, 5}: variance 4 each;
+    # the others {7, 1, 5} and {7, 1, 3}: 28/3. Ten steps of the dwelling one would say 0.
+    assert found == pytest.approx([4, 4, 28 / 3, 28 / 3])
+
+
+def test_more_neighbours_than_other_trajectories_are_refused_however_long_they_are():
+    states = [np.zeros((100, 3))] * 3
+    with pytest.raises(UserError, match="only 2 others"):
+        consistency.conditional_action_variance(states, states, 3)
 
 
 def test_ways_are_counted_once_each_and_strays_not_at_all():

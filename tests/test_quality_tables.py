@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from quality_samples import CONFIG, arms, arrays_file, minimum_jerk, trajectory, write_data_set
 
-from diffrl import quality
+from diffrl import quality, statistics
 from diffrl.__main__ import main as command_line
 from diffrl.data.episode import Episode
 from diffrl.data.generate import dataset_path
 from diffrl.errors import UserError
 from diffrl.quality import consistency, smoothness
+from diffrl.quality.report import compare_over_tasks, over_tasks
 from diffrl.quality.trajectory import Trajectory, control_rate
 
 
@@ -72,6 +73,91 @@ def test_what_notebook_03_says_of_laptop_is_what_the_records_say():
         assert len(less) == 15
 
 
+def tasks_of_units(gaps, states=50):
+    """Units of two arms: on each task, all `states` of diffusion are `gap` above the Gaussian's."""
+    rows = []
+    for k, gap in enumerate(gaps):
+        for arm, value in (("diffusion", gap), ("gaussian", 0.0), ("operator", 1.0)):
+            mode = "recorded" if arm == "operator" else "deterministic"
+            for i in range(states):
+                own = value + 0.01 * (i % 5)
+                rows.append((arm, mode, f"libero_object/{k}", f"fresh/0/{i}", "jerk_rms", own))
+    return pd.DataFrame(rows, columns=["source", "mode", "task", "start_state", "measure", "value"])
+
+
+def test_what_readme_says_of_jerk_and_speed_is_what_the_records_say():
+    root = Path(__file__).parent.parent
+    table = pd.read_csv(root / "results" / "laptop" / "quality.csv")
+    rows = table[(table["task"] != "all") & (table["mode"] == "deterministic")]
+    means = rows.pivot_table(index="task", columns=["measure", "source"], values="value")
+
+    def log_ratio(name):
+        return np.log(means[name]["diffusion"] / means[name]["gaussian"])
+
+    jerk, time, length = map(log_ratio, ("jerk_rms", "steps", "path_length"))
+    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    for gaps, said in (
+        (jerk, "{:.2f} times as large (95 % interval over fifteen tasks {:.2f} to {:.2f})"),
+        (-3 * time, "accounts for {:.2f} [{:.2f}, {:.2f}]"),
+        (jerk + 3 * time - length, "(jerk·T³/L) {:.2f} [{:.2f}, {:.2f}] is left"),
+    ):
+        assert said.format(*np.exp(statistics.interval_over_tasks(gaps))) in readme
+
+
+def test_one_rough_expert_is_one_witness_however_many_trajectories_it_made():
+    row = quality.compare(tasks_of_units([9.0, 0, 0, 0, 0, 0]), CONFIG).iloc[0]
+    assert row["p"] < 1e-3  # over start states of these data it is certain
+    assert (row["tasks"], row["p_tasks"]) == ("1 of 6", 1)
+    assert row["low_tasks"] < 0 < row["high_tasks"]
+    every = quality.compare(tasks_of_units([1.0, 2, 3, 2, 1, 3]), CONFIG)
+    row = every.iloc[0]
+    assert row["p_tasks"] == pytest.approx(2 / 2**6)
+    # s² = 4 / 5 of the six gaps, mean 2; t.975 of five degrees of freedom is 2.570582
+    half = 2.570582 * np.sqrt(4 / 5 / 6)
+    assert row[["low_tasks", "high_tasks"]].tolist() == pytest.approx([2 - half, 2 + half])
+    assert row["difference_tasks"] == pytest.approx(2)
+    # more start states change nothing about the class
+    more = quality.compare(tasks_of_units([1.0, 2, 3, 2, 1, 3], states=200), CONFIG).iloc[0]
+    assert more["p_tasks"] == row["p_tasks"]
+    assert more["high_tasks"] == pytest.approx(row["high_tasks"])
+    found = quality.findings(every, by="p_tasks_holm")
+    assert found["worse"].iloc[0] == "–"  # 3 rows: 2/64 · 3 > 0.05
+    assert quality.findings(every)["worse"].iloc[0] == "Jerk, RMS"
+
+
+def test_the_record_says_over_tasks_what_an_arm_is_and_whether_it_differs_from_the_operator():
+    summary = quality.summarise(tasks_of_units([1.0, 2, 3, 2, 1, 3]), CONFIG)
+    rows = summary[summary["task"] == "all"].set_index("source")
+    half = 2.570582 * np.sqrt(4 / 5 / 6)
+    assert rows.loc["diffusion", "high_tasks"] == pytest.approx(2.02 + half)
+    assert rows.loc["gaussian", "p_tasks"] == pytest.approx(2 / 2**6)  # 1 below it on each task
+    assert np.isnan(rows.loc["operator", "p_tasks"])
+    assert summary.loc[summary["task"] != "all", ["low_tasks", "p_tasks"]].isna().all(axis=None)
+
+
+def test_what_is_zero_by_construction_is_shown_as_such_and_not_tested():
+    units = tasks_of_units([1.0, 2, 3]).assign(measure="own_action_variance")
+    tests = quality.compare(units, CONFIG)
+    assert len(tests) == 1  # diffusion against the operator
+    assert not tests[["first", "second"]].eq("gaussian/deterministic").any(axis=None)
+    summary = quality.summarise(units, CONFIG)
+    shown = quality.printable(summary[summary["task"] == "all"]).iloc[0]
+    assert shown["gaussian deterministic"].endswith("(by construction)")
+    assert "construction" not in shown["diffusion deterministic"]
+    assert summary.loc[summary["source"] == "gaussian", "p_tasks"].isna().all()
+
+
+def test_the_committed_tests_over_tasks_follow_from_the_committed_means():
+    folder = Path(__file__).parent.parent / "results" / "laptop"
+    tests, summary = (pd.read_csv(folder / f"quality{part}.csv") for part in ("_tests", ""))
+    again = compare_over_tasks(tests, summary)
+    pd.testing.assert_frame_equal(again, tests, atol=1e-8, rtol=1e-6)
+    pd.testing.assert_frame_equal(over_tasks(summary), summary, atol=1e-8, rtol=1e-6)
+    assert tests["p_holm"].to_numpy() == pytest.approx(statistics.holm(tests["p"]), rel=1e-6)
+    own = tests[tests["measure"].str.startswith("own_")]
+    assert not own[["first", "second"]].eq("gaussian/deterministic").any(axis=None)
+
+
 def test_without_shared_start_states_the_comparison_is_unpaired():
     found = list(arms(3.0))
     moved = [
@@ -94,7 +180,8 @@ def test_the_record_has_its_columns_and_weights_tasks_equally():
         for t in two
     ]  # fmt: skip
     summary = quality.summarise(quality.measure(one + second, CONFIG), CONFIG)
-    assert list(summary) == ["source", "mode", "task", "measure", "value", "low", "high", "n"]
+    columns = ["source", "mode", "task", "measure", "value", "low", "high", "n"]
+    assert list(summary) == [*columns, "low_tasks", "high_tasks", "p_tasks"]
     rows = summary[(summary["source"] == "diffusion") & (summary["measure"] == "path_length")]
     by_task = rows.set_index("task")
     assert by_task.loc["all", "value"] == pytest.approx(by_task.drop("all")["value"].mean())
@@ -315,7 +402,8 @@ def test_the_command_prints_a_table_csv_and_json_of_any_file(tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert command_line(["quality", str(path), "--csv"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header == "source,mode,task,measure,value,low,high,n"
+    columns = "source,mode,task,measure,value,low,high,n,low_tasks,high_tasks,p_tasks"
+    assert header == columns
     assert len(lines) == len(rows)
     jerk = {r["measure"]: r["value"] for r in rows if r["task"] == "mine"}["jerk_rms"]
     exact = [smoothness.jerk(minimum_jerk()[:40] * (1 + i / 10), 20) for i in range(3)]

@@ -57,6 +57,50 @@ def test_the_mean_over_given_strata_has_the_interval_of_what_varies_within_them(
     assert np.isnan(statistics.stratified_mean_interval([1.0, 2.0], ["a", "b"]).low)
 
 
+def test_the_interval_over_tasks_is_students_t_and_one_task_claims_none():
+    mean, low, high = statistics.interval_over_tasks([1.0, 2.0, 6.0])
+    # s² = (4 + 1 + 9) / 2 = 7, of a mean of three; t.975 of two degrees of freedom is 4.30265
+    half = 4.30265 * np.sqrt(7 / 3)
+    assert (mean, low, high) == pytest.approx((3, 3 - half, 3 + half), rel=1e-5)
+    assert np.isnan(statistics.interval_over_tasks([0.4]).low)
+    assert np.isnan(statistics.interval_over_tasks([0.1, 0.1, 0.1]).high)
+
+
+def test_mantel_haenszel_equals_the_ratio_by_hand_and_that_of_a_single_table():
+    # (8·5 + 9·4) / 20 over (2·5 + 1·6) / 20 = 76 / 16
+    assert statistics.mantel_haenszel([[8, 2, 5, 5], [9, 1, 6, 4]]) == pytest.approx(76 / 16)
+    assert statistics.mantel_haenszel([[819, 181, 693, 307]]) == pytest.approx(2.0045, abs=1e-4)
+    assert statistics.mantel_haenszel([[5, 0, 4, 1]]) == np.inf
+    assert np.isnan(statistics.mantel_haenszel([[5, 0, 5, 0]]))
+
+
+def test_the_odds_ratios_interval_over_tasks_is_the_jackknifes_by_hand():
+    tables = np.array([[8, 2, 5, 5], [9, 1, 6, 4], [7, 3, 7, 3]])
+    ratio, low, high = statistics.odds_ratio_over_tasks(tables, ["a", "b", "c"])
+    assert ratio == pytest.approx((40 + 36 + 21) / (10 + 6 + 21))
+    left = np.log([(36 + 21) / (6 + 21), (40 + 21) / (10 + 21), (40 + 36) / (10 + 6)])
+    half = 4.30265 * np.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum())
+    assert (low, high) == pytest.approx((ratio * np.exp(-half), ratio * np.exp(half)), rel=1e-5)
+    # the same start states many times over are no more tasks, so the interval stays as wide
+    assert statistics.odds_ratio_over_tasks(50 * tables, ["a", "b", "c"]) == pytest.approx(
+        (ratio, low, high)
+    )
+    assert np.isnan(statistics.odds_ratio_over_tasks(tables[:1], ["a"]).low)
+
+
+def test_the_odds_ratios_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(300):
+        first = rng.normal(2.0, 0.5, 10)  # log-odds of ten tasks, the gap 0.7 on each
+        tables = []
+        for odds in first:
+            a, c = (rng.binomial(100, 1 / (1 + np.exp(-x))) for x in (odds, odds - 0.7))
+            tables.append([a, 100 - a, c, 100 - c])
+        _, low, high = statistics.odds_ratio_over_tasks(tables, range(10))
+        hits += low <= np.exp(0.7) <= high
+    assert 0.91 <= hits / 300 <= 0.99
+
+
 def test_bootstrap_repeats_with_its_seed_whatever_the_global_generator_did():
     values = np.random.default_rng(1).normal(size=30)
     first = statistics.stratified_bootstrap(values, seed=3)

@@ -7,7 +7,6 @@ state show the policy's own variance, pairs with different ones the variance of 
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist, squareform
 
 from diffrl.errors import UserError
@@ -115,27 +114,57 @@ def _pseudo_values(between):
     return g * mean - (g - 1) * without
 
 
+@njit(cache=True)
+def _nearest_step_of_each(own, points, starts):
+    """Which step of each trajectory lies nearest to each of `own`; the first of equal ones.
+
+    own (T, s), points (N, s) of n trajectories that begin at rows starts[:-1] (n + 1,). Returns
+    squared distances (T, n) and rows of points (T, n).
+    """
+    steps, others = len(own), len(starts) - 1
+    distance, nearest = np.zeros((steps, others)), np.zeros((steps, others), np.int64)
+    for j in range(others):
+        row = starts[j]
+        for t in range(steps):
+            best = _squared(own[t], points[row])  # the step before was near it: most end early
+            for other in range(starts[j], starts[j + 1]):
+                total = 0.0
+                for k in range(points.shape[1]):
+                    total += (own[t, k] - points[other, k]) ** 2
+                    if total > best:
+                        break
+                if total < best or (total == best and other < row):
+                    best, row = total, other
+            distance[t, j], nearest[t, j] = best, row
+    return distance, nearest
+
+
 def conditional_action_variance(states, actions, neighbours=10):
     """Variance of the action among the nearest states of *other* trajectories: what a clone faces.
 
-    states: n arrays (T_i, s), one unit (m) in all columns; actions: n arrays (T_i, d). For each
-    step the `neighbours` nearest steps elsewhere give the summed variance of d actions; returns
-    its mean per trajectory (n,), action unit². Raises UserError if others have too few steps.
+    states: n arrays (T_i, s), one unit (m) in all columns; actions: n arrays (T_i, d). Each other
+    trajectory offers its nearest step and no second one: consecutive steps of one that dwells there
+    are no independent witnesses. Of these the `neighbours` nearest give the summed variance of d
+    actions; returns its mean per trajectory (n,), action unit² (our choice). Raises UserError if
+    there are fewer than `neighbours` other trajectories.
     """
-    lengths = [len(s) for s in states]
-    if sum(lengths) - max(lengths) < neighbours:
+    if len(states) - 1 < neighbours:
         raise UserError(
-            f"{neighbours} neighbours in other trajectories were asked for, which hold only "
-            f"{sum(lengths) - max(lengths)} steps: give more demonstrations or fewer neighbours."
+            f"{neighbours} neighbours were asked for, one of each other trajectory, and there are "
+            f"only {len(states) - 1} others: give more demonstrations or fewer neighbours."
         )
-    owner = np.repeat(np.arange(len(states)), lengths)
+    ends = np.cumsum([len(s) for s in states])
     points, commands = np.concatenate(states), np.concatenate(actions)
-    result = np.empty(len(states))
-    for i, own in enumerate(states):
-        others = np.flatnonzero(owner != i)
-        _, nearest = cKDTree(points[others]).query(own, k=neighbours)
-        found = commands[others[nearest.reshape(len(own), neighbours)]]  # (T_i, k, d)
-        result[i] = found.var(axis=1, ddof=1).sum(axis=1).mean() if neighbours > 1 else np.nan
+    result = np.full(len(states), np.nan)
+    for i, own in enumerate(states if neighbours > 1 else ()):
+        kept = np.ones(len(points), bool)
+        kept[ends[i] - len(own) : ends[i]] = False
+        starts = np.r_[0, np.cumsum([len(s) for j, s in enumerate(states) if j != i])]
+        distance, nearest = _nearest_step_of_each(np.asarray(own, float), points[kept], starts)
+        closest = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]
+        rows = np.take_along_axis(nearest, closest, axis=1)
+        found = commands[kept][rows]  # (T_i, k, d)
+        result[i] = found.var(axis=1, ddof=1).sum(axis=1).mean()
     return result
 
 

@@ -32,6 +32,7 @@ MEASURES = {
     "ldlj": Measure("Log dimensionless jerk, speed", "", 1),
     "ldlj_cartesian": Measure("Log dimensionless jerk, path", "", 1),
     "sparc": Measure("Spectral arc length", "", 1),
+    "dimensionless_jerk": Measure("Jerk · T³ / path length", "", -1),
     "action_change": Measure("Action change |Δa|", "", -1),
     "path_length": Measure("Path length", "m", -1),
     "path_ratio": Measure("Path / straight line", "", -1),
@@ -61,6 +62,11 @@ PLANNED = (
     (("diffusion", "deterministic"), ("diffusion", "stochastic")),
     (("diffusion", "deterministic"), ("gaussian", "stochastic")),
 )
+# Without noise the Gaussian policy repeats itself exactly: 0 by construction is shown, not tested.
+CONSTRUCTED = {
+    (("gaussian", "deterministic"), name)
+    for name in ("own_position_variance", "own_action_variance")
+}
 MIN_PAIRS = 6  # 2^-6 · 2 = 0.03: fewer pairs can never reach p < 0.05
 
 SOURCES = ("operator", "human", "teleoperation", "gaussian", "diffusion")  # order of the tables
@@ -117,7 +123,8 @@ def select(trajectories: list[Trajectory], episodes: int) -> list[Trajectory]:
 def summarise(units: pd.DataFrame, config: QualityConfig) -> pd.DataFrame:
     """Means with 95 % bootstrap intervals: one row per arm, task and measure, and task "all".
 
-    Returns the columns of the record: source, mode, task, measure, value, low, high, n.
+    Returns the columns of the record: source, mode, task, measure, value, low, high, n, and those
+    of `over_tasks`. low and high are over trajectories: about these experts' data, not their class.
     """
     rows = []
     for (source, mode, name), group in units.groupby([*_ARM, "measure"], sort=True):
@@ -128,9 +135,54 @@ def summarise(units: pd.DataFrame, config: QualityConfig) -> pd.DataFrame:
             )
             low = max(interval.low, 0.0) if name.endswith("variance") else interval.low
             rows.append((source, mode, task, name, interval.value, low, interval.high, len(part)))
-    return pd.DataFrame(
-        rows, columns=[*_ARM, "task", "measure", "value", "low", "high", "n"]
-    ).sort_values([*_ARM, "task", "measure"], key=_record_order, ignore_index=True)
+    table = pd.DataFrame(rows, columns=[*_ARM, "task", "measure", "value", "low", "high", "n"])
+    order = [*_ARM, "task", "measure"]
+    return over_tasks(table.sort_values(order, key=_record_order, ignore_index=True))
+
+
+def over_tasks(summary: pd.DataFrame) -> pd.DataFrame:
+    """Add to the rows of task "all" what holds over tasks, from the rows of the single tasks.
+
+    Columns low_tasks, high_tasks: Student's t interval of the tasks' means (one expert made a
+    task's data, so tasks are the replicates). p_tasks: of no difference from the operator, whom the
+    policies learned from, by flipping the signs of whole tasks. NaN where there is none.
+    """
+    means = _task_means(summary)
+    rows = []
+    for row in summary.itertuples():
+        tasks = means.get((row.source, row.mode, row.measure)) if row.task == "all" else None
+        if tasks is None:
+            rows.append([np.nan] * 3)
+            continue
+        shown = means.get(("operator", "recorded", row.measure))
+        fair = row.source not in ("operator", "teleoperation")  # and not 0 by construction
+        fair &= ((row.source, row.mode), row.measure) not in CONSTRUCTED
+        p = _task_contrast(tasks, shown)["p_tasks"] if fair and shown is not None else np.nan
+        rows.append([*statistics.interval_over_tasks(list(tasks.values()))[1:], p])
+    return summary.assign(**dict(zip(("low_tasks", "high_tasks", "p_tasks"), np.transpose(rows))))
+
+
+def _task_means(rows: pd.DataFrame) -> dict[tuple, dict[str, float]]:
+    """(source, mode, measure) → task → mean, of `measure`'s rows or of those of the record."""
+    single = rows[rows["task"] != "all"]
+    means = single.groupby([*_ARM, "measure", "task"], sort=True)["value"].mean()
+    found: dict[tuple, dict[str, float]] = {}
+    for (*key, task), value in means.items():
+        found.setdefault(tuple(key), {})[task] = value
+    return found
+
+
+def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict:
+    """First minus second over the tasks that both have: a difference of means a task."""
+    gaps = [first[task] - second[task] for task in first if task in second]
+    if not gaps:
+        return dict.fromkeys(("difference_tasks", "low_tasks", "high_tasks", "p_tasks"), np.nan)
+    mean, low, high = statistics.interval_over_tasks(gaps)
+    p = statistics.sign_flip_test(gaps, resamples=2**16)
+    return {
+        **{"difference_tasks": mean, "low_tasks": low, "high_tasks": high},
+        **{"p_tasks": p, "tasks": f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"},
+    }
 
 
 def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.DataFrame:
@@ -139,12 +191,16 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
     Paired by start state (sign flips) where at least MIN_PAIRS start states are shared, else by
     permutation within tasks; for variances on their pseudo-values, hence approximately. p_holm
     corrects over all rows. Columns: measure, first, second,
-    difference (first - second), low, high, p, p_holm, cliffs_delta, n, test.
+    difference (first - second), low, high, p, p_holm, cliffs_delta, n, test; then those of
+    `compare_over_tasks`, which alone speak of a class of policies. What is 0 by construction
+    (CONSTRUCTED) is no question and has no row.
     """
     means = units.groupby([*_ARM, "measure", "task", "start_state"])["value"].mean()
     rows = []
     for first, second in pairs:
         for name in (n for n in MEASURES if MEASURES[n].better):  # else one number a task
+            if {(first, name), (second, name)} & CONSTRUCTED:
+                continue
             try:
                 a, b = means.loc[(*first, name)], means.loc[(*second, name)]
             except KeyError:
@@ -155,24 +211,46 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
                 rows[-1] |= row
     columns = ["measure", "first", "second", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "n", "test"])
-    return table.assign(p_holm=statistics.holm(table["p"]))
+    return compare_over_tasks(table.assign(p_holm=statistics.holm(table["p"])), units)
 
 
-def findings(tests: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
-    """What the tests say: a row per comparison, the measures told apart at `level` after Holm.
+def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+    """Add to rows of `compare` the same contrasts with tasks as replicates.
 
-    Columns: first, second, better, worse, not told apart – "better" in the paper's sense
-    (smoother, shorter, more consistent) for the first arm, the strongest effect first.
+    means: rows of `measure` or of the record quality.csv, all start states of a task weighing the
+    same. Columns: difference_tasks with low_tasks, high_tasks (Student's t over tasks), p_tasks
+    (signs of whole tasks flipped), p_tasks_holm (over all rows), tasks (those where first is
+    larger, of all).
+    """
+    found = _task_means(means)
+    rows = [
+        _task_contrast(*(found[(*arm.split("/"), row.measure)] for arm in (row.first, row.second)))
+        for row in tests.itertuples()
+    ]
+    columns = ["difference_tasks", "low_tasks", "high_tasks", "p_tasks", "tasks"]
+    added = pd.DataFrame(rows, columns=columns, index=tests.index)
+    added.insert(4, "p_tasks_holm", statistics.holm(added["p_tasks"]))
+    return pd.concat([tests.drop(columns=added.columns, errors="ignore"), added], axis=1)
+
+
+def findings(tests: pd.DataFrame, level: float = 0.05, by: str = "p_holm") -> pd.DataFrame:
+    """What the tests say: a row per comparison, the measures significant at `level` after Holm.
+
+    by: "p_holm", over start states, is about these data sets; "p_tasks_holm", over tasks, about
+    what made them. Columns: first, second, better, worse, not significant – "better" in the paper's
+    sense (smoother, shorter, more consistent) for the first arm, the strongest effect first.
     """
     rows = []
     for (first, second), group in tests.groupby(["first", "second"], sort=False):
-        told = group[group["p_holm"] < level].sort_values("cliffs_delta", key=abs, ascending=False)
-        sign = told["difference"] * [MEASURES[name].better for name in told["measure"]]
+        told = group[group[by] < level].sort_values("cliffs_delta", key=abs, ascending=False)
+        sign = told["difference_tasks" if by == "p_tasks_holm" else "difference"] * [
+            MEASURES[name].better for name in told["measure"]
+        ]
         names = told["measure"].map(lambda name: MEASURES[name].label)
         better, worse = ("; ".join(names[side]) or "–" for side in (sign > 0, sign < 0))
         rest = len(group) - len(told)
         rows.append((first, second, better, worse, f"{rest} of {len(group)} measures"))
-    return pd.DataFrame(rows, columns=["first", "second", "better", "worse", "not told apart"])
+    return pd.DataFrame(rows, columns=["first", "second", "better", "worse", "not significant"])
 
 
 def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):
@@ -229,8 +307,7 @@ def _rows(group, moved, config):
         yield from ((start, name, value) for start, value in zip(np.unique(starts), data))
         if f"own_{name}" in MEASURES:
             yield from ((s, f"own_{name}", value) for s, value in zip(np.unique(starts), own))
-    steps = [len(t.actions) for t in group]
-    if commands and sum(steps) - max(steps) >= config.neighbours:
+    if commands and len(group) > config.neighbours:  # each other trajectory offers one neighbour
         fingers = all(t.opening is not None for t in group)
         given_state = consistency.conditional_action_variance(
             [_state(t, moved, fingers) for t in group],

@@ -58,6 +58,18 @@ def ldlj_cartesian(position, rate):
     return _minus_log(duration**4 / peak**2 * np.mean(jerk(position, rate) ** 2))
 
 
+def dimensionless_jerk(position, rate):
+    """RMS jerk · T³ / L: jerk of the same movement brought to one duration and one length.
+
+    What is left when nothing but the speed differs is equal (Hogan & Sternad 2009, their measure
+    with the length L of the path in place of the amplitude: our choice). position (N, 3) m; T =
+    (N-1) / rate. NaN for a still trajectory.
+    """
+    length = path_length(position)
+    duration = (len(position) - 1) / rate
+    return float(_rms(jerk(position, rate)) * duration**3 / length) if length > 0 else np.nan
+
+
 def sparc(speed, rate, *, padding=4, cutoff=10.0, threshold=0.05):
     """Spectral arc length of a speed profile; ≤ 0, closer to 0 is smoother.
 
@@ -142,6 +154,7 @@ def trajectory_measures(trajectory: Trajectory) -> dict[str, float]:
         "ldlj": ldlj(speed, rate),
         "ldlj_cartesian": ldlj_cartesian(position, rate),
         "sparc": sparc(speed, rate),
+        "dimensionless_jerk": dimensionless_jerk(position, rate),
         "action_change": action_change(actions) if commands else np.nan,
         "path_length": path_length(position),
         "path_ratio": path_ratio(position),

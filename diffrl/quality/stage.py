@@ -20,6 +20,7 @@ from diffrl.quality.files import read_files, read_trajectories, tell_user
 from diffrl.quality.trajectory import Trajectory
 from diffrl.sim.tasks import get_task
 
+FORMAT = 2  # of what is measured: another definition of a measure makes older records stale
 REFERENCE = Path("shared/teleop/medical_box.hdf5")  # beside the clone, when somebody put it there
 
 
@@ -87,7 +88,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     files, again = dataset_files(preset), repeated_files(preset)
     trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
-    stage = artifacts.Stage(folder, "quality", config, [*files, *again])
+    stage = artifacts.Stage(folder, "quality", config, [*files, *again], FORMAT)
     if stage.done and not force:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
@@ -131,7 +132,8 @@ def main(
         files: HDF5 files, or folders of them: diffrl's, LIBERO's, its raw collector's, robosuite's,
             robomimic's, plain arrays. Files of one name in two folders are two arms.
         as_json: print the rows as JSON.
-        as_csv: print the rows as CSV (source, mode, task, measure, value, low, high, n).
+        as_csv: print the rows as CSV (source, mode, task, measure, value, low, high, n, and the
+            interval over tasks).
         source: name for the trajectories' source; files without one are named by folder and file.
         rate: control rate in Hz, for files that do not say theirs; it must not contradict them.
         neighbours: k of the action variance given the state.
@@ -167,7 +169,7 @@ def printable(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of one task as a table of strings: measures with unit down, arms across."""
     cells = rows.assign(
         arm=rows["source"] + " " + rows["mode"],
-        text=[_cell(*values) for values in rows[["value", "low", "high"]].to_numpy()],
+        text=[_text(row) for row in rows.itertuples()],
         name=[f"{m.label} [{m.unit}]" if m.unit else m.label for m in _measures(rows)],
     )
     names = dict.fromkeys(cells.sort_values("measure", key=_order)["name"])
@@ -184,6 +186,12 @@ def _order(column):
     """Sort key of a column: sources and measures in the order of the series."""
     order = {"source": report.SOURCES, "measure": tuple(report.MEASURES)}.get(column.name)
     return column if order is None else column.map({k: f"{i:02d}" for i, k in enumerate(order)})
+
+
+def _text(row):
+    if ((row.source, row.mode), row.measure) in report.CONSTRUCTED:
+        return f"{_number(row.value)} (by construction)"
+    return _cell(row.value, row.low, row.high)
 
 
 def _cell(value, low, high):
