@@ -25,7 +25,7 @@ import numpy as np
 from diffrl.errors import UserError
 from diffrl.opengl import find_opengl
 from diffrl.scale import map_tasks
-from diffrl.sim.canvas import Canvas, has_mirrors, in_view
+from diffrl.sim.canvas import Canvas, in_view, mirrors
 from diffrl.sim.layers import Layers
 from diffrl.sim.observation import place_fixtures
 from diffrl.sim.pictures import VISIBLE, Detail, picture_model
@@ -63,7 +63,7 @@ class Renderer:
             samples = self._model.vis.quality.offsamples
             self._canvas = Canvas(self._model, size, samples, (width, height))
             self._shown = np.isin(self._model.geom_group, VISIBLE)
-            self._mirrors = has_mirrors(self._model, self._shown)
+            self._mirrors = (mirrors(self._model) & self._shown).any()
         else:
             self._canvas = Layers(scene, self._model, size)
         self._burners = _burners(scene, self._model)

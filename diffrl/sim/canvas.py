@@ -45,12 +45,14 @@ class Canvas:
         camera: int,
         shown: np.ndarray,  # (ngeom,) bool
         sites: bool = True,
+        mirrors: bool = True,  # whether shiny planes and boxes reflect: everything is drawn again
         depth: np.ndarray | None = None,  # (size, size) float32, filled; 0 where there is nothing
     ) -> np.ndarray:  # (size, size, 3) uint8
         """Return the picture that a camera of the model takes of the geoms `shown`."""
         self._model.geom_group[:] = shown
         self._option.sitegroup[:] = self._sites if sites else 0
         self._camera.fixedcamid = camera
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrors
         image = np.empty((self.size, self.size, 3), np.uint8)
         mujoco.mjv_updateScene(
             self._model,
@@ -83,10 +85,10 @@ def in_view(model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> np.ndarr
     return (outside < model.geom_rbound) | (model.geom_type == _PLANE)
 
 
-def has_mirrors(model: mujoco.MjModel, shown: np.ndarray) -> bool:
-    """Whether a geom of `shown` (ngeom,) reflects: it may show what is out of view."""
-    flat = shown & np.isin(model.geom_type, (_PLANE, _BOX)) & (model.geom_matid >= 0)
-    return bool((model.mat_reflectance[model.geom_matid[flat]] > 0).any())
+def mirrors(model: mujoco.MjModel) -> np.ndarray:
+    """Return (ngeom,) whether a geom reflects: such a one shows what is out of view."""
+    shiny = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
+    return shiny & np.isin(model.geom_type, (_PLANE, _BOX))
 
 
 def opacity(model: mujoco.MjModel) -> np.ndarray:

@@ -13,16 +13,19 @@ A picture is a function of its state alone: the background holds nothing that a 
 even a fixture. Left out are reflections of moving things and in moving things.
 """
 
+from collections import OrderedDict
+
 import mujoco
 import numpy as np
 from numba import njit
 
-from diffrl.sim.canvas import Canvas, in_view, opacity
+from diffrl.sim.canvas import Canvas, in_view, mirrors, opacity
 from diffrl.sim.pictures import ALWAYS, CLOSE, DISTANT, still_bodies
 from diffrl.sim.scene import Scene
 
 SCALE = 2  # pixels a side that are drawn for one pixel of the picture (our choice)
 SAMPLES = 4  # a pixel of the background, as the exact picture has
+POSES = 1024  # of mirrors whose reflections are kept, some 20 kB each (our choice)
 DISTANT_UP_TO = 192  # pixels a side up to which fixed cameras use the coarser meshes (our choice)
 
 
@@ -42,6 +45,8 @@ class Layers:
         alpha = np.where(self._still, 1.0, opacity(model))
         self._solid = alpha == 1
         self._panes = [(float(a), alpha == a) for a in np.unique(alpha) if 0 < a < 1]
+        self._mirrors = mirrors(model) & ~self._still
+        self._reflections: OrderedDict[tuple, tuple[np.ndarray, ...]] = OrderedDict()
         self._backgrounds: dict[int, tuple[np.ndarray, ...]] = {}
         self._canvas = Canvas(model, SCALE * size, samples=0)
         self._depth = np.empty((SCALE * size, SCALE * size), np.float32)
@@ -62,7 +67,10 @@ class Layers:
         self, data: mujoco.MjData, camera: int, shown: np.ndarray, out: np.ndarray
     ) -> None:
         back, back_depth, smooth = self._backgrounds[camera]
-        front = self._canvas.draw(data, camera, shown & self._solid, depth=self._depth)
+        solid = shown & self._solid
+        front = self._canvas.draw(data, camera, solid, mirrors=False, depth=self._depth)
+        if (self._mirrors & shown).any():
+            _reflect(front, self._depth, *self._reflection(data, camera, self._mirrors & shown))
         covered = np.empty(self._depth.shape, np.bool_)
         _compose(front, self._depth, covered, back, back_depth)
         for alpha, panes in self._panes:
@@ -73,6 +81,23 @@ class Layers:
         _shrink(front, out)
         _uncover(out, covered, smooth)
 
+    def _reflection(
+        self, data: mujoco.MjData, camera: int, shiny: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Return the pixels (P,) of the mirrors, their depth (P,) and colours (P, 3)."""
+        pose = (data.geom_xpos[shiny].tobytes(), data.geom_xmat[shiny].tobytes())
+        key = (camera, shiny.tobytes(), *pose)
+        if key not in self._reflections:
+            depth = np.empty_like(self._depth)
+            shown = shiny | (self._still & in_view(self._model, data, camera))
+            image = self._canvas.draw(data, camera, shown, sites=False, depth=depth)
+            pixels = np.flatnonzero(depth != self._backgrounds[camera][1])
+            found = (pixels, depth.ravel()[pixels], image.reshape(-1, 3)[pixels])
+            self._reflections[key] = found
+            if len(self._reflections) > POSES:
+                self._reflections.popitem(last=False)
+        return self._reflections[key]
+
     def _draw_opaque(
         self, data: mujoco.MjData, camera: int, panes: np.ndarray, depth: np.ndarray
     ) -> np.ndarray:
@@ -80,7 +105,7 @@ class Layers:
         geoms, materials = model.geom_rgba[:, 3].copy(), model.mat_rgba[:, 3].copy()
         model.geom_rgba[panes, 3] = 1
         model.mat_rgba[model.geom_matid[panes & (model.geom_matid >= 0)], 3] = 1
-        pane = self._canvas.draw(data, camera, panes, sites=False, depth=depth)
+        pane = self._canvas.draw(data, camera, panes, sites=False, mirrors=False, depth=depth)
         model.geom_rgba[:, 3], model.mat_rgba[:, 3] = geoms, materials
         return pane
 
@@ -124,6 +149,17 @@ def _compose(front, depth, covered, back, back_depth):
                 depth[i, j] = back_depth[i, j]
                 for k in range(3):
                     front[i, j, k] = back[i, j, k]
+
+
+@njit(cache=True, nogil=True)
+def _reflect(front, depth, pixels, mirror_depth, colours):
+    """Give the mirrors' pixels, where nothing stands before them, what they reflect."""
+    width = depth.shape[1]
+    for p in range(len(pixels)):
+        i, j = pixels[p] // width, pixels[p] % width
+        if depth[i, j] == mirror_depth[p]:
+            for k in range(3):
+                front[i, j, k] = colours[p, k]
 
 
 @njit(cache=True, nogil=True)
