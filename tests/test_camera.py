@@ -209,30 +209,37 @@ def glowing_and_open(scene, states):
     return states
 
 
-@pytest.mark.sim
-@pytest.mark.parametrize(
-    "task",
-    [
-        DRAWER,
-        pytest.param("libero_object/0", marks=pytest.mark.slow),
-        pytest.param("libero_spatial/0", marks=pytest.mark.slow),
-        pytest.param("libero_90/3", marks=pytest.mark.slow),
-        pytest.param("libero_10/9", marks=pytest.mark.slow),  # a microwave's door of glass
-    ],
-)
-def test_reduced_pictures_of_moved_opened_and_glowing_scenes_are_close_to_exact_ones(task):
+def closeness(task):
+    """PSNR (cameras, 4) of reduced pictures: moved, and the same with all open and glowing."""
     scene = load_scene(task)
     states, fixtures = moved_states(scene, 2)
     states = np.concatenate([states, glowing_and_open(scene, states)])
-    fixtures = np.concatenate([fixtures, fixtures])
-    ratios = {camera: [] for camera in CAMERAS}
     with Renderer(scene, 128) as exact, Renderer(scene, 128, "reduced") as reduced:
-        for state, poses in zip(states, fixtures):
-            for camera in CAMERAS:
-                pair = (r.render(state, poses, camera) for r in (exact, reduced))
-                ratios[camera].append(psnr(*pair))
-    assert np.mean(list(ratios.values())) >= 30
-    assert min(min(values) for values in ratios.values()) >= 26
+        return np.array(
+            [
+                [
+                    psnr(*(r.render(s, f, camera) for r in (exact, reduced)))
+                    for s, f in zip(states, [*fixtures, *fixtures])
+                ]
+                for camera in CAMERAS
+            ]
+        )
+
+
+@pytest.mark.sim
+def test_opened_drawers_and_glowing_burners_are_drawn_where_they_are():
+    found = closeness(DRAWER)
+    assert found.mean() >= 30
+    assert (found.mean(axis=1) >= 27).all()
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_reduced_pictures_of_all_suites_are_close_to_the_exact_ones():
+    tasks = ["libero_object/0", "libero_spatial/0", DRAWER, "libero_90/3", "libero_10/9"]
+    found = np.array([closeness(task) for task in tasks])  # the last has a door of glass
+    assert found.mean() >= 30
+    assert (found.mean(axis=2) >= 27).all()
 
 
 @pytest.mark.sim

@@ -28,7 +28,6 @@ class Canvas:
         model.vis.global_.offwidth, model.vis.global_.offheight = buffer or (size, size)
         model.vis.quality.offsamples = samples
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR  # as the buffer has it
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         self._option = mujoco.MjvOption()
@@ -63,6 +62,8 @@ class Canvas:
             mujoco.mjtCatBit.mjCAT_ALL,
             self._scene,
         )
+        # bind it: another canvas of this OpenGL context may have been drawn, or freed
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(image, depth, self._viewport, self._context)
         return image
