@@ -25,9 +25,12 @@ Detail = Literal["exact", "reduced"]
 # Tolerance (m) and triangle budget of a mesh, our choice. What the wrist camera comes near to:
 NEAR = (0.001, 16_000)  # a third of a pixel of agentview at 256²; weave is held by the budget
 FAR = (0.003, 5_000)  # the robot's pedestal and the room, always a metre or more away
+AFAR = (0.002, 6_000)  # what moves, in small pictures of cameras that stand still
 TEXTURE_SIZE = 512  # pixels a side: twice the largest usual image (our choice)
-MAGIC = b"diffrl picture 2\n"  # raise the number when a reduced model changes
-_VISIBLE = (1, 2)  # geom groups that LIBERO's renderer shows; 0 is what collides
+MAGIC = b"diffrl picture 3\n"  # raise the number when a reduced model changes
+VISIBLE = (1, 2)  # geom groups that LIBERO's renderer shows; 0 is what collides
+ALWAYS, CLOSE, DISTANT = 1, 2, 3  # geom groups of a reduced model; a close one has a distant twin
+WORTH = 0.8  # share of the triangles that a distant twin may have (our choice)
 _MESH = mujoco.mjtGeom.mjGEOM_MESH
 
 
@@ -62,7 +65,7 @@ def _cached(scene: Scene) -> mujoco.MjModel:
     from diffrl.sim.compiler import installed_key
 
     task = scene.task
-    settings = f"{installed_key()} {task.id} {NEAR} {FAR} {TEXTURE_SIZE}".encode()
+    settings = f"{installed_key()} {task.id} {NEAR} {FAR} {AFAR} {TEXTURE_SIZE}".encode()
     key = hashlib.sha256(MAGIC + settings).digest()
     path = cache_dir() / "pictures" / f"{task.suite}-{task.index}-{key.hex()[:12]}.picture"
     if not path.exists():
@@ -86,8 +89,10 @@ def reduced_model(scene: Scene) -> mujoco.MjModel:
         body.iquat, body.fullinertia = [1, 0, 0, 0], [np.nan] * 6
         body.explicitinertial = True
     for geom in list(spec.geoms):
-        if geom.group not in _VISIBLE:
+        if geom.group not in VISIBLE:
             geom.delete()
+        else:
+            geom.group = ALWAYS
     drawn = {geom.meshname for geom in spec.geoms}
     for mesh in [mesh for mesh in spec.meshes if mesh.name not in drawn]:
         mesh.delete()
@@ -96,11 +101,15 @@ def reduced_model(scene: Scene) -> mujoco.MjModel:
     return spec.compile()
 
 
+def still_bodies(scene: Scene, model: mujoco.MjModel) -> np.ndarray:
+    """Return (nbody,) whether a body has one place in every state: a fixture has many."""
+    return (model.body_weldid == 0) & ~np.isin(model.body_rootid, scene.fixture_bodies)
+
+
 def _far_meshes(scene: Scene, full: mujoco.MjModel) -> set[int]:
     """Return the meshes of what stands still and is no fixture of the task."""
-    still = (full.body_weldid == 0) & ~np.isin(full.body_rootid, scene.fixture_bodies)
+    far = still_bodies(scene, full)[full.geom_bodyid]
     meshes = full.geom_type == _MESH
-    far = still[full.geom_bodyid]
     return set(full.geom_dataid[meshes & far]) - set(full.geom_dataid[meshes & ~far])
 
 
@@ -109,27 +118,62 @@ def _simplify_meshes(spec: mujoco.MjSpec, full: mujoco.MjModel, far: set[int]) -
     textured = _textured_meshes(full)
     numbers = [full.mesh(mesh.name).id for mesh in meshes]
     corners = [_corners(full, i, textured) for i in numbers]
+    limits = [(FAR,) if i in far else (NEAR, AFAR) for i in numbers]
     with ThreadPoolExecutor(cores()) as pool:
-        kept = list(pool.map(_simplified, corners, [FAR if i in far else NEAR for i in numbers]))
-    for mesh, i, (positions, normals, texture), faces in zip(meshes, numbers, corners, kept):
-        corner, face = np.unique(faces, return_inverse=True)
+        kept = list(pool.map(_simplified, corners, limits))
+    for mesh, i, parts, levels in zip(meshes, numbers, corners, kept):
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, full.mesh_quat[i])
         turned = rotation.reshape(3, 3).T  # MuJoCo holds a mesh in its inertial frame
-        mesh.uservert = (positions.reshape(-1, 3)[corner] @ turned + full.mesh_pos[i]).ravel()
-        mesh.usernormal = (normals.reshape(-1, 3)[corner] @ turned).ravel()
-        mesh.userface = face.ravel()
-        if i in textured:
-            mesh.usertexcoord = texture.reshape(-1, 2)[corner].ravel()
-            mesh.userfacetexcoord = face.ravel()
-        mesh.file, mesh.scale = "", np.ones(3)
-        mesh.refpos, mesh.refquat = np.zeros(3), [1, 0, 0, 0]
-        mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL  # flat meshes have no volume
+        positions = parts[0].reshape(-1, 3) @ turned + full.mesh_pos[i]
+        normals = parts[1].reshape(-1, 3) @ turned
+        texture = parts[2].reshape(-1, 2) if i in textured else None
+        _shape(mesh, positions, normals, texture, levels[0])
+        if len(levels) > 1 and len(levels[1]) < WORTH * len(levels[0]):
+            twin = spec.add_mesh(name=f"{mesh.name} {DISTANT}")
+            _shape(twin, positions, normals, texture, levels[1])
+            _add_twins(spec, mesh.name, twin.name)
+
+
+def _shape(
+    mesh: mujoco.MjsMesh,
+    positions: np.ndarray,  # (C, 3)
+    normals: np.ndarray,  # (C, 3)
+    texture: np.ndarray | None,  # (C, 2)
+    faces: np.ndarray,  # (F, 3) indices of those corners
+) -> None:
+    corner, face = np.unique(faces, return_inverse=True)
+    mesh.uservert = positions[corner].ravel()
+    mesh.usernormal = normals[corner].ravel()
+    mesh.userface = face.ravel()
+    if texture is not None:
+        mesh.usertexcoord = texture[corner].ravel()
+        mesh.userfacetexcoord = face.ravel()
+    mesh.file, mesh.scale = "", np.ones(3)
+    mesh.refpos, mesh.refquat = np.zeros(3), [1, 0, 0, 0]
+    mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL  # flat meshes have no volume
+
+
+def _add_twins(spec: mujoco.MjSpec, mesh: str, twin: str) -> None:
+    """Put a distant geom with mesh `twin` beside each geom that has `mesh`."""
+    for geom in [geom for geom in spec.geoms if geom.meshname == mesh]:
+        geom.group = CLOSE
+        geom.parent.add_geom(
+            type=_MESH,
+            meshname=twin,
+            pos=geom.pos,
+            quat=geom.quat,
+            material=geom.material,
+            rgba=geom.rgba,
+            contype=0,
+            conaffinity=0,
+            group=DISTANT,
+        )
 
 
 def _textured_meshes(model: mujoco.MjModel) -> set[int]:
     """Return the meshes with texture coordinates that some visible geom's texture needs."""
-    shown = np.isin(model.geom_group, _VISIBLE) & (model.geom_type == _MESH)
+    shown = np.isin(model.geom_group, VISIBLE) & (model.geom_type == _MESH)
     textured = shown & (model.geom_matid >= 0)
     textured[textured] = (model.mat_texid[model.geom_matid[textured]] >= 0).any(axis=1)
     return {int(i) for i in model.geom_dataid[textured] if model.mesh_texcoordadr[i] >= 0}
@@ -147,13 +191,20 @@ def _corners(model: mujoco.MjModel, i: int, textured: set[int]) -> tuple[np.ndar
     return positions, normals, texture
 
 
-def _simplified(corners: tuple[np.ndarray, ...], limits: tuple[float, int]) -> np.ndarray:
+def _simplified(
+    corners: tuple[np.ndarray, ...], limits: tuple[tuple[float, int], ...]
+) -> list[np.ndarray]:
+    """Return triangles (F, 3) for each of the limits, each simplified from those before."""
     from diffrl.sim.simplify import simplify
 
-    faces = simplify(*corners, *limits)
-    if len(np.unique(faces)) < 4:  # MuJoCo wants four vertices; a mesh that small stays whole
-        return np.arange(corners[0].size // 3).reshape(-1, 3)
-    return faces
+    faces, levels = np.arange(corners[0].size // 3).reshape(-1, 3), []
+    for tolerance, budget in limits:
+        positions, normals, texture = (part.reshape(-1, part.shape[-1])[faces] for part in corners)
+        kept = faces.ravel()[simplify(positions, normals, texture, tolerance, budget)]
+        if len(np.unique(kept)) >= 4:  # MuJoCo wants four vertices; one that small stays whole
+            faces = kept
+        levels.append(faces)
+    return levels
 
 
 def _shrink_textures(spec: mujoco.MjSpec, full: mujoco.MjModel) -> None:
