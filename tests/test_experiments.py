@@ -516,6 +516,14 @@ def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
     kept = [arm for arm in arms if "DPPO's defaults sharp" in arm]
     assert (wide["success"][kept].mean() > wide["clone_success"][kept].mean()).all()
 
+    path = Path(__file__).parents[1] / "results" / "laptop" / "experiments_diagnostics.csv.gz"
+    rows = pd.read_csv(path).dropna(subset="success")
+    faster = rows[rows["run"].str.startswith("diffusion-papers-settings-sharp-clone-faster/")]
+    training = faster.groupby("run")["success"]
+    ends = training.apply(lambda x: x.head(3).mean()), training.apply(lambda x: x.tail(3).mean())
+    assert [end.round(2).tolist() for end in ends] == [[0.16, 0.37, 0.27], [0.67, 0.63, 0.60]]
+    assert all(dict(ARMS[arm].changes).get("rl.noise_correlation", 0.8) for arm in at_base_rate)
+
     base, others = arms[0], [arm for arm in arms[1:] if arm in set(plan["arm"])]
     assert len(others) == 16
     change = {

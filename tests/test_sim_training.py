@@ -9,7 +9,7 @@ import pytest
 
 from diffrl.errors import UserError
 from diffrl.sim.scene import load_scene
-from diffrl.sim.simulator import Simulator
+from diffrl.sim.simulator import Simulator, settle_layouts
 from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
 from diffrl.sim.training import needed_bodies, scene_bytes, training_face
 
@@ -24,7 +24,7 @@ def scene():
 
 @pytest.fixture(scope="module")
 def face(scene):
-    return training_face(scene)
+    return training_face(scene, settle_layouts)
 
 
 def waves(n, steps, seed=0):
@@ -196,16 +196,15 @@ def test_a_damaged_face_is_refused_and_another_scene_has_another(scene, tmp_path
     other = load_scene("libero_object/1")
     assert scene_bytes(scene) != scene_bytes(other)
     monkeypatch.setenv("DIFFRL_CACHE", str(tmp_path))
-    monkeypatch.setattr("diffrl.sim.training.settle_layouts", few_layouts)
     training_face.cache_clear()
-    training_face(scene)
+    training_face(scene, few_layouts)
     training_face.cache_clear()
     (path,) = (tmp_path / "scenes").glob("*.training")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"\.training is damaged"):
-        training_face(scene)
+        training_face(scene, few_layouts)
     training_face.cache_clear()
 
 

@@ -200,7 +200,11 @@ class Simulator:
         self.threads = min(cores() if threads is None else whole(threads, "threads"), n)
         self.max_steps = None if max_steps is None else whole(max_steps, "max_steps")
         self.physics, self.substeps = physics, _substeps(physics, substeps)
-        faces = {s: training_face(s) for s in set(scenes)} if physics == "training" else {}
+        faces = (
+            {s: training_face(s, settle_layouts) for s in set(scenes)}
+            if physics == "training"
+            else {}
+        )
         self._copies = [_Copy(scene, faces.get(scene), self.substeps) for scene in scenes]
         exact = {scene: scene.model for scene in scenes}
         played = exact | {scene: face.model for scene, face in faces.items()}
@@ -458,3 +462,24 @@ def _continued(settings: tuple, snapshot: dict[str, np.ndarray]) -> Simulator:
     simulator = Simulator(*settings)
     simulator.restore(snapshot)
     return simulator
+
+
+def settle_layouts(scene: Scene, settle: int = SETTLE_STEPS) -> np.ndarray:
+    """Return the usable layouts as exact physics settles them, (P, nq); NaN for the others."""
+    layouts, usable = scene.arrays["layout_qpos"], scene.arrays["layout_usable"]
+    settled = np.full(layouts.shape, np.nan)
+    copies = 64
+    with Simulator(scene, copies) as simulator:
+        for first in range(0, len(usable), copies):
+            rows = usable[first : first + copies]
+            states = np.zeros((len(rows), scene.state_size))
+            states[:, 1 : 1 + scene.model.nq] = layouts[rows]
+            fixtures = scene.arrays["layout_fixtures"][rows]
+            ids = tuple(f"layout/{row}" for row in rows)
+            starts = StartStates(scene.task.id, ids, states, fixtures)
+            some = np.arange(len(rows))
+            simulator.reset(starts, copies=some, settle=settle)
+            sound = ~simulator.error[some]
+            found = simulator.states()[some, 1 : 1 + scene.model.nq]
+            settled[rows[sound]] = found[sound]
+    return settled

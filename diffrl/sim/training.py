@@ -12,6 +12,7 @@ was played here shows no success rate and enters no data set: `Simulator.step` r
 import copy
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -187,8 +188,10 @@ def _contacts(scene: Scene, settled: np.ndarray):
 
 
 @lru_cache(maxsize=16)
-def training_face(scene: Scene) -> TrainingFace:
+def training_face(scene: Scene, settle: Callable[[Scene], np.ndarray]) -> TrainingFace:
     """Return the training face of a scene, from the cache or made now (some 20 s, all cores).
+
+    `settle` returns the settled layouts of the scene, (P, nq); `Simulator` knows how.
 
     Raises:
         UserError: the cache file is damaged or not what its name says.
@@ -197,7 +200,7 @@ def training_face(scene: Scene) -> TrainingFace:
     task = scene.task
     path = cache_dir() / "scenes" / f"{task.suite}-{task.index}-{key[:12]}.training"
     if not path.exists():
-        settled = settle_layouts(scene)
+        settled = settle(scene)
         model = _without(scene, needed_bodies(scene, settled))
         size = mujoco.mj_sizeModel(model)
         mujoco.mj_saveModel(model, None, binary := np.empty(size, np.uint8))
@@ -220,30 +223,6 @@ def scene_bytes(scene: Scene) -> bytes:
     layouts = [scene.arrays[f"layout_{name}"] for name in ("qpos", "fixtures", "usable")]
     parts = [model.tobytes(), repr(scene.meta["goal"]).encode(), *(a.tobytes() for a in layouts)]
     return b"".join(hashlib.sha256(part).digest() for part in parts)
-
-
-def settle_layouts(scene: Scene, settle: int = 10) -> np.ndarray:
-    """Return the usable layouts as exact physics settles them, (P, nq); NaN for the others."""
-    from diffrl.sim.simulator import Simulator  # which uses training faces itself
-    from diffrl.sim.starts import StartStates
-
-    layouts, usable = scene.arrays["layout_qpos"], scene.arrays["layout_usable"]
-    settled = np.full(layouts.shape, np.nan)
-    copies = 64
-    with Simulator(scene, copies) as simulator:
-        for first in range(0, len(usable), copies):
-            rows = usable[first : first + copies]
-            states = np.zeros((len(rows), scene.state_size))
-            states[:, 1 : 1 + scene.model.nq] = layouts[rows]
-            fixtures = scene.arrays["layout_fixtures"][rows]
-            ids = tuple(f"layout/{row}" for row in rows)
-            starts = StartStates(scene.task.id, ids, states, fixtures)
-            some = np.arange(len(rows))
-            simulator.reset(starts, copies=some, settle=settle)
-            sound = ~simulator.error[some]
-            found = simulator.states()[some, 1 : 1 + scene.model.nq]
-            settled[rows[sound]] = found[sound]
-    return settled
 
 
 def _without(scene: Scene, needed: set[int]) -> mujoco.MjModel:
