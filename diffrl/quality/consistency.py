@@ -114,7 +114,7 @@ def _pseudo_values(between):
     return g * mean - (g - 1) * without
 
 
-@njit(cache=True)
+@njit()
 def _nearest_step_of_each(own, points, starts):
     """Which step of each trajectory lies nearest to each of `own`; the first of equal ones.
 

@@ -17,8 +17,8 @@ from collections import OrderedDict
 
 import mujoco
 import numpy as np
-from numba import njit
 
+from diffrl.jit import njit
 from diffrl.sim.canvas import Canvas, in_view, mirrors, opacity
 from diffrl.sim.pictures import ALWAYS, CLOSE, DISTANT, still_bodies
 from diffrl.sim.scene import Scene
@@ -125,7 +125,7 @@ class Layers:
         return large, depth, smooth
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _shrink(large, out):
     """Average the SCALE × SCALE pixels of `large` under each pixel of `out`."""
     count = SCALE * SCALE
@@ -139,7 +139,7 @@ def _shrink(large, out):
                 out[y, x, k] = total // count
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _compose(front, depth, covered, back, back_depth):
     """Put the background into `front` and `depth` where it is nearer (a larger depth)."""
     for i in range(depth.shape[0]):
@@ -151,7 +151,7 @@ def _compose(front, depth, covered, back, back_depth):
                     front[i, j, k] = back[i, j, k]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _reflect(front, depth, pixels, mirror_depth, colours):
     """Give the mirrors' pixels, where nothing stands before them, what they reflect."""
     width = depth.shape[1]
@@ -162,7 +162,7 @@ def _reflect(front, depth, pixels, mirror_depth, colours):
                 front[i, j, k] = colours[p, k]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _glaze(front, depth, covered, pane, pane_depth, alpha):
     """Blend a pane of glass over what lies behind it."""
     for i in range(depth.shape[0]):
@@ -174,7 +174,7 @@ def _glaze(front, depth, covered, pane, pane_depth, alpha):
                     front[i, j, k] = np.uint8(mixed + 0.5)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _uncover(out, covered, smooth):
     """Take the multisampled background for pixels that show nothing else."""
     for y in range(out.shape[0]):
