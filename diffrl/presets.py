@@ -286,7 +286,13 @@ _SMOKE = Preset(
     name="smoke",  # 2 cores, minutes: small, but every stage is real and RL visibly learns
     tasks=("libero_object/0",),
     demonstrations=OperatorConfig(count=3),
-    rl=RLConfig(iterations=12, measure_every=3, measure_starts=24, evaluation_seeds=(0, 1)),
+    rl=RLConfig(
+        physics="training",
+        iterations=12,
+        measure_every=3,
+        measure_starts=24,
+        evaluation_seeds=(0, 1),
+    ),
     generation=GenerationConfig(episodes=20, max_attempts=120, repeats=6, repeated_starts=3),
     quality=QualityConfig(episodes=20, resamples=1000),
     vla=VLAConfig(

@@ -4,17 +4,25 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from diffrl import artifacts
+from diffrl import policy as policies
 from diffrl.benchmark import main
 from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
 from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
+from diffrl.benchmark.physics import compare_physics
 from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.training import measure_training
 from diffrl.errors import UserError
+from diffrl.policy.features import Layout
+from diffrl.presets import CloneConfig, RLConfig
+from diffrl.sim.observation import observe
+from diffrl.sim.scene import load_scene
+from diffrl.sim.starts import fresh_start_states
 
 
 @pytest.fixture
@@ -53,6 +61,29 @@ def test_the_table_tells_the_ratios():
     assert "95 images/s, 95% of the camera's 100" in text
     assert "gaussian 400 control steps/s, 80% of the bare simulator's 500" in text
     assert "reduced pictures 160 (20.0 ×)" in text
+
+
+def test_the_table_compares_the_two_physics_and_tells_the_minutes():
+    physics = {"libero_goal/0": {"exact": 200.0, "training": 700.0}}
+    minutes = {"libero_goal/0": 4.25, "libero_goal/7": None}
+    text = report(sample() | {"training_physics": physics, "minutes_to_97": minutes})
+    assert "training physics 700 control steps/s, 3.5 × exact physics' 200" in text
+    assert "minutes to 97 %: 4.2 min" in text
+    assert "minutes to 97 %: not reached" in text
+
+
+@pytest.mark.sim
+def test_both_physics_are_timed_in_rls_own_loop():
+    scene = load_scene("libero_object/0")
+    starts = fresh_start_states(scene, 4, 0)
+    layout = Layout.of("libero_object/0", observe(scene, starts.states, starts.fixtures))
+    rl = RLConfig(copies=2, decisions=2, iterations=9, epochs=1)
+    config = policies.make_config("diffusion", CloneConfig(width=16), rl)
+    policy = policies.make_policy(config, layout, 0)
+    policy.fit(policy.features(observe(scene, starts.states, starts.fixtures)), torch.rand(50, 7))
+    rates = compare_physics(policy, scene, rl, threads=1)
+    assert set(rates) == {"exact", "training"}
+    assert rates["training"] > rates["exact"] > 0
 
 
 def test_half_a_record_has_a_table_and_figures_too(home):

@@ -9,34 +9,47 @@ from diffrl import artifacts
 from diffrl.benchmark.camera import measure_camera
 from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
+from diffrl.benchmark.physics import TASKS as PHYSICS_TASKS
+from diffrl.benchmark.physics import measure_minutes, measure_physics
 from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
 from diffrl.benchmark.training import measure_training
 from diffrl.doctor import describe_machine
 from diffrl.errors import UserError
-from diffrl.sim.tasks import SUITES
+from diffrl.presets import Algorithm
+from diffrl.sim.tasks import SUITES, suite_tasks
 
 
 def main(
     what: tyro.conf.Positional[
-        Literal["simulator", "camera", "data", "quality", "training", "evaluation", "all"]
+        Literal[
+            "simulator", "camera", "data", "quality", "training", "evaluation", "minutes", "all"
+        ]
     ] = "all",
     suites: tuple[str, ...] = SUITES,
     seconds: float = 3.0,
     rounds: int = 5,
     states: int = 20,
+    tasks: tuple[str, ...] = (),
+    algorithm: Algorithm = "diffusion",
+    target: float = 0.97,
     json: bool = False,
 ) -> None:
     """Measure how fast everything is here; write results/throughput.json and figures.
 
     Args:
         what: the simulator, the camera, data sets, the measures of quality, RL training, a VLA's
-            evaluation, or all of them; each takes minutes.
+            evaluation, or all of them; each takes minutes. `minutes` trains whole experts, minutes
+            each, and is not part of `all`.
         suites: which of the official suites.
         seconds: each arm runs at least so long in each round (simulator).
         rounds: of all arms (simulator); the median is reported.
         states: drawn of each task (camera).
+        tasks: in which training physics is compared with exact (training; default: eight of five
+            suites), or to be learned (minutes; default: libero_object's ten).
+        algorithm: of the experts (minutes).
+        target: success that must be confirmed (minutes).
         json: print the record instead of a table.
     """
     unknown = [suite for suite in suites if suite not in SUITES]
@@ -51,15 +64,21 @@ def main(
         "camera": lambda: {"camera_fps": measure_camera(suites, states)},
         "data": lambda: {"data": measure_data()},
         "quality": lambda: {"quality": measure_quality()},
-        "training": lambda: {"training": measure_training()},
+        "training": lambda: {
+            "training": measure_training(),
+            "training_physics": measure_physics(tasks or PHYSICS_TASKS),
+        },
         "evaluation": lambda: {"evaluation": measure_evaluation()},
+        "minutes": lambda: measure_minutes(
+            tasks or [task.id for task in suite_tasks("libero_object")], algorithm, target
+        ),
     }
     settings = {"suites": suites, "seconds": seconds, "rounds": rounds, "states": states}
     record = _other_parts(path)
     # of each part: a part may be measured again by itself
     made = {part: how for part, how in record.get("provenance", {}).items() if part in parts}
     for part, measure in parts.items():
-        if what in (part, "all"):
+        if what == part or (what == "all" and part != "minutes"):
             record |= measure()
             made[part] = artifacts.provenance(settings)
     record |= {"machine": describe_machine(), "provenance": made}

@@ -46,6 +46,15 @@ def report(record: dict) -> str:
         lines.append(
             f"training        {algorithm} {rates['training']:.0f} control steps/s, {share}"
         )
+    for task, rates in record.get("training_physics", {}).items():
+        ratio = f"{rates['training'] / rates['exact']:.1f} × exact physics' {rates['exact']:.0f}"
+        lines.append(
+            f"{task:<15} training physics {rates['training']:.0f} control steps/s, {ratio}"
+        )
+    for name in sorted(key for key in record if key.startswith("minutes_to_")):
+        for task, minutes in record[name].items():
+            said = "not reached" if minutes is None else f"{minutes:.1f} min"
+            lines.append(f"{task:<15} {name.replace('_', ' ')} %: {said}")
     if "evaluation" in record:
         rates = record["evaluation"]
         ours = (

@@ -1,0 +1,91 @@
+"""Training physics against exact physics: in RL's own loop, and minutes to an expert.
+
+Both learn from the same clone on all cores, an iteration of one after an iteration of the other, so
+that a busy machine slows both. Everything counts: settling, policy, update.
+"""
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from diffrl.benchmark.common import timed
+from diffrl.policy import ChainPolicy
+from diffrl.presets import Algorithm, RLConfig, get_preset
+from diffrl.rl.learn import Learner
+from diffrl.rl.train import Training
+from diffrl.scale import cores
+from diffrl.sim.scene import Scene
+
+TASKS = (
+    "libero_object/0",
+    "libero_spatial/0",
+    "libero_goal/0",
+    "libero_goal/7",
+    "libero_90/1",
+    "libero_90/20",
+    "libero_10/0",
+    "libero_10/2",
+)
+ITERATIONS = 2  # measured ones, of each physics; a first one, in which the copies begin, is not
+
+
+def measure_physics(tasks: Sequence[str] = TASKS) -> dict:
+    """Return control steps a second of RL in either physics: {task: {"exact", "training"}}."""
+    preset = get_preset("laptop")
+    before = torch.get_num_threads()
+    torch.set_num_threads(preset.rl.torch_threads)
+    rates = {}
+    for task in tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Training(task, "diffusion", preset, folder=Path(folder))
+            policy, _ = run.clone()
+        rates[task] = compare_physics(policy, run.scene, run.preset.rl, cores())
+    torch.set_num_threads(before)
+    return rates
+
+
+def compare_physics(
+    policy: ChainPolicy, scene: Scene, config: RLConfig, threads: int
+) -> dict[str, float]:
+    """Return control steps a second of RL from `policy` in either physics, interleaved."""
+    settings = {kind: dict(vars(config)) | {"physics": kind} for kind in ("exact", "training")}
+    learners = {
+        kind: Learner(copy.deepcopy(policy), scene, RLConfig(**values), threads=threads)
+        for kind, values in settings.items()
+    }
+    steps, seconds = dict.fromkeys(learners, 0), dict.fromkeys(learners, 0.0)
+    for turn in range(1 + ITERATIONS):
+        for kind, learner in learners.items():
+            before = learner.control_steps
+            _, spent = timed(learner.iterate)
+            if turn:
+                steps[kind] += learner.control_steps - before
+                seconds[kind] += spent
+    for learner in learners.values():
+        learner.collector.close()
+    return {kind: round(steps[kind] / seconds[kind], 1) for kind in learners}
+
+
+def measure_minutes(
+    tasks: Sequence[str], algorithm: Algorithm = "diffusion", target: float = 0.97
+) -> dict[str, dict[str, float | None]]:
+    """Return wall minutes from nothing to an expert whose `target` success is confirmed, by task.
+
+    One at a time, on all cores: demonstrations, clone, RL and its measurements. The key is
+    ``minutes_to_97``, or ``minutes_to_97_gaussian``; None where the preset's iterations end before.
+    """
+    preset = get_preset("laptop").with_settings(
+        {"rl.physics": "training", "rl.target_success": target}
+    )
+    minutes: dict[str, float | None] = {}
+    for task in tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Training(task, algorithm, preset, folder=Path(folder))
+            (_, learner, _), seconds = timed(run.train)
+        reached = learner.best_success >= target
+        minutes[task] = round(seconds / 60, 2) if reached else None
+    own = "" if algorithm == "diffusion" else f"_{algorithm}"
+    return {f"minutes_to_{round(100 * target)}{own}": minutes}
