@@ -322,6 +322,18 @@ def restore(preset: str) -> bool:
     return True
 
 
+def copy_figures(name: str) -> Path:
+    """Copy the figures of a run to figures/, which git keeps; return their folder there."""
+    target = artifacts.root() / "figures" / name
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(artifacts.figures_dir(name).glob("*")):
+        if path.suffix == ".csv" and path.stat().st_size > LARGE:
+            _write(target / f"{path.name}.gz", path.read_text(encoding="utf-8"))
+        elif path.suffix in FIGURES:
+            shutil.copy(path, target)
+    return target
+
+
 def main(preset: str = "libero") -> None:
     """Pack a run into results/ and figures/, which git keeps.
 
@@ -331,13 +343,7 @@ def main(preset: str = "libero") -> None:
     name = get_preset(preset).name
     results = artifacts.results_dir(name)
     pack(artifacts.runs_dir(name), results)
-    target = artifacts.root() / "figures" / name
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(artifacts.figures_dir(name).glob("*")):
-        if path.suffix == ".csv" and path.stat().st_size > LARGE:
-            _write(target / f"{path.name}.gz", path.read_text(encoding="utf-8"))
-        elif path.suffix in FIGURES:
-            shutil.copy(path, target)
+    target = copy_figures(name)
     kept = [path for path in results.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in kept) / 2**20
     print(f"{results} holds {len(kept)} files, {size:.1f} MiB; figures lie in {target}.")

@@ -91,15 +91,17 @@ def test_half_a_record_has_a_table_and_figures_too(home):
     del record["camera_fps"]
     assert "frames/s" not in report(record)
     save_figures(record)
-    assert not (home / "figures" / "benchmark" / "camera.pdf").exists()
+    assert not (home / "runs" / "benchmark" / "figures" / "camera.pdf").exists()
 
 
 def test_each_figure_comes_with_its_table_and_caption(home):
     save_figures(sample())
     for name in ("simulator", "camera"):
-        files = {path.suffix for path in (home / "figures" / "benchmark").glob(f"{name}.*")}
+        files = {
+            path.suffix for path in (home / "runs" / "benchmark" / "figures").glob(f"{name}.*")
+        }
         assert files == {".pdf", ".png", ".csv", ".txt"}
-    caption = (home / "figures" / "benchmark" / "simulator.txt").read_text()
+    caption = (home / "runs" / "benchmark" / "figures" / "simulator.txt").read_text()
     assert "3 interleaved rounds" in caption
     assert "2 cores" in caption
 

@@ -330,7 +330,7 @@ def test_saving_writes_pdf_png_csv_and_caption_the_same_bytes_twice(
         contents = {suffix: path.read_bytes() for suffix, path in paths.items()}
         first = locals().get("first", contents)
         assert contents == first
-    assert paths["pdf"] == tmp_path / "figures/smoke/curve.pdf"
+    assert paths["pdf"] == tmp_path / "runs/smoke/figures/curve.pdf"
     assert contents["pdf"].startswith(b"%PDF")
     assert contents["txt"] == b"Success. n = 50.\n"
     assert len(pd.read_csv(paths["csv"])) == len(data)

@@ -15,7 +15,7 @@ import itertools
 import pandas as pd
 import tyro
 
-from diffrl.artifacts import Stage, results_dir, root, write_csv
+from diffrl.artifacts import Stage, root, runs_dir, write_csv
 from diffrl.errors import TrainingError
 from diffrl.experiments import trial_measures
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
@@ -44,7 +44,7 @@ def training(run: Run, preset: Preset, threads: int = 1) -> Training:
     task, algorithm, seed, physics = run
     settings = preset.with_settings({"rl.physics": physics})
     name = f"{task.replace('/', '-')}-{algorithm}-{physics}-seed{seed}"
-    folder = results_dir(preset.name) / "training_physics" / name
+    folder = runs_dir(preset.name) / "training_physics" / name
     return Training(task, algorithm, settings, seed, threads, folder)
 
 

@@ -24,6 +24,7 @@ import tyro
 from diffrl.artifacts import root, write_csv
 from diffrl.benchmark.common import smooth_actions, timed
 from diffrl.benchmark.physics import TASKS
+from diffrl.sim.osc import GRIPPER_SPEED, SUBSTEPS
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import fresh_start_states
@@ -43,7 +44,7 @@ def simulators(scene: Scene) -> dict[str, Simulator]:
         arms[f"frozen, 12 steps, {name}"] = make(physics="training")
     set_options(arms["12 steps"], timestep=0.05 / 12)
     for moving in arms["12 steps"]._copies:
-        moving._arguments = (*moving._arguments[:-1], 12)
+        moving._arguments = (*moving._arguments[:-2], 12, GRIPPER_SPEED * SUBSTEPS / 12)
     set_options(arms["frozen, 12 steps, tolerance 1e-4"], tolerance=1e-4)
     set_options(arms["frozen, 12 steps, 1 iteration"], iterations=1)
     for models in arms["frozen, 12 steps, far geoms off"]._models:

@@ -17,6 +17,7 @@ from diffrl.benchmark.simulator import measure_simulators
 from diffrl.benchmark.training import measure_training
 from diffrl.doctor import describe_machine
 from diffrl.errors import UserError
+from diffrl.evidence import copy_figures
 from diffrl.presets import Algorithm
 from diffrl.sim.tasks import SUITES, suite_tasks
 
@@ -84,6 +85,7 @@ def main(
     record |= {"machine": describe_machine(), "provenance": made}
     artifacts.write_json(path, record)
     save_figures(record)
+    copy_figures("benchmark")
     print(path.read_text(encoding="utf-8") if json else report(record), end="")
 
 
