@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from diffrl.errors import UserError, refused_by_the_machine
-from diffrl.scale import RAY, StageError
+from diffrl.base.errors import UserError, refused_by_the_machine
+from diffrl.base.scale import RAY, StageError
 
 PIPE = 141  # exit code of a shell's own tools whose reader went away: 128 + SIGPIPE
 
@@ -24,16 +24,16 @@ COMMANDS = {  # name: (module:function, one line of help)
     "doctor": ("diffrl.doctor:main", "check versions, renderer, LIBERO's files, the simulator"),
     "reproduce": ("diffrl.reproduce:main", "run the notebooks 01-05 headlessly"),
     "tasks": ("diffrl.sim.scene:tasks_command", "list LIBERO's tasks"),
-    "train": ("diffrl.rl.train:main", "clone a policy and improve it by RL"),
+    "train": ("diffrl.rl.stage:main", "clone a policy and improve it by RL"),
     "experiment": ("diffrl.experiments:main", "train the arms of a controlled experiment"),
-    "operator": ("diffrl.data.operator_report:main", "try the scripted operator on tasks"),
-    "generate": ("diffrl.data.generate:main", "roll out an expert into a data set"),
+    "operator": ("diffrl.demonstrator.stage:main", "try the scripted operator on tasks"),
+    "generate": ("diffrl.generation.stage:main", "roll out an expert into a data set"),
     "validate": ("diffrl.data.validate:main", "check data-set files"),
     "reseal": ("diffrl.data.reseal:main", "seal data-set files again that you changed yourself"),
     "export": ("diffrl.data.export:main", "convert a data set for other tools"),
     "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
-    "train-vla": ("diffrl.vla.fit:main", "train a compact VLA on data-set files"),
-    "evaluate": ("diffrl.evaluation:main", "evaluate a policy by LIBERO's protocol"),
+    "train-vla": ("diffrl.vla.stage:main", "train a compact VLA on data-set files"),
+    "evaluate": ("diffrl.evaluation.stage:main", "evaluate a policy by LIBERO's protocol"),
     "evidence": ("diffrl.evidence:main", "pack a finished run into results/ and figures/"),
     "benchmark": ("diffrl.benchmark:main", "measure how fast everything is here"),
 }
@@ -156,7 +156,7 @@ def _rules():
     """Read every path as a shell would: ~ is a home folder, also in ``--out=~/x``."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-    from diffrl.artifacts import user_path
+    from diffrl.base.artifacts import user_path
 
     registry = ConstructorRegistry()
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diffrl import artifacts
-from diffrl.errors import UserError
-from diffrl.opengl import find_opengl
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
+from diffrl.base.opengl import find_opengl
 
 BOWL_LIMIT = 0.02  # m; 3.3.2 moves it by about 0.014, mujoco >= 3.4 by about 0.06 (measured)
 DISK_NEEDED = 2.0  # GB for one small preset; our choice
@@ -88,7 +88,7 @@ def describe_machine() -> dict:
     """Return what a reader of a timing wants to know; no names that identify the machine."""
     import psutil
 
-    from diffrl.scale import cores
+    from diffrl.base.scale import cores
 
     try:
         import torch

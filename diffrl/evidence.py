@@ -29,8 +29,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffrl import artifacts
-from diffrl.errors import UserError
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
 from diffrl.presets import get_preset
 
 # Folders that a run keeps for itself; of the others, tables and JSON documents are packed.

@@ -22,26 +22,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from diffrl.artifacts import Stage, runs_dir, write_csv, write_json
-from diffrl.errors import TrainingError
-from diffrl.presets import (
-    ALGORITHMS,
-    MODES,
-    Algorithm,
-    Physics,
-    Preset,
-    QualityConfig,
-    get_preset,
-)
+from diffrl.base.artifacts import Stage, runs_dir, write_csv, write_json
+from diffrl.base.errors import TrainingError
+from diffrl.base.intervals import holm, mean_interval, sign_flip_test
+from diffrl.base.scale import map_tasks, shares
+from diffrl.presets import ALGORITHMS, MODES, Algorithm, Physics, Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
 from diffrl.rl.rollout import Trial, success_rate
 from diffrl.rl.train import Training
-from diffrl.scale import map_tasks, shares
 from diffrl.sim.tasks import get_task
-from diffrl.statistics import holm, mean_interval, sign_flip_test
 
 BUDGET = {  # of every run: about 150 000 control steps, no early stop
     "rl.iterations": 15,

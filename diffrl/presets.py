@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from diffrl.artifacts import added
-from diffrl.errors import UserError
+from diffrl.base.artifacts import added
+from diffrl.base.errors import UserError
 from diffrl.sim.tasks import PRO_SUITES
 
 

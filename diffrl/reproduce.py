@@ -16,9 +16,10 @@ from typing import Annotated
 
 import tyro
 
-from diffrl import artifacts, doctor, evidence
-from diffrl.errors import UserError
-from diffrl.opengl import find_opengl
+from diffrl import doctor, evidence
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
+from diffrl.base.opengl import find_opengl
 from diffrl.presets import Preset, get_preset
 
 COUNT = 5  # notebooks of the series

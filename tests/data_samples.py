@@ -5,8 +5,8 @@ import json
 import h5py
 import numpy as np
 
+from diffrl.data.demo import axis_angle
 from diffrl.data.episode import Episode
-from diffrl.data.layout import axis_angle
 
 TASK = "libero_object/0"
 ATTRS = {

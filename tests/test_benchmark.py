@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffrl import artifacts
 from diffrl import policy as policies
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
 from diffrl.benchmark import main
 from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
@@ -17,7 +18,6 @@ from diffrl.benchmark.physics import compare_physics
 from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.training import measure_training
-from diffrl.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.presets import CloneConfig, RLConfig
 from diffrl.sim.observation import observe

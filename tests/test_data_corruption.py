@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from diffrl.data import safety
+from diffrl.base.errors import UserError
+from diffrl.data import integrity
 from diffrl.data.hdf5 import read_episodes, validate_file, write_episodes
-from diffrl.errors import UserError
 
 DEMO = "data/demo_1"
 ARRAYS = "actions dones fixtures rewards robot_states states obs/ee_pos obs/ee_ori obs/object"
@@ -248,7 +248,7 @@ def test_a_changed_data_set_is_refused_even_with_a_fresh_seal(sound, tmp_path, m
     path.write_bytes(sound)
     with h5py.File(path, "r+") as file:
         mutate(file)
-    safety.seal(path)
+    integrity.seal(path)
     assert_refused(path, place)
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from diffrl.base.errors import UserError
 from diffrl.data import export as exports
 from diffrl.data import lerobot
+from diffrl.data.demo import axis_angle
 from diffrl.data.hdf5 import read_episodes, validate_file, write_episodes
-from diffrl.data.layout import axis_angle
 from diffrl.data.validate import main as validate
-from diffrl.errors import UserError
 
 SIZE = 32
 KEYS = ("observation.images.image", "observation.images.image2")

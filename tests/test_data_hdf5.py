@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from diffrl.data import safety
+from diffrl.base.errors import UserError
+from diffrl.data.demo import axis_angle, quaternions
 from diffrl.data.hdf5 import (
     EpisodeWriter,
     read_attributes,
@@ -22,8 +23,7 @@ from diffrl.data.hdf5 import (
     validate_file,
     write_episodes,
 )
-from diffrl.data.layout import axis_angle, quaternions
-from diffrl.errors import UserError
+from diffrl.data.model_xml import body_poses
 
 RAW = Path(__file__).resolve().parents[2] / "shared" / "teleop" / "raw"
 
@@ -197,7 +197,7 @@ def test_an_official_file_tells_its_task_source_and_fixtures(tmp_path):
     assert (episode.task, episode.source, episode.mode) == (samples.TASK, "human", "recorded")
     assert episode.success
     assert len(episode.states) == episode.length  # official files hold no final state
-    pose = safety.body_poses(episode.model_file)["wooden_cabinet_1_main"]
+    pose = body_poses(episode.model_file)["wooden_cabinet_1_main"]
     np.testing.assert_allclose(pose, [0.1, -0.2, 0.9, 0, 0, 0, 1])
 
 
@@ -224,7 +224,7 @@ def test_real_collector_files_keep_every_step(tmp_path):
         with h5py.File(path) as file:
             np.testing.assert_array_equal(back.states, file["data/demo_1/states"][()])
             assert back.model_file == file["data/demo_1"].attrs["model_file"]
-        assert "care_box_1_main" in safety.body_poses(back.model_file)
+        assert "care_box_1_main" in body_poses(back.model_file)
 
 
 def test_quaternions_and_axis_angles_undo_each_other():

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffrl.base.errors import UserError
 from diffrl.data.human import complete, find_human_file, human_demonstrations, replay
-from diffrl.errors import UserError
 from diffrl.presets import get_preset
 from diffrl.sim.tasks import get_task
 
@@ -57,7 +57,7 @@ def test_a_hub_that_cannot_be_reached_says_how_to_go_on(tmp_path):
 @pytest.fixture(scope="module")
 def recorded():
     """Two operator episodes of a task with fixtures, and the scene."""
-    from diffrl.data.operator import operator_demonstrations
+    from diffrl.demonstrator.episodes import operator_demonstrations
     from diffrl.sim.scene import load_scene
 
     scene = load_scene("libero_goal/7")  # turn on the stove
@@ -105,7 +105,7 @@ def test_official_demonstrations_get_their_fixtures_and_replay_to_success(record
 def test_people_s_data_sets_join_the_operator_s_where_their_files_are(
     recorded, tmp_path, monkeypatch, capsys
 ):
-    from diffrl.data.generate import dataset_path, generate_all, sources_of
+    from diffrl.generation.stage import dataset_path, generate_all, sources_of
     from diffrl.quality.stage import dataset_files
 
     scene, episodes = recorded
@@ -125,7 +125,7 @@ def test_people_s_data_sets_join_the_operator_s_where_their_files_are(
 
 @pytest.mark.sim
 def test_a_vla_learns_from_official_files_mixed_by_weight(recorded, tmp_path, monkeypatch):
-    from diffrl.vla import fit
+    from diffrl.vla import stage as vla_stage
     from diffrl.vla.model import load
 
     monkeypatch.setattr("diffrl.vla.frames.cache_dir", lambda: tmp_path)
@@ -133,10 +133,10 @@ def test_a_vla_learns_from_official_files_mixed_by_weight(recorded, tmp_path, mo
     files = [tmp_path / name for name in ("one_demo.hdf5", "two_demo.hdf5")]
     for path in files:
         official_copy(path, scene, episodes[:1] * 2)
-    (loaded, _) = fit.load(files[:1], 2)
+    (loaded, _) = vla_stage.load(files[:1], 2)
     np.testing.assert_allclose(loaded.fixtures, episodes[0].fixtures, atol=1e-12)
     options = {"out": tmp_path / "model", "steps": 2, "workers": 1}
-    fit.main("smoke", data=tuple(files), weights=(3, 1), **options)
+    vla_stage.main("smoke", data=tuple(files), weights=(3, 1), **options)
     assert load(tmp_path / "model").read(episodes[0].instruction).any()
     assert len(pd.read_csv(tmp_path / "model" / "losses.csv")) == 2
 

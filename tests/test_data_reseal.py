@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
+from diffrl.base.errors import UserError
 from diffrl.data import reseal as room
 from diffrl.data.hdf5 import read_episodes, validate_file, write_episodes
 from diffrl.data.reseal import reseal
-from diffrl.errors import UserError
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from diffrl import artifacts, doctor, opengl
+from diffrl import doctor
 from diffrl.__main__ import main
-from diffrl.errors import UserError
+from diffrl.base import artifacts, opengl
+from diffrl.base.errors import UserError
 
 
 @pytest.fixture

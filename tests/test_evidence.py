@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffrl import artifacts, evidence
-from diffrl.artifacts import Stage
-from diffrl.errors import UserError
+from diffrl import evidence
+from diffrl.base import artifacts
+from diffrl.base.artifacts import Stage
+from diffrl.base.errors import UserError
 
 LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
 

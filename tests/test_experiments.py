@@ -2,22 +2,20 @@
 
 import dataclasses
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from experiment_samples import ARMS
 
-from diffrl import artifacts, experiments, figures
+from diffrl import experiments, figures
 from diffrl import policy as policies
-from diffrl.errors import TrainingError, UserError
+from diffrl.base import artifacts, checkpoint
+from diffrl.base.errors import TrainingError, UserError
 from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, factorial_effects
-from diffrl.presets import ALGORITHMS, CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
-from diffrl.rl import checkpoint
+from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
-
-ARMS = {arm.name: arm for chosen in EXPERIMENTS.values() for arm in chosen.arms}
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -385,169 +383,3 @@ def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
     written = pd.read_csv(tmp_path / "runs/laptop/experiments.csv")
     assert len(written) == 4
     pd.testing.assert_frame_equal(experiments.run_experiment("seeds", workers=1), table)
-
-
-def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
-    """Its prose (and README's) has no numbers to compare, so each claim is repeated here."""
-    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
-    chosen = EXPERIMENTS["factorial"]
-    names = [arm.name for arm in chosen.arms]
-    runs = table[table["arm"].isin(names) & table["task"].isin(chosen.tasks)]
-    objects, other = list(chosen.tasks[:2]), chosen.tasks[2]
-    assert len(runs) == 2 * 72
-    found = factorial_effects(runs, ("jerk_rms", "ldlj_cartesian", "steps", "success"))
-    found = found.set_index(["mode", "measure", "effect"]).sort_index()
-    policy, noise, fade = "diffusion − gaussian", "white − correlated", "faded − cut"
-    for mode in ("deterministic", "stochastic"):
-        jerk = found.loc[mode, "jerk_rms"]
-        assert -jerk.loc[policy, "high"] < jerk.loc[policy, "low"] < 0  # more room on one side
-        assert len(set(np.sign(jerk.loc[policy, list(chosen.tasks)]))) == 2
-        assert jerk.loc[noise, "low"] > 0 > jerk.loc[fade, "high"]
-        assert (jerk.loc[fade, list(chosen.tasks)] < 0).all()
-        assert jerk.loc[[noise, fade], "difference"].abs().min() > jerk.loc[policy, "difference"]
-        assert (jerk["n"] == 8).all()
-        assert jerk.loc[noise, "p"] == 2 / 2**8  # each of the blocks
-        assert jerk["p_holm"].min() == 7 * 2 / 2**8 > 0.05
-        ldlj = found.loc[mode, "ldlj_cartesian"]
-        assert ldlj.loc[noise, "high"] < 0 < ldlj.loc[fade, "high"]
-        assert ldlj.loc[fade, "low"] < 0 < found.loc[(mode, "steps", fade), "low"]
-    success = found.loc["deterministic", "success"]
-    assert (success.loc[[noise, fade], "high"] < 0).all()
-    assert (success.loc[[noise, fade], "p_holm"] < 0.05).all()
-    interaction = success.loc["policy × hand-over"]
-    assert interaction["difference"] > 0
-    assert interaction["p_holm"] > 0.05
-
-    quiet = runs[runs["mode"] == "deterministic"]
-    base = quiet.pivot(
-        index=["arm", "task", "seed"], columns="mode", values=["success", "jerk_rms"]
-    )
-    base = base.droplevel("mode", axis=1).loc[["diffusion", "gaussian"]]
-    assert (base["success"].groupby("arm").mean() > 0.97).all()
-    change = base["jerk_rms"].loc["diffusion"] - base["jerk_rms"].loc["gaussian"]
-    by_task = change.groupby("task").mean()
-    assert (by_task[objects] > 2).all()
-    assert abs(by_task[other]) < 0.1
-    pairs = [(name.replace("diffusion", "gaussian"), name) for name in names[:4]]
-    paired = effects(quiet, pairs, ("jerk_rms", "jerk_at_90", "success"))
-    row = paired[(paired["arm"] == "diffusion") & (paired["measure"] == "jerk_rms")].iloc[0]
-    assert 0 < row["low"] < 0.1
-    assert row["p_holm"] > 0.5
-    mean = quiet.groupby("arm")["jerk_rms"].mean()
-    for own in ("diffusion", "gaussian"):  # for both alike
-        assert mean[own] < mean[f"{own} white"]
-        assert mean[f"{own} fade"] < min(mean[own], mean[f"{own} white fade"])
-        assert mean[f"{own} white fade"] < mean[f"{own} white"]
-    rise = (quiet["jerk_kept"] - quiet["jerk_clone"]).groupby([quiet["task"], quiet["arm"]]).mean()
-    assert (rise[objects] > 0).all()
-
-
-def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
-    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
-    chosen = EXPERIMENTS["seeds"]
-    runs = table[table["arm"].isin(ALGORITHMS) & table["task"].isin(chosen.tasks)]
-    quiet = runs[runs["mode"] == "deterministic"]
-    assert len(quiet) == 18
-    assert np.isfinite(quiet["steps_to_90"]).groupby(quiet["arm"]).sum().tolist() == [9, 8]
-    assert (quiet["clone_success"] >= 2 / 3).sum() == 14
-    assert (quiet["jerk_kept"] - quiet["jerk_clone"]).groupby(quiet["arm"]).mean().min() > 0
-    wide = quiet.pivot(index=["task", "seed"], columns="arm")
-    ahead = {
-        name: wide[name, "diffusion"] - wide[name, "gaussian"]
-        for name in ("auc", "clone_success", "jerk_rms", "jerk_clone")
-    }
-    assert {name: (change > 0).sum() for name, change in ahead.items()} == {
-        **{"auc": 8, "clone_success": 4, "jerk_rms": 8, "jerk_clone": 9}
-    }
-    assert ahead["jerk_rms"].groupby("task").mean().min() > 0
-    found = effects(runs, [("gaussian", "diffusion")], (*experiments.SUCCESS, "jerk_rms"))
-    found = found.set_index(["measure", "mode"]).sort_index()
-    assert (found["difference"] > 0).all()
-    assert found.loc["jerk_rms", "p_holm"].between(0.04, 0.05).all()
-    assert (found.drop("jerk_rms")["p_holm"] > 0.05).all()
-    assert len(set(chosen.tasks) & set(EXPERIMENTS["factorial"].tasks)) == 2  # six pairs are shared
-
-
-def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
-    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
-    equal, chosen = "diffusion Gaussian's rate", EXPERIMENTS["rates"]
-    runs = table[table["arm"].isin([arm.name for arm in chosen.arms])]
-    runs = runs[runs["task"].isin(chosen.tasks)]
-    assert len(runs) == 27 * 2
-    wide = runs.pivot(index=["mode", "task", "seed"], columns="arm", values="jerk_rms")
-    closed = (
-        (wide["diffusion"] - wide[equal]).groupby("mode").agg(["mean", lambda x: (x > 0).sum()])
-    )
-    left = (wide[equal] - wide["gaussian"]).groupby("mode").agg(["mean", lambda x: (x > 0).sum()])
-    assert closed.iloc[:, 1].tolist() == left.iloc[:, 1].tolist() == [8, 8]
-    share = (closed["mean"] / (closed["mean"] + left["mean"])).round(2)
-    assert share.to_dict() == {"deterministic": 0.56, "stochastic": 0.42}
-    pairs, measures = [("gaussian", equal), ("diffusion", equal)], ("success", "auc", "jerk_rms")
-    found = effects(runs, pairs, measures).set_index(["measure", "base"]).sort_index()
-    jerk = found.loc["jerk_rms"]
-    assert (jerk["low"] * jerk["high"] > 0).all()
-    assert (found["p_holm"] > 0.05).all()
-    unseen = effects(runs[runs["task"] != "libero_object/0"], pairs, measures)
-    less = unseen.set_index(["measure", "base"]).loc[("jerk_rms", "diffusion"), "difference"]
-    more = jerk.loc["diffusion", "difference"]
-    assert all(m < n < 0 for m, n in zip(more, less, strict=True))
-    ahead = found[found["mode"] == "deterministic"].drop("jerk_rms")["difference"].unstack()
-    assert (ahead["gaussian"] > 0).all()
-
-
-def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
-    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
-    table = experiments.renamed(table)
-    arms = [arm.name for arm in EXPERIMENTS["ablations"].arms]
-    runs = table[table["arm"].isin(arms) & (table["task"] == "libero_object/0")]
-    quiet = runs[runs["mode"] == "deterministic"]
-    assert len(quiet) == 69
-    epsilon = quiet["arm"].str.contains("epsilon|DPPO's defaults")
-    noise, plan = quiet[epsilon], quiet[~epsilon]
-    assert noise["success"].max() == 0.68
-    assert not np.isfinite(noise["steps_to_90"]).any()
-    assert plan["success"].min() == 0.82
-    sharp = noise[noise["arm"].str.contains("sharp")].groupby("arm")["clone_success"].mean()
-    assert sharp.between(0.3, 0.42).all()
-    assert (plan["clone_success"] <= 0.42).sum() == 3
-    wide = quiet.pivot(index="seed", columns="arm")
-    at_base_rate = [arm for arm in arms if "epsilon" in arm]
-    assert (wide["auc"][at_base_rate] < 0.12).all(axis=None)
-    kept = [arm for arm in arms if "DPPO's defaults sharp" in arm]
-    assert (wide["success"][kept].mean() > wide["clone_success"][kept].mean()).all()
-
-    path = Path(__file__).parents[1] / "results" / "laptop" / "experiments_diagnostics.csv.gz"
-    rows = pd.read_csv(path).dropna(subset="success")
-    faster = rows[rows["run"].str.startswith("diffusion-papers-settings-sharp-clone-faster/")]
-    training = faster.groupby("run")["success"]
-    ends = training.apply(lambda x: x.head(3).mean()), training.apply(lambda x: x.tail(3).mean())
-    assert [end.round(2).tolist() for end in ends] == [[0.16, 0.37, 0.27], [0.67, 0.63, 0.60]]
-    assert all(dict(ARMS[arm].changes).get("rl.noise_correlation", 0.8) for arm in at_base_rate)
-
-    base, others = arms[0], [arm for arm in arms[1:] if arm in set(plan["arm"])]
-    assert len(others) == 16
-    change = {
-        name: wide[name][others].sub(wide[name][base], axis=0)
-        for name in ("success", "auc", "jerk_rms")
-    }
-    for arm in ("diffusion white", "diffusion fade"):
-        assert (change["success"][arm] < 0).all()
-    assert (~np.isfinite(wide["steps_to_90"]["diffusion fade"])).sum() == 1
-    smoother = ["leading", "annealed", "synchronous", "floor 0.05", "Gaussian's rate"]
-    rougher = ["U-Net", "50 demonstrations"]
-    signs = change["jerk_rms"]
-    assert [*signs.columns[(signs < 0).all()]] == [f"diffusion {name}" for name in smoother]
-    assert [*signs.columns[(signs > 0).all()]] == [f"diffusion {name}" for name in rougher]
-    found = effects(runs, [(base, arm) for arm in others], ("success", "auc", "jerk_rms"))
-    found = found[found["mode"] == "deterministic"].set_index(["measure", "arm"])
-    assert (found.loc["jerk_rms", "low"] < 0).all()
-    assert (found.loc["jerk_rms", "high"] > 0).all()
-    assert found.loc[("auc", "diffusion white"), "high"] < 0
-    no_help = ["annealed", "chunk 4", "DDPM, last 10 of 20", "U-Net", "floor 0.1"]
-    no_help += [f"{count} demonstrations" for count in (5, 10, 20, 50)]
-    same = found.loc[[(m, f"diffusion {arm}") for m in ("success", "auc") for arm in no_help]]
-    assert (same["low"] * same["high"] < 0).all()
-    rougher_than_clone = wide["jerk_kept"][others].mean() - wide["jerk_clone"][others].mean()
-    assert (rougher_than_clone > 0).all()
-    noisy = runs[runs["mode"] == "stochastic"].groupby("arm")["success"].mean()
-    assert noisy[base] - noisy["diffusion floor 0.1"] == pytest.approx(0.247, abs=0.001)

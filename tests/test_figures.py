@@ -7,8 +7,10 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.text import Text
 
-from diffrl import figures, quality, scores, statistics
-from diffrl.errors import UserError
+from diffrl import figures, quality
+from diffrl.base import intervals
+from diffrl.base.errors import UserError
+from diffrl.evaluation import scores
 from diffrl.presets import QualityConfig
 from diffrl.quality.trajectory import Trajectory
 
@@ -49,7 +51,7 @@ def tables():
         [("libero_90", f"libero_90/{i}", *arm, 30 + i, 50) for i in (0, 20) for arm in ARMS],
         columns=["suite", "task", "source", "mode", "successes", "trials"],
     )
-    low, high = statistics.wilson(rates["successes"], rates["trials"])
+    low, high = intervals.wilson(rates["successes"], rates["trials"])
     curves = rates.assign(steps=np.arange(len(rates)) * 1000, value=0.6, low=low, high=high)
     scaling = pd.concat([rates.assign(demonstrations=n, success=0.6) for n in (10, 50)])
     scaling = scaling[scaling["task"] == "libero_90/0"].assign(low=0.5, high=0.7)

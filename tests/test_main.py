@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from diffrl.__main__ import COMMANDS, main, resolve
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 from diffrl.presets import PRESETS, get_preset
 
 

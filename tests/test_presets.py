@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 from diffrl.presets import get_preset
 
 

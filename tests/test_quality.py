@@ -12,9 +12,10 @@ from quality_samples import minimum_jerk, trajectory
 from scipy.integrate import quad
 from scipy.spatial.transform import Rotation
 
-from diffrl import quality, statistics
+from diffrl import quality
+from diffrl.base import intervals
+from diffrl.base.errors import UserError
 from diffrl.benchmark.quality import random_trajectory
-from diffrl.errors import UserError
 from diffrl.quality import consistency, smoothness
 
 STEADY = {"deadline": None, "derandomize": True}  # the same examples in every run
@@ -222,7 +223,7 @@ def test_variances_of_equal_sources_are_told_apart_no_more_often_than_stated():
         starts = rng.normal(size=(20, 1, 3))  # shared, so the two arms are paired
         pair = (starts + rng.normal(size=(20, 1, 3)) for _ in range(2))
         a, b = (consistency.dispersion(consistency.squared_distances(x), range(20)) for x in pair)
-        p_values.append(statistics.sign_flip_test(a[1] - b[1], resamples=300, seed=trial))
+        p_values.append(intervals.sign_flip_test(a[1] - b[1], resamples=300, seed=trial))
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.1
     assert 0.12 <= np.mean(np.array(p_values) < 0.2) <= 0.28
 

@@ -1,7 +1,6 @@
 """Strangers' files of demonstrations are measured with the right values, or refused with reason."""
 
 import json
-import pickle
 import tempfile
 from pathlib import Path
 
@@ -10,16 +9,16 @@ import file_variations as variations
 import h5py
 import numpy as np
 import pytest
+from quality_file_samples import read, robomimic_file, wander
 from quality_samples import CONFIG, arms, write_data_set
 
 from diffrl import quality
 from diffrl.__main__ import main as command_line
+from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import validate_file
-from diffrl.errors import UserError
 from diffrl.quality import description
 
 FILES = 130  # of each layout
-TELEOP = Path(__file__).resolve().parents[2] / "shared" / "teleop"
 
 
 @pytest.fixture
@@ -30,7 +29,6 @@ def memory(tmp_path):
         yield Path(folder)
 
 
-# -- any legal file --------------------------------------------------------------------------------
 @pytest.mark.parametrize("layout", variations.LAYOUTS)
 def test_any_legal_file_is_measured_rightly_or_refused_with_the_true_reason(layout, memory):
     measured = refused = 0
@@ -85,38 +83,6 @@ def assert_right(found, demos, sample, lines, seed):
         assert any("measures of actions are left out" in line for line in lines), seed
     elif any(np.abs(d.actions).max() > 1.01 for d in demos):
         assert any("are clipped" in line for line in lines), seed
-
-
-# -- what people have ------------------------------------------------------------------------------
-def robomimic_file(path, demos=3, steps=40, rate=20, **change):
-    """robomimic's low-dimensional layout; `change` maps a key to a function of (index, steps)."""
-    kwargs = {"control_freq": rate} | change.pop("env_kwargs", {})
-    env = {"type": 1, "env_name": "Lift", "env_kwargs": kwargs} | change.pop("env_args", {})
-    keys = {
-        "actions": lambda i, n: np.random.default_rng(i).uniform(-1, 1, (n, 7)),
-        "obs/robot0_eef_pos": lambda i, n: wander(i, n),
-        "rewards": lambda i, n: (np.arange(n) == n - 1).astype(float),
-        "dones": lambda i, n: (np.arange(n) == n - 1).astype(int),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file.create_group("data").attrs["env_args"] = json.dumps(env)
-        for index in range(demos):
-            demo = file["data"].create_group(f"demo_{index}")
-            for key, function in (keys | change).items():
-                if function is not None:
-                    demo[key] = function(index, steps)
-    return path
-
-
-def wander(seed, steps):
-    return variations.wander(np.random.default_rng(seed), steps, 3)
-
-
-def read(path, **options):
-    """The trajectories and the lines that are told."""
-    lines = []
-    return quality.read_trajectories(path, tell=lines.append, **options), "\n".join(lines)
 
 
 def regenerated(path, cut=None):
@@ -219,6 +185,8 @@ def test_jerk_needs_no_actions_and_other_widths_leave_their_measures_out(tmp_pat
 
 
 OSC = variations.OSC_POSE
+
+
 LEFT_OUT = "measures of actions are left out"
 
 
@@ -260,7 +228,6 @@ def test_gripper_commands_of_0_and_1_are_read_as_signs(tmp_path):
     assert "0 and 1: read as -1 and 1" in told
 
 
-# -- success ---------------------------------------------------------------------------------------
 ENDS, NEVER = [0, 0, 1], [0, 0, 0]
 
 
@@ -301,7 +268,6 @@ def test_dense_rewards_are_told_to_be_unknown_and_failures_are_not_measured(tmp_
     assert len(quality.select(found, 9)) == 1
 
 
-# -- rates -----------------------------------------------------------------------------------------
 def test_a_rate_that_contradicts_the_file_is_refused(tmp_path):
     ours, official = tmp_path / "ours.hdf5", tmp_path / "official.hdf5"
     write_data_set(ours, list(arms(n=2)))
@@ -344,180 +310,3 @@ def test_float32_files_give_the_values_of_float64_and_compare_with_them(tmp_path
     single, double = (quality.trajectory_measures(part[0]) for part in found)
     assert single == pytest.approx(double, rel=1e-3, nan_ok=True)
     assert len(quality.measure(found[0] + found[1], CONFIG))  # one rate, though a clock is rounded
-
-
-# -- several files ---------------------------------------------------------------------------------
-def shaky(size):
-    return {"obs/robot0_eef_pos": lambda i, n: wander(i, n) + size * wander(9 + i, n)}
-
-
-def jerk_of(printed):
-    rows = [line.split(",") for line in printed.splitlines()[1:]]
-    return {row[0]: row[4] for row in rows if row[2:4] == ["Lift", "jerk_rms"]}
-
-
-@pytest.mark.parametrize("folders", [("ph", "mh"), ("a/set", "b/set")])
-def test_files_of_one_name_in_two_folders_are_two_arms(tmp_path, capsys, folders):
-    for index, folder in enumerate(folders):
-        robomimic_file(tmp_path / folder / "low_dim.hdf5", **shaky(float(index)))
-    alone = []
-    for folder in folders:
-        assert command_line(["quality", str(tmp_path / folder / "low_dim.hdf5"), "--csv"]) == 0
-        alone += jerk_of(capsys.readouterr().out).values()
-    assert command_line(["quality", str(tmp_path), "--csv"]) == 0  # the folder that holds both
-    together = jerk_of(capsys.readouterr().out)
-    assert together == {f"{f}/low_dim": value for f, value in zip(folders, alone)}
-    paths = [tmp_path / folder / "low_dim.hdf5" for folder in folders]
-    found = quality.read_files(paths, tell=lambda line: None)
-    assert len({t.start_state for t in found}) == len(found)
-
-
-def test_files_of_one_name_that_say_the_same_source_are_two_arms_too(tmp_path):
-    lines = []
-    for folder in ("mine", "yours"):
-        (tmp_path / folder).mkdir()
-        episodes = [samples.sample_episode(seed, images=2) for seed in range(2)]
-        samples.write_official(tmp_path / folder / "x_demo.hdf5", episodes)
-    paths = [tmp_path / folder / "x_demo.hdf5" for folder in ("mine", "yours")]
-    found = quality.read_files(paths, tell=lines.append)
-    assert {t.arm for t in found} == {("human (mine)", "recorded"), ("human (yours)", "recorded")}
-    assert any("arm of its own" in line for line in lines)
-
-
-def test_the_same_file_is_measured_once(tmp_path):
-    path, lines = robomimic_file(tmp_path / "a.hdf5"), []
-    (tmp_path / "link.hdf5").symlink_to(path)
-    assert len(quality.read_files([path, path, tmp_path / "link.hdf5"], tell=lines.append)) == 3
-    assert sum("measured already" in line for line in lines) == 2
-
-
-def spoil_one(path):
-    with h5py.File(path, "a") as file:
-        file["data/demo_1/obs/robot0_eef_pos"][5, 0] = np.nan
-    return path
-
-
-def test_one_bad_episode_stops_the_file_or_is_left_out_and_named(tmp_path, capsys):
-    path = spoil_one(robomimic_file(tmp_path / "a.hdf5", demos=4))
-    assert command_line(["quality", str(path)]) == 1
-    assert "position holds NaN" in " ".join(capsys.readouterr().err.split())
-    assert command_line(["quality", str(path), "--skip-bad", "--csv"]) == 0
-    printed = capsys.readouterr()
-    assert {line.split(",")[-1] for line in printed.out.splitlines() if "jerk_rms" in line} == {"3"}
-    assert "left out" in printed.err
-    assert "a.hdf5, demo_1: position holds NaN" in printed.err
-
-
-def test_a_bad_file_in_a_folder_stops_it_or_is_left_out_and_named(tmp_path, capsys):
-    robomimic_file(tmp_path / "good.h5")
-    (tmp_path / "bad.hdf5").write_bytes(b"\x80pickle")
-    assert command_line(["quality", str(tmp_path)]) == 1
-    assert "never loaded" in " ".join(capsys.readouterr().err.split())
-    assert command_line(["quality", str(tmp_path), "--skip-bad", "--csv"]) == 0
-    assert "bad.hdf5" in capsys.readouterr().err
-    (tmp_path / "good.h5").unlink()
-    assert command_line(["quality", str(tmp_path), "--skip-bad"]) == 1
-    assert command_line(["quality", str(tmp_path / "empty")]) == 1
-
-
-def test_an_arm_with_one_good_episode_is_left_out_with_skip_bad(tmp_path, capsys):
-    robomimic_file(tmp_path / "good.hdf5")
-    robomimic_file(tmp_path / "one.hdf5", demos=1)
-    assert command_line(["quality", str(tmp_path)]) == 1
-    assert command_line(["quality", str(tmp_path), "--skip-bad", "--csv"]) == 0
-    assert "one recorded on Lift has 1 success" in capsys.readouterr().err
-
-
-def test_the_sound_episodes_of_a_changed_data_set_of_ours_are_measured_with_skip_bad(tmp_path):
-    path = tmp_path / "ours.hdf5"
-    write_data_set(path, list(arms(n=3)))
-    with h5py.File(path, "a") as file:
-        file["data/demo_2/actions"][3, 0] += 1e-9  # seal and checksum break
-    with pytest.raises(UserError, match="SHA-256 differs"):
-        read(path)
-    found, told = read(path, skip_bad=True)
-    assert len(found) == 5
-    assert "seal: its bytes are not those" in told
-    assert "left out: " in told
-    assert "demo_2" in told
-
-
-# -- bounds ----------------------------------------------------------------------------------------
-def replace_position(make):
-    def change(demo):
-        del demo["obs/robot0_eef_pos"]
-        make(demo, "obs/robot0_eef_pos")
-
-    return change
-
-
-def opaque(demo, name):
-    demo[name] = np.void(pickle.dumps([1]))
-
-
-def texts(demo, name):
-    demo.create_dataset(name, (40, 3), h5py.string_dtype(), data=[["x"] * 3] * 40)
-
-
-def bomb(demo, name):
-    demo.create_dataset(name, (10**9, 3), "f8", chunks=(10**4, 3), compression=9)[:10] = 1
-
-
-def long(demo, name):
-    demo[name] = np.zeros((2 * 10**6, 3), np.uint8)
-
-
-def unwritten(demo, name):
-    demo.create_dataset(name, (40, 3), "f8")
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (opaque, "is no number"),
-        (texts, "objects are not loaded"),
-        (bomb, "claims 24000000000 bytes"),
-        (long, "2000000 rows, more than 1000000"),
-        (unwritten, "none was ever written"),
-    ],
-)
-def test_what_is_no_array_of_believable_size_is_refused_before_it_is_read(tmp_path, make, message):
-    path = robomimic_file(tmp_path / "odd.hdf5")
-    with h5py.File(path, "a") as file:
-        replace_position(make)(file["data/demo_0"])
-    with pytest.raises(UserError) as refusal:
-        read(path)
-    assert message in str(refusal.value)
-    assert "odd.hdf5" in str(refusal.value)
-
-
-def test_an_array_of_which_only_the_last_chunk_was_written_is_believed(tmp_path):
-    path = robomimic_file(tmp_path / "a.hdf5", demos=1, steps=5000)
-    with h5py.File(path, "a") as file:
-        demo = file["data/demo_0"]
-        del demo["rewards"]
-        demo.create_dataset("rewards", (5000,), "f8", chunks=(1,))[-1] = 1  # the rest are zeros
-        assert demo["rewards"].nbytes > 1100 * demo["rewards"].id.get_storage_size()
-    assert read(path)[0][0].success
-
-
-def test_attributes_that_are_objects_are_passed_over(tmp_path):
-    path = robomimic_file(tmp_path / "a.hdf5")
-    with h5py.File(path, "a") as file:
-        file["data"].attrs["task"] = np.void(pickle.dumps("x"))
-        file["data"].attrs["source"] = file["data"].ref
-    found, _ = read(path)
-    assert {(t.task, t.source) for t in found} == {("Lift", f"{tmp_path.name}/a")}
-
-
-# -- real files ------------------------------------------------------------------------------------
-@pytest.mark.skipif(not TELEOP.is_dir(), reason="the teleoperated recordings are not here")
-def test_real_teleoperation_is_clipped_as_its_controller_did_and_measured(capsys):
-    found, told = read(TELEOP / "medical_box.hdf5")
-    assert len(found) == 90
-    assert "are clipped" in told
-    assert max(np.abs(t.actions).max() for t in found) == 1
-    assert all(t.quaternion is not None for t in found)
-    assert command_line(["quality", str(TELEOP / "raw"), "--csv"]) == 0  # three files, one arm
-    printed = capsys.readouterr()
-    assert printed.out.splitlines()[1].startswith("teleoperation,recorded,all,jerk_rms")

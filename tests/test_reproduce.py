@@ -10,9 +10,10 @@ import time
 import nbformat
 import pytest
 
-from diffrl import artifacts, doctor, reproduce
+from diffrl import doctor, reproduce
 from diffrl.__main__ import main
-from diffrl.errors import UserError
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
 
 RECORD = """
 from pathlib import Path

@@ -14,14 +14,16 @@ import pytest
 import torch
 
 from diffrl import policy as policies
-from diffrl.errors import UserError
+from diffrl.base import checkpoint
+from diffrl.base.errors import UserError
 from diffrl.policy.features import Layout
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig
-from diffrl.rl import checkpoint, train
+from diffrl.rl import train
 from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.collect import TRAINING_STARTS, Collector
 from diffrl.rl.learn import WALL_CLOCK, Learner, improve
 from diffrl.rl.rollout import rollout
+from diffrl.rl.stage import train_expert
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
@@ -275,7 +277,7 @@ def small_preset(**clone):
 @pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
 def test_an_expert_is_trained_recorded_and_found_again(tmp_path, algorithm):
     preset = small_preset()
-    rows = train.train_expert(TASK, algorithm, preset, folder=tmp_path)
+    rows = train_expert(TASK, algorithm, preset, folder=tmp_path)
     assert list(rows["mode"]) == ["deterministic", "stochastic"]
     assert list(rows["trials"]) == [3, 3]
     assert (rows["low"] <= rows["success"]).all()
@@ -286,7 +288,7 @@ def test_an_expert_is_trained_recorded_and_found_again(tmp_path, algorithm):
     diagnostics = pd.read_csv(tmp_path / "diagnostics.csv")
     assert list(diagnostics["iteration"]) == [1, 2]
     weights = (tmp_path / "policy.safetensors").stat()
-    again = train.train_expert(TASK, algorithm, preset, folder=tmp_path)
+    again = train_expert(TASK, algorithm, preset, folder=tmp_path)
     pd.testing.assert_frame_equal(again, rows)
     assert (tmp_path / "policy.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 
@@ -303,7 +305,7 @@ def test_a_run_that_fails_writes_no_expert_and_leaves_an_older_one_alone(tmp_pat
     for name in before:
         (tmp_path / name).write_text("older")
     with pytest.raises(UserError, match=message):
-        train.train_expert(TASK, "diffusion", small_preset(**clone), folder=tmp_path)
+        train_expert(TASK, "diffusion", small_preset(**clone), folder=tmp_path)
     there = {path.name for path in tmp_path.iterdir()}
     assert there - {"train.log", "checkpoint"} == before
     assert {(tmp_path / name).read_text() for name in before} == {"older"}

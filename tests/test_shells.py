@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from diffrl import __main__, jit, opengl
-from diffrl.artifacts import cache_dir
-from diffrl.errors import UserError
+from diffrl import __main__
+from diffrl.base import jit, opengl
+from diffrl.base.artifacts import cache_dir
+from diffrl.base.errors import UserError
 
 TASK = "libero_object/3"
 ROOT = Path(__file__).parents[1]
@@ -127,10 +128,10 @@ def test_listing_and_quality_need_neither_home_nor_renderer(shell, recording):
 
 @pytest.mark.parametrize("backend", ["osmesa", "egl", "disabled"])
 def test_pictures_without_opengl_fail_with_the_remedy(shell, backend):
-    code = "from diffrl.opengl import find_opengl; find_opengl()"
+    code = "from diffrl.base.opengl import find_opengl; find_opengl()"
     result = shell("-c", code, faults=NO_OPENGL, MUJOCO_GL=backend)
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("diffrl.errors.UserError: ")
+    assert last.startswith("diffrl.base.errors.UserError: ")
     assert "nset" in last  # MUJOCO_GL
     assert "RL on states runs without" in last
 
@@ -149,14 +150,14 @@ def test_mujocos_spellings_of_a_backend_are_understood(monkeypatch, word, backen
 
 
 def test_without_a_home_the_cache_s_folder_is_asked_for(shell):
-    code = "from diffrl.artifacts import cache_dir; print(cache_dir())"
+    code = "from diffrl.base.artifacts import cache_dir; print(cache_dir())"
     result = shell("-c", code, faults=NO_HOME, DIFFRL_CACHE=None)
     assert "UserError: The path ~/.cache/diffrl begins with a home folder" in result.stderr
     assert "DIFFRL_CACHE" in result.stderr
 
 
 def test_an_empty_cache_variable_is_no_folder(shell, tmp_path):
-    code = "from diffrl.artifacts import cache_dir; print(cache_dir())"
+    code = "from diffrl.base.artifacts import cache_dir; print(cache_dir())"
     result = shell("-c", code, DIFFRL_CACHE="", HOME=str(tmp_path))
     assert result.stdout.strip() == str(tmp_path / ".cache" / "diffrl")
 
@@ -232,7 +233,7 @@ def test_a_terminal_that_is_not_utf8_prints_something(recording, monkeypatch):
 
 # ---- numba's cache -----------------------------------------------------------------------------
 
-PLACE = "import numba, diffrl.jit; print(numba.config.CACHE_DIR)"
+PLACE = "import numba, diffrl.base.jit; print(numba.config.CACHE_DIR)"
 
 
 def test_compiled_code_is_kept_in_our_cache_unless_the_user_chose_a_folder(shell, tmp_path):
@@ -279,7 +280,7 @@ def test_two_clones_and_several_processes_share_a_cache_without_mixing_code(shel
     for number in (10, 20):
         clone = tmp_path / str(number)
         clone.mkdir()
-        body = f"from diffrl.jit import njit\n@njit()\ndef f(x):\n    return x + {number}\n"
+        body = f"from diffrl.base.jit import njit\n@njit()\ndef f(x):\n    return x + {number}\n"
         (clone / "own.py").write_text(body)
     environment = {k: v for k, v in (os.environ | variables).items() if v is not None}
     environment["PYTHONPATH"] = str(ROOT)

@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import pytest
 
-from diffrl.artifacts import cache_dir
-from diffrl.data.workspace import Workspace
-from diffrl.errors import UserError
+from diffrl.base.artifacts import cache_dir
+from diffrl.base.errors import UserError
+from diffrl.demonstrator.workspace import Workspace
 from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import load_scene

@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator, settle_layouts
 from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states

@@ -15,12 +15,12 @@ import itertools
 import pandas as pd
 import tyro
 
-from diffrl.artifacts import Stage, root, runs_dir, write_csv
-from diffrl.errors import TrainingError
+from diffrl.base.artifacts import Stage, root, runs_dir, write_csv
+from diffrl.base.errors import TrainingError
+from diffrl.base.scale import cores, map_tasks
 from diffrl.experiments import trial_measures
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
 from diffrl.rl.train import Training
-from diffrl.scale import cores, map_tasks
 from diffrl.sim.simulator import Physics
 
 TASKS = (

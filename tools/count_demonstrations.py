@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 import tyro
 
-from diffrl.artifacts import runs_dir, write_csv
-from diffrl.data.operator import operator_demonstrations
+from diffrl.base.artifacts import runs_dir, write_csv
+from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.rollout import success_rate

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffrl.base.intervals import wilson
 from diffrl.presets import PRESETS
 from diffrl.quality import MEASURES
-from diffrl.statistics import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

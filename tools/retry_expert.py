@@ -18,10 +18,11 @@ import torch
 import tyro
 
 from diffrl import policy as policies
-from diffrl.artifacts import root, runs_dir, write_csv
+from diffrl.base.artifacts import root, runs_dir, write_csv
 from diffrl.presets import Algorithm, Preset, get_preset
 from diffrl.rl.records import expert_folder
-from diffrl.rl.train import Training, train_expert
+from diffrl.rl.stage import train_expert
+from diffrl.rl.train import Training
 
 STARTS = 192  # further held-out start states
 LOW_RATE = {"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}

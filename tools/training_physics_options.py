@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from diffrl.artifacts import root, write_csv
+from diffrl.base.artifacts import root, write_csv
 from diffrl.benchmark.common import smooth_actions, timed
 from diffrl.benchmark.physics import TASKS
 from diffrl.sim.osc import GRIPPER_SPEED, SUBSTEPS

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 import tyro
 
-from diffrl.artifacts import root, runs_dir, write_csv
+from diffrl.base.artifacts import root, runs_dir, write_csv
+from diffrl.base.scale import map_tasks
 from diffrl.experiments import Arm, learning_speed, mean_quality
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.rollout import rollout
 from diffrl.rl.train import HELD_OUT, Training
-from diffrl.scale import map_tasks
 from diffrl.sim.starts import fresh_start_states
 
 NOISE = {"rl.sigma_floor": 0.1, "rl.gaussian_std": 0.1}

@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 import tyro
 
-from diffrl.artifacts import root, runs_dir, write_csv
-from diffrl.evaluation import Arm, Job, evaluate
+from diffrl.base.artifacts import root, runs_dir, write_csv
+from diffrl.evaluation.protocol import Trial
+from diffrl.evaluation.stage import Arm, Job, evaluate
 from diffrl.presets import Preset, get_preset
-from diffrl.vla.adapters import Trial
-from diffrl.vla.fit import mix, render_all
+from diffrl.vla.stage import mix, render_all
 from diffrl.vla.train import train
 
 DATA = "operator-recorded"

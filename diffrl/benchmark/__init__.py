@@ -5,7 +5,8 @@ from typing import Literal
 
 import tyro
 
-from diffrl import artifacts
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
 from diffrl.benchmark.camera import measure_camera
 from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
@@ -16,7 +17,6 @@ from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
 from diffrl.benchmark.training import measure_training
 from diffrl.doctor import describe_machine
-from diffrl.errors import UserError
 from diffrl.evidence import copy_figures
 from diffrl.presets import Algorithm
 from diffrl.sim.tasks import SUITES, suite_tasks

@@ -7,8 +7,8 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
+from diffrl.base.opengl import find_opengl
 from diffrl.benchmark.common import EPISODE, smooth_actions, timed
-from diffrl.opengl import find_opengl
 from diffrl.sim.camera import CAMERAS, Renderer
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.simulator import Simulator

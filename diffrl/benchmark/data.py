@@ -15,7 +15,7 @@ from diffrl.data.episode import Episode
 from diffrl.data.export import export_hdf5
 from diffrl.data.hdf5 import EpisodeWriter
 from diffrl.data.human import replay
-from diffrl.data.operator import operator_demonstrations
+from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.presets import get_preset
 from diffrl.sim.camera import CAMERAS, Renderer
 from diffrl.sim.scene import load_scene

@@ -15,14 +15,15 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from diffrl.base.scale import cores
 from diffrl.benchmark.common import timed
-from diffrl.evaluation import Arm, Job, evaluate, plan
+from diffrl.evaluation.policies import open_policy
+from diffrl.evaluation.protocol import Policy, Trial
+from diffrl.evaluation.stage import Arm, Job, evaluate, plan
 from diffrl.presets import get_preset
-from diffrl.scale import cores
 from diffrl.sim import compiler
 from diffrl.sim.tasks import get_task
 from diffrl.vla import model as vla
-from diffrl.vla.adapters import Policy, Trial, open_policy
 
 TASK = "libero_object/0"
 PLAIN_STEPS = 80  # control steps of the plain loop: ten decisions

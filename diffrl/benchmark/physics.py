@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from diffrl.base.scale import cores
 from diffrl.benchmark.common import timed
 from diffrl.policy import ChainPolicy
 from diffrl.presets import Algorithm, RLConfig, get_preset
 from diffrl.rl.learn import Learner
 from diffrl.rl.train import Training
-from diffrl.scale import cores
 from diffrl.sim.scene import Scene
 
 TASKS = (

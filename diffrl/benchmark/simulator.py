@@ -17,8 +17,8 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
+from diffrl.base.scale import cores
 from diffrl.benchmark.common import EPISODE, smooth_actions, timed
-from diffrl.scale import cores
 from diffrl.sim import compiler, mujoco
 from diffrl.sim.observation import place_fixtures
 from diffrl.sim.osc import SUBSTEPS

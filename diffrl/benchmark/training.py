@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diffrl.base.scale import cores
 from diffrl.benchmark.common import timed
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.learn import Learner
 from diffrl.rl.train import Training
-from diffrl.scale import cores
 from diffrl.sim.simulator import Simulator
 
 TASK = "libero_object/0"

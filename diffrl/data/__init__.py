@@ -1,1 +1,1 @@
-"""Episodes and what holds them: HDF5, LeRobot, human and scripted demonstrations, generation."""
+"""Episodes in files: HDF5, LeRobot's format, human demonstrations, films, exports."""

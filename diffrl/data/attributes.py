@@ -5,7 +5,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 from diffrl.sim.tasks import Task
 
 _CONTROLLER = {  # robosuite 1.4.0's OSC_POSE, as LIBERO uses it

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffrl.artifacts import atomic_path, provenance
+from diffrl.base.artifacts import atomic_path, provenance
 from diffrl.data.hdf5 import iterate_episodes, read_attributes
 
 _HEAD = """---

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 
 SOURCES = ("operator", "human", "teleoperation", "diffusion", "gaussian")
 MODES = ("recorded", "deterministic", "stochastic")

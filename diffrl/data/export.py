@@ -7,6 +7,8 @@ from typing import Literal
 
 import tyro
 
+from diffrl.base.errors import UserError
+from diffrl.base.scale import cores
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.episode import IMAGES, Episode
 from diffrl.data.hdf5 import iterate_episodes, read_attributes, write_episodes
@@ -14,8 +16,6 @@ from diffrl.data.human import completed
 from diffrl.data.lerobot import export_lerobot
 from diffrl.data.media import with_frames
 from diffrl.data.validate import data_files
-from diffrl.errors import UserError
-from diffrl.scale import cores
 from diffrl.sim.tasks import get_task
 
 

@@ -1,7 +1,7 @@
 """Data sets in LIBERO's and robomimic's HDF5: written safely, read suspiciously.
 
 A data set of ours is what LIBERO's own scripts write plus robomimic's ``mask``, a checksum per
-episode and a seal over the whole file (see `diffrl.data.layout`, `diffrl.data.safety`). The same
+episode and a seal over the whole file (see `diffrl.data.demo`, `diffrl.data.integrity`). The same
 reader opens official files and those of LIBERO's raw collector.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from diffrl.artifacts import atomic_path, lock, make_folder
-from diffrl.data import layout, safety
+from diffrl.base.artifacts import atomic_path, lock, make_folder
+from diffrl.base.errors import UserError
+from diffrl.data import demo, integrity
+from diffrl.data.demo import DAMAGE
 from diffrl.data.episode import IMAGES, Episode
-from diffrl.data.layout import DAMAGE
-from diffrl.data.safety import Finding
-from diffrl.errors import UserError
+from diffrl.data.integrity import Finding
 
 FORMAT = 1  # of our additions to the layout
 VALID_EVERY = 10  # one demonstration in ten is kept for validation (robomimic's share)
@@ -47,11 +47,11 @@ def write_episodes(path: Path, episodes: Iterable[Episode], attrs: Mapping[str, 
     """
     with atomic_path(path) as temporary:
         private = {"locking": False}  # nobody else knows its name, and some NFS has no locks
-        size = safety.SEAL_SIZE
+        size = integrity.SEAL_SIZE
         with h5py.File(temporary, "w", libver=_LIBVER, userblock_size=size, **private) as file:
             data, successes, total = file.create_group("data"), [], 0
             for index, episode in enumerate(episodes):
-                layout.write_demo(data.create_group(f"demo_{index}"), episode.validate())
+                demo.write_demo(data.create_group(f"demo_{index}"), episode.validate())
                 successes.append(episode.success)
                 total += episode.length
             counted = dict(zip(_COUNTED, (len(successes), total, FORMAT), strict=True))
@@ -60,7 +60,7 @@ def write_episodes(path: Path, episodes: Iterable[Episode], attrs: Mapping[str, 
             for key, chosen in _masks(np.array(successes, bool)).items():
                 names = [f"demo_{index}" for index in np.flatnonzero(chosen)]
                 file[f"mask/{key}"] = np.array(names, dtype="S")
-        safety.seal(temporary)
+        integrity.seal(temporary)
 
 
 def _masks(success: np.ndarray) -> dict[str, np.ndarray]:
@@ -209,10 +209,10 @@ def read_attributes(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not safe to open.
     """
-    for finding in safety.check_bytes(Path(path)):
+    for finding in integrity.check_bytes(Path(path)):
         raise UserError(str(finding))
     try:
-        with safety.open_hdf5(path) as file:
+        with integrity.open_hdf5(path) as file:
             attrs = dict(file["data"].attrs)
     except DAMAGE as error:
         raise UserError(f"{path}: the attributes of data cannot be read ({error}).") from error
@@ -226,13 +226,13 @@ def validate_file(path: Path) -> list[Finding]:
 
 def inspect_file(path: Path) -> Iterator[Finding | Episode]:
     """Yield what is wrong as findings, and what is right as episodes."""
-    findings = list(safety.check_bytes(path))
+    findings = list(integrity.check_bytes(path))
     yield from findings
     if any(finding.place == "file" for finding in findings):
         return
     try:
-        with safety.open_hdf5(path) as file:
-            if unsafe := list(safety.check_structure(file, path)):
+        with integrity.open_hdf5(path) as file:
+            if unsafe := list(integrity.check_structure(file, path)):
                 yield from unsafe
             else:
                 yield from _inspect_data(file, path)
@@ -268,7 +268,7 @@ def _inspect_data(file: h5py.File, path: Path) -> Iterator[Finding | Episode]:
 
 
 def _kind(path: Path, data: h5py.Group) -> str:
-    if safety.has_seal(path) or "diffrl_format" in data.attrs:
+    if integrity.has_seal(path) or "diffrl_format" in data.attrs:
         return "diffrl"
     observed = any("obs" in demo for demo in data.values() if isinstance(demo, h5py.Group))
     return "libero" if observed or "env_args" in data.attrs else "collector"
@@ -277,7 +277,7 @@ def _kind(path: Path, data: h5py.Group) -> str:
 def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
     """Yield what is wrong outside the episodes: top-level keys, masks, attributes of ``data``."""
     attrs, masks = file["data"].attrs, file.get("mask", {})
-    if kind == "diffrl" and (not safety.has_seal(path) or attrs.get("diffrl_format") != FORMAT):
+    if kind == "diffrl" and (not integrity.has_seal(path) or attrs.get("diffrl_format") != FORMAT):
         yield Finding(path, "seal", f"it is no sealed data set of format {FORMAT}")
     expected = {"diffrl": ["data", "mask"], "libero": ["data"], "collector": ["data"]}[kind]
     if sorted(set(file) - ({"mask"} if kind == "libero" else set())) != expected:
@@ -313,12 +313,12 @@ def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
 def _inspect_demo(path: Path, group: h5py.Group, kind: str) -> Iterator[Finding | Episode]:
     place = group.name.lstrip("/")
     try:
-        problems = list(layout.key_problems(group, kind))
+        problems = list(demo.key_problems(group, kind))
         if not problems:
-            episode = layout.read_demo(group, kind)
+            episode = demo.read_demo(group, kind)
             problems = list(episode.problems()) or [
                 *episode.value_problems(),
-                *layout.value_problems(group, episode, kind),
+                *demo.value_problems(group, episode, kind),
             ]
     except (*DAMAGE, UserError) as error:
         problems = [("", f"it cannot be read ({error})")]

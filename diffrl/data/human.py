@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from diffrl.artifacts import cache_dir, file_hash, user_path
+from diffrl.base.artifacts import cache_dir, file_hash, user_path
+from diffrl.base.errors import UserError
+from diffrl.base.intervals import wilson
 from diffrl.data.episode import WIDTHS, Episode
 from diffrl.data.hdf5 import iterate_episodes, read_episodes
-from diffrl.data.safety import body_poses
-from diffrl.errors import UserError
+from diffrl.data.model_xml import body_poses
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates
 from diffrl.sim.tasks import Task
-from diffrl.statistics import wilson
 
 VARIABLE = "LIBERO_DATASETS"  # the environment variable that names the local folder
 REPOSITORY = "yifengzhu-hf/LIBERO-datasets"  # on the hub; LIBERO's own upload

@@ -17,13 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffrl.artifacts import make_folder, write_json
+from diffrl.base.artifacts import make_folder, write_json
+from diffrl.base.errors import UserError
 from diffrl.data.card import write_card
+from diffrl.data.demo import axis_angle
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.human import completed
-from diffrl.data.layout import axis_angle
 from diffrl.data.media import CAMERAS, mp4_writer, with_frames
-from diffrl.errors import UserError
 
 VERSION = "v3.0"
 VIDEO_KEYS = dict(zip(CAMERAS, ("observation.images.image", "observation.images.image2")))

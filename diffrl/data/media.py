@@ -8,9 +8,9 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from diffrl.artifacts import atomic_path
+from diffrl.base.artifacts import atomic_path
+from diffrl.base.errors import UserError
 from diffrl.data.episode import CONTROL_HZ, Episode
-from diffrl.errors import UserError
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import CAMERAS
 

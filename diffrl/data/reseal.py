@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import tyro
 
-from diffrl.artifacts import atomic_path
-from diffrl.data import layout, safety
+from diffrl.base.artifacts import atomic_path
+from diffrl.base.errors import UserError
+from diffrl.data import demo, integrity
+from diffrl.data.demo import DAMAGE
 from diffrl.data.hdf5 import validate_file
-from diffrl.data.layout import DAMAGE
-from diffrl.errors import UserError
 
 
 def reseal(path: Path) -> list[str]:
@@ -31,10 +31,10 @@ def reseal(path: Path) -> list[str]:
         UserError: it is no sealed data set, is not safe to open, or is not sound; it is untouched.
     """
     path = Path(path)
-    findings = list(safety.check_bytes(path))
+    findings = list(integrity.check_bytes(path))
     if any(finding.place == "file" for finding in findings):
         raise UserError(str(findings[0]))
-    if not safety.has_seal(path):
+    if not integrity.has_seal(path):
         raise UserError(
             f"{path} has no seal: only data sets that diffrl wrote have one, and other files need "
             "none. If another tool has rewritten it, read its episodes and write them anew "
@@ -46,7 +46,7 @@ def reseal(path: Path) -> list[str]:
     with atomic_path(path) as temporary:
         shutil.copyfile(path, temporary)
         changes = _account(temporary, path)
-        safety.seal(temporary)
+        integrity.seal(temporary)
         _refuse(temporary, path)
     return changes or ["no episode: attributes or the file's own structure"]
 
@@ -63,7 +63,7 @@ def _account(file: Path, path: Path) -> list[str]:
     """Write into a copy what follows from its episodes; return what was different."""
     try:
         with h5py.File(file, "r") as opened:  # nothing is written to what is not safe
-            for finding in safety.check_structure(opened, path):
+            for finding in integrity.check_structure(opened, path):
                 raise UserError(f"It cannot be sealed, and is left as it is. {finding}")
         with h5py.File(file, "r+") as opened:
             return list(_correct(opened))
@@ -75,9 +75,9 @@ def _correct(file: h5py.File) -> Iterator[str]:
     demos, total = file["data"], 0
     for name in sorted(demos, key=lambda name: (len(name), name)):
         group = demos[name]
-        if list(layout.key_problems(group, "diffrl")):
+        if list(demo.key_problems(group, "diffrl")):
             continue  # validation says what
-        episode = layout.read_demo(group, "diffrl")
+        episode = demo.read_demo(group, "diffrl")
         total += episode.length
         if group.attrs["checksum"] != episode.checksum():
             group.attrs["checksum"] = episode.checksum()

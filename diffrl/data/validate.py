@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tyro
 
+from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import validate_file
-from diffrl.errors import UserError
 
 
 def data_files(paths: tuple[Path, ...]) -> list[Path]:

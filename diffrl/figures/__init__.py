@@ -5,12 +5,7 @@ it as PDF and PNG, with the table behind it as CSV and its caption as text.
 """
 
 from diffrl.figures.data import action_statistics, throughput_bars
-from diffrl.figures.experiments import (
-    ARM_CAPTION,
-    arm_comparison,
-    factorial_forest,
-    jerk_curves,
-)
+from diffrl.figures.experiments import ARM_CAPTION, arm_comparison, factorial_forest, jerk_curves
 from diffrl.figures.learning import contact_sheet, learning_curves
 from diffrl.figures.quality import (
     action_variance_over_phase,

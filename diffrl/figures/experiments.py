@@ -8,9 +8,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffrl.base.intervals import stratified_mean_interval
 from diffrl.figures.style import DOUBLE, arm_label, arm_order, arm_style, colour, error_bar, style
 from diffrl.quality.report import MEASURES
-from diffrl.statistics import stratified_mean_interval
 
 SHOWN = ("success", "auc", "jerk_rms", "steps", "position_variance")
 MOVED = ("jerk_rms", "ldlj_cartesian", "steps", "success")

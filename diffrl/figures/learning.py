@@ -7,16 +7,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl.errors import UserError
-from diffrl.figures.style import (
-    DOUBLE,
-    SINGLE,
-    arm_label,
-    arm_order,
-    arm_style,
-    colour,
-    style,
-)
+from diffrl.base.errors import UserError
+from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, colour, style
 
 
 @style
@@ -29,7 +21,7 @@ def learning_curves(
     """Success over control steps, a line and its interval per arm; a panel per task if several.
 
     curves: rows (source, mode, steps, value, low, high), optionally `task`; value in [0, 1]. Say in
-    the caption what the interval is: Wilson over trials, or `statistics.mean_interval` over seeds.
+    the caption what the interval is: Wilson over trials, or `intervals.mean_interval` over seeds.
     runs: `experiments.held_out_curves`, the seeds behind such a mean: a thin line each.
     """
     groups = list(curves.groupby("task", sort=False)) if "task" in curves else [("", curves)]

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
-from diffrl import statistics
+from diffrl.base import intervals
 from diffrl.figures.style import (
     DOUBLE,
     SINGLE,
@@ -110,7 +110,7 @@ def _raincloud(axes, rows, height):
         axes.plot(grid, cloud, color=tone, lw=0.8, ls=arm_style(source, mode)["linestyle"])
     jitter = 0.14 * (np.arange(len(values)) * 0.618 % 1 - 0.5)  # golden ratio: even, no random
     axes.plot(values, height - 0.2 + jitter, ".", color=tone, ms=2.2, alpha=0.6, mew=0)
-    mean, low, high = statistics.stratified_bootstrap(values)
+    mean, low, high = intervals.stratified_bootstrap(values)
     error = error_bar(mean, low, high)
     axes.errorbar(mean, height, xerr=error, **_interval(source, mode), capsize=2)
 

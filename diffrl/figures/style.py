@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl import artifacts
-from diffrl.errors import UserError
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
 
 COLOURS = {
     "operator": "#666666",
@@ -85,7 +85,7 @@ def colour(source: str) -> str:
 def arm_label(source: str, mode: str = "recorded", newline: bool = False) -> str:
     """ "Diffusion RL, deterministic"; recorded data have no mode to name.
 
-    A source may be a part or a mixture (`diffrl.vla.fit.arm_of`): "Human + Diffusion RL (10)".
+    A source may be a part or a mixture (`diffrl.vla.stage.arm_of`): "Human + Diffusion RL (10)".
     """
     parts = [part.partition(":") for part in source.split("+")]
     name = " + ".join(LABELS.get(n, n) + (f" ({count})" if count else "") for n, _, count in parts)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl import statistics
+from diffrl.base import intervals
 from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, error_bar, style
 from diffrl.sim.tasks import get_task
 
@@ -93,7 +93,7 @@ def _rates(table, wanted):
 
 
 def _mark(axes, row, height, look, alpha=1.0):
-    low, high = statistics.wilson(row.successes, row.trials)
+    low, high = intervals.wilson(row.successes, row.trials)
     error = 100 * error_bar(row.value, low, high)
     look = {**look, "linestyle": "none", "alpha": alpha, "zorder": 3 if alpha == 1 else 2}
     axes.errorbar(100 * row.value, height, xerr=error, capsize=2, clip_on=False, **look)

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from diffrl.artifacts import atomic_path, plain, read_json, write_json
-from diffrl.errors import UserError
+from diffrl.base.artifacts import atomic_path, plain, read_json, write_json
+from diffrl.base.errors import UserError
 from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig, trial_generator
 from diffrl.policy.features import Features, Layout
 from diffrl.presets import CloneConfig, RLConfig

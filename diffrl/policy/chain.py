@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffrl.artifacts import added
-from diffrl.errors import UserError
+from diffrl.base.artifacts import added
+from diffrl.base.errors import UserError
 from diffrl.policy.features import (
     ACTIONS,
     Features,

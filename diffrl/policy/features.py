@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from diffrl.artifacts import added
-from diffrl.errors import UserError
+from diffrl.base.artifacts import added
+from diffrl.base.errors import UserError
 
 FINE, COARSE = 0.02, 0.10  # m, scales of the tanh
 OPENING = 0.04  # m, a finger's travel

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig
 from diffrl.policy.features import ACTIONS, Features, Layout
 from diffrl.policy.nets import mlp

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from diffrl.errors import UserError
-from diffrl.jit import njit
+from diffrl.base.errors import UserError
+from diffrl.base.jit import njit
 
 
 def at_phases(values, phases):

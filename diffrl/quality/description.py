@@ -13,10 +13,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from diffrl.base.errors import UserError
+from diffrl.data.demo import task_of
 from diffrl.data.episode import IMAGES
-from diffrl.data.layout import task_of
-from diffrl.data.safety import own_group
-from diffrl.errors import UserError
+from diffrl.data.integrity import own_group
 from diffrl.sim.tasks import SUITES, suite_tasks
 
 ROBOSUITE = 1  # robomimic's number of that kind of environment

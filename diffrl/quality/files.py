@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diffrl.data import safety
+from diffrl.base.errors import UserError
+from diffrl.data import integrity
+from diffrl.data.demo import DAMAGE
 from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import inspect_file
-from diffrl.data.layout import DAMAGE
-from diffrl.data.safety import Finding, own_group
-from diffrl.errors import UserError
+from diffrl.data.integrity import Finding, own_group
 from diffrl.quality.description import agreed_rate, successes
 from diffrl.quality.recording import Recording, commands, read_recording
 from diffrl.quality.trajectory import Trajectory
@@ -128,9 +128,9 @@ def read_trajectories(
 def _is_ours(path: Path) -> bool:
     """Whether it is a data set of ours. Raises UserError when it is no HDF5 file at all."""
     foreign = not path.is_file() or not h5py.is_hdf5(path)
-    for finding in safety.check_bytes(path) if foreign else ():
+    for finding in integrity.check_bytes(path) if foreign else ():
         raise UserError(str(finding))
-    with safety.open_hdf5(path) as file:
+    with integrity.open_hdf5(path) as file:
         data = own_group(file, "data", path) if "data" in file else file
         return "diffrl_format" in data.attrs
 
@@ -194,7 +194,7 @@ def _anybodys(path: Path, name: str, rate, skip_bad: bool, tell: Callable) -> li
     demos: list[Recording] = []
     first_problem = None
     once = _once(path, tell)
-    with safety.open_hdf5(path) as file:
+    with integrity.open_hdf5(path) as file:
         data = own_group(file, "data", path) if "data" in file else file
         keys = sorted(filter(_DEMO.fullmatch, data), key=lambda k: (len(k), k))
         if not keys:

@@ -11,9 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diffrl.data.layout import quaternions
-from diffrl.data.safety import find_array, own_group
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
+from diffrl.data.demo import quaternions
+from diffrl.data.integrity import find_array, own_group
 from diffrl.quality.description import Description, agreed_rate, describe
 from diffrl.quality.trajectory import (
     ACTION_SIZE,

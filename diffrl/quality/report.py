@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from diffrl import statistics
-from diffrl.errors import UserError
+from diffrl.base import intervals
+from diffrl.base.errors import UserError
 from diffrl.presets import QualityConfig
 from diffrl.quality import consistency
 from diffrl.quality.smoothness import trajectory_measures
@@ -130,7 +130,7 @@ def summarise(units: pd.DataFrame, config: QualityConfig) -> pd.DataFrame:
     for (source, mode, name), group in units.groupby([*_ARM, "measure"], sort=True):
         parts = [(task, part) for task, part in group.groupby("task", sort=True)]
         for task, part in [*parts, ("all", group)]:
-            interval = statistics.stratified_bootstrap(
+            interval = intervals.stratified_bootstrap(
                 part["value"], part["task"], resamples=config.resamples, seed=config.seed
             )
             low = max(interval.low, 0.0) if name.endswith("variance") else interval.low
@@ -158,7 +158,7 @@ def over_tasks(summary: pd.DataFrame) -> pd.DataFrame:
         fair = row.source not in ("operator", "teleoperation")  # and not 0 by construction
         fair &= ((row.source, row.mode), row.measure) not in CONSTRUCTED
         p = _task_contrast(tasks, shown)["p_tasks"] if fair and shown is not None else np.nan
-        rows.append([*statistics.interval_over_tasks(list(tasks.values()))[1:], p])
+        rows.append([*intervals.interval_over_tasks(list(tasks.values()))[1:], p])
     return summary.assign(**dict(zip(("low_tasks", "high_tasks", "p_tasks"), np.transpose(rows))))
 
 
@@ -177,8 +177,8 @@ def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict:
     gaps = [first[task] - second[task] for task in first if task in second]
     if not gaps:
         return dict.fromkeys(("difference_tasks", "low_tasks", "high_tasks", "p_tasks"), np.nan)
-    mean, low, high = statistics.interval_over_tasks(gaps)
-    p = statistics.sign_flip_test(gaps, resamples=2**16)
+    mean, low, high = intervals.interval_over_tasks(gaps)
+    p = intervals.sign_flip_test(gaps, resamples=2**16)
     return {
         **{"difference_tasks": mean, "low_tasks": low, "high_tasks": high},
         **{"p_tasks": p, "tasks": f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"},
@@ -211,7 +211,7 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
                 rows[-1] |= row
     columns = ["measure", "first", "second", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "n", "test"])
-    return compare_over_tasks(table.assign(p_holm=statistics.holm(table["p"])), units)
+    return compare_over_tasks(table.assign(p_holm=intervals.holm(table["p"])), units)
 
 
 def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
@@ -229,7 +229,7 @@ def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
     ]
     columns = ["difference_tasks", "low_tasks", "high_tasks", "p_tasks", "tasks"]
     added = pd.DataFrame(rows, columns=columns, index=tests.index)
-    added.insert(4, "p_tasks_holm", statistics.holm(added["p_tasks"]))
+    added.insert(4, "p_tasks_holm", intervals.holm(added["p_tasks"]))
     return pd.concat([tests.drop(columns=added.columns, errors="ignore"), added], axis=1)
 
 
@@ -265,16 +265,16 @@ def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):
     if len(shared) >= MIN_PAIRS:
         a, b = a.loc[shared], b.loc[shared]
         difference, strata = (a - b).to_numpy(), shared.get_level_values(0)
-        interval = statistics.stratified_bootstrap(difference, strata, **options)
-        p = statistics.sign_flip_test(difference, strata, seed=config.seed)
+        interval = intervals.stratified_bootstrap(difference, strata, **options)
+        p = intervals.sign_flip_test(difference, strata, seed=config.seed)
         test, n = "paired sign flip", len(shared)
     elif min(len(a), len(b)) >= MIN_PAIRS:
-        interval = statistics.bootstrap_difference(a, b, labels_a, labels_b, **options)
-        p = statistics.permutation_test(a, b, labels_a, labels_b, seed=config.seed)
+        interval = intervals.bootstrap_difference(a, b, labels_a, labels_b, **options)
+        p = intervals.permutation_test(a, b, labels_a, labels_b, seed=config.seed)
         test, n = "permutation", len(a) + len(b)
     else:
         return None  # too few to reach any level
-    deltas = [statistics.cliffs_delta(a.loc[t], b.loc[t]) for t in tasks if t in a and t in b]
+    deltas = [intervals.cliffs_delta(a.loc[t], b.loc[t]) for t in tasks if t in a and t in b]
     return {
         **{"difference": interval.value, "low": interval.low, "high": interval.high, "p": p},
         **{"cliffs_delta": float(np.mean(deltas)), "n": n, "test": test},

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from diffrl import artifacts
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
 from diffrl.data.validate import data_files
-from diffrl.errors import UserError
 from diffrl.presets import QualityConfig, get_preset
 from diffrl.quality import report
 from diffrl.quality.files import read_files, read_trajectories, tell_user

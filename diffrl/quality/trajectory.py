@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 
 MIN_SAMPLES = 4  # a third difference needs four positions
 ACTION_SIZE = 7

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffrl.base.errors import TrainingError, UserError
 from diffrl.data.episode import Episode
-from diffrl.errors import TrainingError, UserError
 from diffrl.policy import ChainPolicy
 from diffrl.policy.features import Features, concatenate, select
 from diffrl.presets import CloneConfig

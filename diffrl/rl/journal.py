@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffrl.artifacts import make_folder
-from diffrl.errors import UserError
+from diffrl.base.artifacts import make_folder
+from diffrl.base.errors import UserError
 
 
 class Journal:

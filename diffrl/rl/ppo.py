@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from diffrl.errors import TrainingError
+from diffrl.base.errors import TrainingError
 from diffrl.policy import ChainPolicy
 from diffrl.policy.features import Features, concatenate, select
 from diffrl.presets import RLConfig

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffrl.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.intervals import wilson
 from diffrl.presets import MODES, Algorithm, Preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
-from diffrl.statistics import wilson
 
 COLUMNS = [
     *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),

@@ -17,27 +17,17 @@ import pandas as pd
 import torch
 
 from diffrl import policy as policies
-from diffrl.artifacts import Stage, config_hash, forced, runs_dir, write_csv, write_json
-from diffrl.data.operator import operator_demonstrations
-from diffrl.errors import UserError
+from diffrl.base import checkpoint
+from diffrl.base.artifacts import Stage, config_hash, forced, write_csv, write_json
+from diffrl.base.errors import UserError
+from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.policy import ChainPolicy, Layout
-from diffrl.presets import ALGORITHMS, MODES, Algorithm, Mode, Preset, get_preset
-from diffrl.rl import checkpoint
+from diffrl.presets import MODES, Algorithm, Mode, Preset
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
-from diffrl.rl.records import (
-    COLUMNS,
-    collect_records,
-    config_of,
-    expert_folder,
-    expert_rows,
-    finished_experts,
-    success_by_mode,
-    trial_table,
-)
+from diffrl.rl.records import config_of, expert_folder
 from diffrl.rl.rollout import Trial, attainable, rollout, success_rate
-from diffrl.scale import cores, map_tasks, shares
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
@@ -255,162 +245,3 @@ class Training:
 
 SHOWN_CLONE = ("steps", "loss", "success")
 SHOWN_RL = ("success", "measured_success", "sps", "approx_kl", "explained_variance")
-
-
-def train_expert(
-    task: str,
-    algorithm: Algorithm,
-    preset: Preset,
-    seed: int = 0,
-    *,
-    threads: int | None = None,
-    folder: Path | None = None,
-    force: bool = False,
-    journal: Journal | None = None,
-) -> pd.DataFrame:
-    """Train one expert, or find it done; return its two rows of ``experts.csv``.
-
-    Args:
-        task: "libero_object/0".
-        algorithm: "diffusion" or "gaussian".
-        preset: its demonstrations, clone and rl settings are used.
-        seed: of demonstrations, weights, noise and start states.
-        threads: of the simulator (default: all cores); they change nothing but the time.
-        folder: where it lies; default: `expert_folder`.
-        force: begin anew, whatever is there.
-        journal: bar and log; default: a log file alone.
-
-    Raises:
-        UserError: an unknown task or algorithm, no demonstrations, a clone without any success, a
-            loss that is not finite, a checkpoint of other settings.
-    """
-    run = Training(task, algorithm, preset, seed, threads, folder, journal)
-    if force:
-        run.drop_checkpoints()
-    if run.stage.done and not force:
-        return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
-    policy, learner, minutes = run.train()
-    run.journal.say("evaluating")
-    clone = trial_table(run.evaluate(run.clone()[0]))
-    expert = trial_table(run.evaluate(policy))
-    trials = pd.concat([clone.assign(policy="clone"), expert.assign(policy="expert")])
-    run.publish(policy, learner, {"trials.csv": trials[["policy", *expert.columns]]})
-    names, steps = (run.task, run.algorithm, run.seed), learner.control_steps
-    rows = expert_rows(names, expert, success_by_mode(clone), steps, minutes)
-    run.stage.finish({"rows": rows.to_dict("records")}, seed=seed)
-    run.close()
-    return rows
-
-
-def train_experts(
-    preset: Preset,
-    tasks: Sequence[str] | None = None,
-    algorithms: Sequence[Algorithm] = ALGORITHMS,
-    seeds: Sequence[int] | None = None,
-    workers: int | None = None,
-    force: bool = False,
-) -> pd.DataFrame:
-    """Train every (task, algorithm, seed), in parallel processes; return the preset's table.
-
-    Each of `workers` processes gets an even share of the cores; default: a process per core, but a
-    single one for image policies that share a GPU.
-    """
-    tasks, seeds = tasks or preset.tasks, preset.rl.seeds if seeds is None else seeds
-    items = [
-        (task, algorithm, seed) for task in tasks for seed in seeds for algorithm in algorithms
-    ]
-    workers, threads = shares(len(items), workers or _workers(preset))
-    function = functools.partial(_train, preset=preset, threads=threads, force=force)
-    names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
-    try:
-        map_tasks(function, items, names=names, workers=workers, description="experts")
-    finally:  # what is finished counts, whatever failed
-        table = collect_records(preset)
-    return table
-
-
-def _workers(preset: Preset) -> int:
-    on_gpu = preset.clone.encoder == "image" and torch.cuda.is_available()
-    return 1 if on_gpu else cores()
-
-
-def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
-    task, algorithm, seed = item
-    train_expert(task, algorithm, preset, seed, threads=threads, force=force)
-
-
-def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
-    """Play the official start states with every seed of the policies' noise; return the table.
-
-    What the first latent alone does to an expert: its noise-free mode draws one, too. The Gaussian
-    policy has none there and is left out. ``expert_noise.csv``: task, algorithm, mode, seed (of
-    training), noise_seed, trials, successes, success; the first noise seed is that of
-    ``experts.csv``. No interval: the start states are the same each time.
-    """
-    items = finished_experts(preset)
-    function = functools.partial(_again, preset=preset, threads=1)
-    names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed, _ in items]
-    workers = workers or _workers(preset)
-    tables = map_tasks(function, items, names=names, workers=workers, description="noise seeds")
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NOISE)
-    write_csv(runs_dir(preset.name) / "expert_noise.csv", table)
-    return table
-
-
-NOISE = ["task", "algorithm", "mode", "seed", "noise_seed", "trials", "successes", "success"]
-
-
-def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int) -> pd.DataFrame:
-    task, algorithm, seed, folder = item
-    config = {"starts": preset.rl.evaluation_starts, "seeds": preset.rl.evaluation_seeds}
-    stage = Stage(folder, "noise", config, inputs=[folder / policies.WEIGHTS])
-    if not stage.done:
-        torch.set_num_threads(preset.rl.torch_threads)
-        run, policy = Training(task, algorithm, preset, seed, threads), policies.load(folder)
-        known = pd.read_csv(folder / "trials.csv").query("policy == 'expert'")
-        rows = []
-        for mode in [mode for mode in MODES if (algorithm, mode) != ("gaussian", MODES[0])]:
-            for noise in preset.rl.evaluation_seeds:
-                table = known[(known["mode"] == mode) & (known["seed"] == noise)]
-                table = table if len(table) else trial_table(run.play(policy, mode, noise))
-                success = table.loc[~table["error"], "success"]
-                counts = [len(success), int(success.sum()), success.mean()]
-                rows.append(dict(zip(NOISE, [task, algorithm, mode, seed, noise, *counts])))
-        stage.finish({"rows": rows}, seed=seed)
-    return pd.DataFrame(stage.records["rows"], columns=NOISE)
-
-
-def main(
-    task: str,
-    algorithm: Algorithm = "diffusion",
-    preset: str = "laptop",
-    seed: int = 0,
-    threads: int | None = None,
-    force: bool = False,
-    tensorboard: bool = False,
-) -> None:
-    """Clone a policy for a task from demonstrations, improve it by RL, evaluate it.
-
-    Args:
-        task: e.g. libero_object/0 (`python -m diffrl tasks` lists them).
-        algorithm: of the policy.
-        preset: smoke, laptop, gpu or paper.
-        seed: of everything random.
-        threads: of the simulator; default: all cores.
-        force: begin anew even if the expert is there.
-        tensorboard: also write TensorBoard's files (needs the package tensorboard).
-    """
-    settings = get_preset(preset)
-    folder = expert_folder(task, algorithm, preset, seed)
-    journal = Journal(folder, f"{task} {algorithm}", tensorboard=tensorboard)
-    rows = train_expert(
-        task, algorithm, settings, seed, threads=threads, force=force, journal=journal
-    )
-    collect_records(settings)
-    for row in rows.to_dict("records"):
-        print(
-            "{task} {algorithm} {mode}: {successes}/{trials} official start states "
-            "({low:.0%}-{high:.0%}); the clone {clone_success:.0%}; "
-            "{control_steps} control steps, {minutes} min".format(**row)
-        )
-    print(f"Everything of this run lies in {folder}.")

@@ -8,8 +8,8 @@ refused by name; it is never trusted, and never silently replaced.
 import hashlib
 from pathlib import Path
 
-from diffrl.artifacts import atomic_path
-from diffrl.errors import UserError
+from diffrl.base.artifacts import atomic_path
+from diffrl.base.errors import UserError
 
 _DIGEST = 32  # bytes of a SHA-256
 

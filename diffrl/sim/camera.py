@@ -5,8 +5,8 @@ same renderer, in LIBERO's orientation (OpenGL's: upside down). The options are 
 1.4's MjRenderContext. Reduced images (`diffrl.sim.pictures`, `diffrl.sim.layers`) are for OpenGL in
 software: six to twelve times as fast, about 31 dB from the exact ones.
 
-OpenGL is found when the first image is wanted (`diffrl.opengl`); physics never asks for it, and
-``MUJOCO_GL`` need not be set.
+OpenGL is found when the first image is wanted (`diffrl.base.opengl`); physics never asks for it,
+and ``MUJOCO_GL`` need not be set.
 
 EGL and CUDA in one process may abort on some GPUs: `render_states` with `workers` draws in
 processes that never touch CUDA.
@@ -24,9 +24,9 @@ from typing import get_args
 import mujoco
 import numpy as np
 
-from diffrl.errors import UserError, whole
-from diffrl.opengl import find_opengl
-from diffrl.scale import map_tasks
+from diffrl.base.errors import UserError, whole
+from diffrl.base.opengl import find_opengl
+from diffrl.base.scale import map_tasks
 from diffrl.sim.canvas import Canvas, in_view, mirrors
 from diffrl.sim.layers import Layers
 from diffrl.sim.observation import place_fixtures

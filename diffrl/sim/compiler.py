@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 import yaml
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 from diffrl.sim.goals import describe_goal
 from diffrl.sim.libero import has_home, import_libero, libero_path
 from diffrl.sim.tasks import Task

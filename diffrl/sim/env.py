@@ -25,7 +25,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diffrl.errors import UserError, whole
+from diffrl.base.errors import UserError, whole
 from diffrl.sim.camera import CAMERAS, Renderer, check_picture
 from diffrl.sim.observation import Observation
 from diffrl.sim.pictures import Detail

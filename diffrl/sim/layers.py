@@ -18,7 +18,7 @@ from collections import OrderedDict
 import mujoco
 import numpy as np
 
-from diffrl.jit import njit
+from diffrl.base.jit import njit
 from diffrl.sim.canvas import Canvas, in_view, mirrors, opacity
 from diffrl.sim.pictures import ALWAYS, CLOSE, DISTANT, still_bodies
 from diffrl.sim.scene import Scene

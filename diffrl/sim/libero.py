@@ -18,9 +18,9 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from diffrl import jit  # noqa: F401  # before robosuite, which compiles with numba, too
-from diffrl.errors import UserError
-from diffrl.opengl import environment, find_opengl
+from diffrl.base import jit  # noqa: F401  # before robosuite, which compiles with numba, too
+from diffrl.base.errors import UserError
+from diffrl.base.opengl import environment, find_opengl
 
 _MACROS = "robosuite.macros"
 _NOWHERE = "/nonexistent"  # a home that holds no settings

@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 import mujoco
 import numpy as np
 
-from diffrl.jit import njit, types
+from diffrl.base.jit import njit, types
 
 SUBSTEPS = 25  # physics steps in a control step: 50 ms / 2 ms
 STIFFNESS = 150.0  # kp, 1/s²; critically damped

@@ -14,9 +14,9 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from diffrl.artifacts import cache_dir
-from diffrl.errors import UserError
-from diffrl.scale import cores
+from diffrl.base.artifacts import cache_dir
+from diffrl.base.errors import UserError
+from diffrl.base.scale import cores
 from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.scene import Scene
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from diffrl.artifacts import cache_dir
-from diffrl.errors import UserError
-from diffrl.scale import map_tasks
+from diffrl.base.artifacts import cache_dir
+from diffrl.base.errors import UserError
+from diffrl.base.scale import map_tasks
 from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.tasks import PRO_SUITES, SUITES, Task, get_task, suite_tasks
 

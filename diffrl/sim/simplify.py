@@ -12,7 +12,7 @@ import heapq
 
 import numpy as np
 
-from diffrl.jit import njit
+from diffrl.base.jit import njit
 
 NORMAL = 5.0  # a normal that is off by 1 (57°) is worth so many tolerances; our choice
 TEXTURE = 0.5  # metres of error for a metre by which the texture slides; our choice

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import mujoco
 import numpy as np
 
-from diffrl.errors import UserError, whole
-from diffrl.scale import cores
+from diffrl.base.errors import UserError, whole
+from diffrl.base.scale import cores
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import Observation, Sensor, place_fixtures
 from diffrl.sim.osc import GRIPPER_SPEED, SUBSTEPS, control_step

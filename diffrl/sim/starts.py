@@ -8,14 +8,16 @@ on the arm), so that nothing is ever tuned on the official ones; of its layouts 
 in which things overlap so far that physics throws them apart (`diffrl.sim.compiler`).
 """
 
+import functools
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diffrl.errors import UserError
-from diffrl.sim.scene import Scene
+from diffrl.base.errors import UserError
+from diffrl.sim.scene import Scene, load_scene
 
 ARM_NOISE = 0.02  # rad, standard deviation: robosuite's default initialization noise
 
@@ -107,3 +109,31 @@ def distance_to_official(scene: Scene, used: Sequence[str]) -> float:
 
 def _generator(scene: Scene, kind: int, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(scene.task.id.encode()), kind, seed, index])
+
+
+def start_states(scene: Scene, names: Sequence[str]) -> StartStates:
+    """Return the start states called `names`: official/<i>[/fixtures-<seed>], fresh/<seed>/<k>.
+
+    Raises:
+        UserError: a name is none of these.
+    """
+    return StartStates.concatenate([_start_state(scene, name) for name in names])
+
+
+def _start_state(scene: Scene, name: str) -> StartStates:
+    if found := re.fullmatch(r"official/(\d+)(?:/fixtures-(\d+))?", name):
+        index, seed = int(found[1]), int(found[2] or 0)
+        official = _official(scene.task.id, seed)
+        if index < len(official):
+            return official[index]
+    if found := re.fullmatch(r"fresh/(\d+)/(\d+)", name):
+        return fresh_start_states(scene, 1, int(found[1]), int(found[2]))
+    raise UserError(
+        f"{scene.task.id} has no start state {name!r}: it is official/<0-49>, possibly with "
+        "/fixtures-<seed>, or fresh/<seed>/<k>."
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _official(task: str, seed: int) -> StartStates:
+    return official_start_states(load_scene(task), seed)

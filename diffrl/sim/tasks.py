@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")  # that LIBERO records
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_90", "libero_10")

@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 import mujoco
 import numpy as np
 
-from diffrl.artifacts import cache_dir
+from diffrl.base.artifacts import cache_dir
 from diffrl.sim.cache import read_cached, write_cached
 from diffrl.sim.observation import place_fixtures
 from diffrl.sim.scene import Scene

@@ -1,1 +1,1 @@
-"""A compact vision-language-action model, and doors to the big ones."""
+"""A compact vision-language-action model: what it sees, learns and costs."""

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from diffrl.artifacts import atomic_path, cache_dir
-from diffrl.errors import UserError
+from diffrl.base.artifacts import atomic_path, cache_dir
+from diffrl.base.errors import UserError
+from diffrl.base.scale import map_tasks
 from diffrl.presets import VLAConfig
-from diffrl.scale import map_tasks
 from diffrl.vla.model import ACTION, CAMERAS, VLA, Inputs, proprioception
 from diffrl.vla.vision import encode, make_encoder, pixels
 

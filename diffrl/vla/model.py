@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffrl.artifacts import atomic_path, read_json, write_json
-from diffrl.errors import UserError
+from diffrl.base.artifacts import atomic_path, read_json, write_json
+from diffrl.base.errors import UserError
 from diffrl.presets import VLAConfig
 from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.layers import Glimpses, Layer, time_embedding

@@ -19,10 +19,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from diffrl.artifacts import config_hash, forced, write_csv
-from diffrl.errors import UserError
+from diffrl.base import checkpoint
+from diffrl.base.artifacts import config_hash, forced, write_csv
+from diffrl.base.errors import UserError
 from diffrl.presets import VLAConfig
-from diffrl.rl import checkpoint
 from diffrl.vla.frames import Frames
 from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_state
 

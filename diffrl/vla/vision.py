@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffrl.errors import UserError
+from diffrl.base.errors import UserError
 
 Vision = Literal["efficientnet", "conv"]
 STRIDE = 16  # pixels of an image along each side of a map's cell

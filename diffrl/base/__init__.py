@@ -1,0 +1,1 @@
+"""The ground: errors, files that are whole or absent, cores, a renderer, intervals."""

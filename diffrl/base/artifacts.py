@@ -1,0 +1,431 @@
+"""Where results lie, how they are written, and whether a stage is done.
+
+A file appears under its name only when it is whole (`atomic_path`), a record carries what made it
+(`provenance`), and a stage is done when its config and its inputs still hash to what they were
+(`Stage`). So a run that was killed at any moment continues by being started again.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffrl.base.errors import UserError
+
+FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
+EVIDENCE = "evidence.json"  # in a run's folder that `diffrl.evidence` unpacked
+UNPACKED = "unpacked"  # in a marker that it restored
+
+
+def root() -> Path:
+    """Return the folder that holds ``runs/``, ``results/`` and ``figures/``.
+
+    It is ``$DIFFRL_HOME`` if set; else the clone that the package was installed from; else the
+    working directory.
+    """
+    if home := os.environ.get("DIFFRL_HOME"):
+        return user_path(home).resolve()
+    clone = Path(__file__).resolve().parents[2]
+    return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
+
+
+def runs_dir(preset: str) -> Path:
+    """Return (and create) the folder of what a preset computes; git ignores it."""
+    return make_folder(root() / "runs" / preset)
+
+
+def results_dir(preset: str) -> Path:
+    """Return the folder of a preset's evidence, which only `diffrl.evidence` writes."""
+    return root() / "results" / preset
+
+
+def figures_dir(preset: str) -> Path:
+    """Return (and create) the folder of the figures that a preset draws."""
+    return make_folder(runs_dir(preset) / "figures")
+
+
+def cache_dir() -> Path:
+    """Return (and create) the folder of what can be made again: ``$DIFFRL_CACHE`` or the user's.
+
+    Raises:
+        UserError: it cannot be created, or this user has no home folder.
+    """
+    return make_folder(user_path(os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"))
+
+
+def user_path(text: str | os.PathLike) -> Path:
+    """Return the path that a person wrote; a leading ~ is a home folder, as in a shell.
+
+    Shells leave it alone in ``--out=~/x`` and ``compact:~/x``.
+
+    Raises:
+        UserError: there is no such home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(  # for instance of a container's user, whom nothing lists
+            f"The path {text} begins with a home folder that does not exist ({error}). Write the "
+            "path without ~, or set HOME, or DIFFRL_HOME (results) and DIFFRL_CACHE (cache)."
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents, if they do not exist, and return it.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {path} cannot be created ({error.strerror}): make it writable, or set "
+            "DIFFRL_HOME (results) or DIFFRL_CACHE (cache) to a folder that is."
+        ) from error
+    return path
+
+
+def lock(path: Path, busy: str) -> int:
+    """Lock a file, created if need be, for this process; closing the result unlocks it.
+
+    So does the end of the process, however it comes. Some network file systems offer no locks:
+    there it only warns.
+
+    Raises:
+        UserError: another process holds it (the message is `busy`), or it cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(_unwritable(path.parent, error)) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(busy) from error
+    except OSError as error:
+        print(
+            f"Warning: the file system of {path} offers no locks ({error.strerror}): see to it "
+            "yourself that no second process writes there.",
+            file=sys.stderr,
+        )
+    return handle
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return (
+        f"Nothing can be written in the folder {folder} ({error.strerror}): make it writable, make "
+        "room, or set DIFFRL_HOME (results) or DIFFRL_CACHE (cache) to another folder."
+    )
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in `path`'s folder; on success it becomes `path`, whole and on disk.
+
+    On an error it is removed and `path` stays as it was. The temporary name keeps the suffix, as
+    many writers look at it. (The pattern: openpi's checkpoints, ours for files.)
+
+    Raises:
+        UserError: the folder cannot be created or written.
+    """
+    path = Path(path)
+    folder = make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(f".tmp{path.suffix}", f".{path.stem}-", folder)
+    except OSError as error:
+        raise UserError(_unwritable(folder, error)) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+    """Write `obj` (dataclasses and numpy included) atomically, as `json_text`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json_text(obj), encoding="utf-8")
+
+
+def json_text(obj: Any) -> str:
+    """Return `obj` as JSON text: sorted keys, two-space indent."""
+    return json.dumps(plain(obj), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: run the stage that writes it first.") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no valid JSON ({error}): delete it, and the stage that writes it makes it "
+            "again."
+        ) from error
+
+
+def write_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
+    """Write `table` atomically, without its index; floats with ten significant digits."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
+
+
+def added(neutral: Any, default: Any = dataclasses.MISSING) -> Any:
+    """Return a dataclass field that came later: its neutral value means "as before the field".
+
+    A setting with its neutral value does not enter `config_hash`, so what was made before the
+    setting existed is found again. `default` is the neutral value where none is given.
+    """
+    default = neutral if default is dataclasses.MISSING else default
+    return dataclasses.field(default=default, metadata={"neutral": neutral})
+
+
+def plain(obj: Any, whole: bool = True) -> Any:
+    """Return `obj` as JSON knows it: dict, list, str, float, int, bool, None.
+
+    Unless `whole`, settings that were `added` and have their neutral value are left out.
+
+    Raises:
+        TypeError: something in it has no such form.
+    """
+    again = functools.partial(plain, whole=whole)
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        kept = [f for f in dataclasses.fields(obj) if whole or not _neutral(f, obj)]
+        return {f.name: again(getattr(obj, f.name)) for f in kept}
+    if isinstance(obj, Mapping):
+        return {str(key): again(value) for key, value in obj.items()}
+    if isinstance(obj, (set, frozenset)):
+        return sorted(again(value) for value in obj)
+    if isinstance(obj, (list, tuple)):
+        return [again(value) for value in obj]
+    if isinstance(obj, (np.generic, np.ndarray)):
+        return again(obj.tolist())
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if obj is None or isinstance(obj, (str, int, float, bool)):
+        return obj
+    raise TypeError(f"a {type(obj).__name__} has no JSON form: {obj!r}")
+
+
+def _neutral(field: dataclasses.Field, obj: Any) -> bool:
+    return "neutral" in field.metadata and getattr(obj, field.name) == field.metadata["neutral"]
+
+
+def config_hash(obj: Any) -> str:
+    """Return 12 hexadecimal digits that identify `obj`'s values (not its order of keys).
+
+    Settings that were `added` later count only where they are not neutral.
+    """
+    text = json.dumps(plain(obj, whole=False), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file's bytes, or of a folder's files with their names."""
+    path = Path(path)
+    if path.is_dir():
+        parts = [p for p in sorted(path.rglob("*")) if p.is_file()]
+        return config_hash([(str(p.relative_to(path)), file_hash(p)) for p in parts])
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"The input {path} cannot be read ({error.strerror}): run the stage that writes it."
+        ) from error
+
+
+def pins() -> dict[str, str]:
+    """Return the requirements that the installed package declares, name → specifier (no extras)."""
+    try:
+        lines = importlib.metadata.requires("diffrl") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            "diffrl is not installed in this Python: run `make` (or `pip install -e .`) in the "
+            "clone and use its .venv."
+        ) from error
+    found = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?([^;]*)$", line) for line in lines)
+    return {match[1]: match[2].strip() for match in found if match}
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of every required package; "missing" where there is none."""
+    found = {}
+    for name in pins():
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the clone's commit, with "+" if tracked code is changed; None outside a clone."""
+    code = Path(__file__).resolve().parents[1]
+    try:
+        commit = _git(code, "rev-parse", "HEAD")
+        changed = _git(code, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
+    ).stdout.strip()
+
+
+def provenance(config: Any = None, seed: int | None = None) -> dict[str, Any]:
+    """Return what made a record: versions, commit, platform, config with its hash, seed."""
+    return {
+        "diffrl": importlib.metadata.version("diffrl"),
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version(), **versions()},
+        "platform": {"system": platform.platform(), "cores": os.cpu_count()},
+        "config": plain(config),
+        "config_hash": config_hash(config),
+        "seed": seed,
+    }
+
+
+def forced(path: str | os.PathLike) -> bool:
+    """Whether `reproduce --force`, which asks for everything anew, was called after `path`."""
+    return os.stat(path).st_mtime < float(os.environ.get(FORCE, 0))
+
+
+class Stage:
+    """One step of the series, with a marker file ``<folder>/<name>.done.json``.
+
+    Args:
+        folder: where the stage writes.
+        name: of the marker; unique in the folder.
+        config: whatever decides the result (dataclasses, dicts, tuples, numbers, strings).
+        inputs: files or folders that are read; their bytes decide, too.
+        format: of what the stage writes; its room raises it when the same settings come to give
+            another result, so that older results are noticed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        name: str,
+        config: Any,
+        inputs: Iterable[str | os.PathLike] = (),
+        format: int = 1,
+    ):
+        self.folder = Path(folder)
+        self.marker = self.folder / f"{name}.done.json"
+        self.config, self.format = config, format
+        self.inputs = tuple(Path(path) for path in inputs)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage need not be run: it is found, and nobody forces it to run again.
+
+        Raises:
+            UserError: it was finished with this config and inputs by an older or newer format.
+        """
+        if self.marker.exists() and forced(self.marker):
+            return False
+        return self.found
+
+    @property
+    def found(self) -> bool:
+        """Whether the stage has finished with this config and inputs, and its outputs are there.
+
+        A marker restored from evidence asks for its config alone: data sets are not kept there.
+
+        Raises:
+            UserError: it was finished with this config and inputs by an older or newer format.
+        """
+        try:
+            record = json.loads(self.marker.read_text(encoding="utf-8"))
+            if record.get(UNPACKED) is True:
+                return record["key"]["config"] == config_hash(self.config)
+            outputs_there = all((self.folder / name).exists() for name in record["outputs"])
+            made, wanted = dict(record["key"]), dict(self._key)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False  # no marker, or one that says nothing: the stage is to be done
+        before, now = made.pop("format", 1), wanted.pop("format", 1)
+        if not outputs_there or made != wanted:
+            return False
+        if before != now:
+            raise UserError(
+                f"{self.marker} was made by format {before} of its stage, now {now}: delete this "
+                "file to have it computed again, or go on with the version of diffrl that made it."
+            )
+        return True
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """What `finish` was given."""
+        return read_json(self.marker)["records"]
+
+    def finish(
+        self,
+        records: Mapping[str, Any] | None = None,
+        *,
+        seed: int | None = None,
+        outputs: Iterable[str | os.PathLike] = (),
+    ) -> None:
+        """Write the marker: `records`, the key, and the provenance of the run.
+
+        `outputs` are files or folders whose absence makes the stage undone again, for instance a
+        data set that git ignores.
+        """
+        relative = [os.path.relpath(path, self.folder) for path in outputs]
+        content = {"records": records or {}, "key": self._key, "outputs": relative}
+        write_json(self.marker, {**content, **provenance(self.config, seed)})
+
+    @cached_property
+    def _key(self) -> dict[str, Any]:
+        """Of the inputs as they are when it is first asked for, which is before they are used."""
+        inputs = [[path.name, file_hash(path)] for path in self.inputs]
+        key = {"config": config_hash(self.config), "inputs": inputs}
+        return key if self.format == 1 else {**key, "format": self.format}

@@ -1,0 +1,285 @@
+"""Intervals, paired tests and effect sizes: small, vectorised, with a generator of their own.
+
+Every random procedure takes a `seed` and draws from its own `numpy.random.Generator`, so a number
+never depends on what ran before it. Nothing here touches numpy's global generator.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from diffrl.base.errors import UserError
+
+RESAMPLES = 10_000  # smallest reachable p-value: 1 / (RESAMPLES + 1)
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence limits, all in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Exact McNemar test: how often only one of two paired arms succeeded, and the p-value."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def wilson(successes, trials, confidence=0.95):
+    """Wilson score interval of a binomial rate (Wilson 1927).
+
+    successes, trials: scalars or arrays of one shape. Returns (low, high) of that shape in [0, 1];
+    NaN where trials is 0. Raises UserError when successes lie outside [0, trials].
+    """
+    k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
+    if np.any((k < 0) | (k > n)):
+        raise UserError("Wilson interval: successes must lie between 0 and the number of trials.")
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = k / n
+        centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # At k = 0 and k = n the limit is exactly 0 and 1; rounding would leave 1e-17 there.
+    low = np.where(k == 0, np.where(n > 0, 0.0, np.nan), centre - half)
+    high = np.where(k == n, np.where(n > 0, 1.0, np.nan), centre + half)
+    return (float(low), float(high)) if low.ndim == 0 else (low, high)
+
+
+def mean_interval(values, confidence=0.95, axis=0):
+    """Mean over `axis` with Student's t interval, e.g. over the seeds of a learning curve.
+
+    values (n, ...): NaN counts as missing. Returns (mean, low, high) without `axis`. With one value
+    the limits are NaN: one run says nothing about the spread of runs.
+    """
+    values = np.asarray(values, float)
+    n = np.sum(np.isfinite(values), axis=axis)
+    total = np.nansum(values, axis=axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / n
+        residual = values - np.expand_dims(mean, axis)
+        std = np.sqrt(np.nansum(residual**2, axis=axis) / np.where(n > 1, n - 1, np.nan))
+        half = stats.t.ppf(0.5 + confidence / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def stratified_mean_interval(values, strata, confidence=0.95):
+    """Mean with Student's t interval where the strata (tasks) are given, and values vary in them.
+
+    values (n,) finite, strata (n,) labels. The spread is pooled from the k strata, n - k degrees of
+    freedom: what strata differ from each other is no error of the mean over them. Returns Interval;
+    its limits are NaN when no stratum holds two values.
+    """
+    values, groups = _finite(values, "stratified mean"), _strata(strata, len(values))
+    squares = sum(((values[rows] - values[rows].mean()) ** 2).sum() for rows in groups)
+    freedom = len(values) - len(groups)
+    mean = float(np.mean([values[rows].mean() for rows in groups]))
+    if not freedom:
+        return Interval(mean, np.nan, np.nan)
+    share = sum(1 / len(rows) for rows in groups) / len(groups) ** 2
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(squares / freedom * share)
+    return Interval(mean, float(mean - half), float(mean + half))
+
+
+def interval_over_tasks(values, confidence=0.95):
+    """Mean over tasks with Student's t interval: what another choice of tasks might have said.
+
+    values (k,): one number a task, in which start states, trajectories and training seeds are
+    averaged already. That is the analysis of cluster-level summaries (Donner & Klar 2000; Hayes &
+    Moulton 2017, ch. 10): what shares one expert is one witness. Returns Interval; its limits are
+    NaN for a single task, and where tasks do not differ, as no spread is known then. Raises
+    UserError on empty or non-finite input.
+    """
+    values = _finite(values, "interval over tasks")
+    mean, low, high = mean_interval(values, confidence)
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        low = high = np.nan
+    return Interval(float(mean), float(low), float(high))
+
+
+def mantel_haenszel(tables):
+    """Odds ratio common to strata, first over second (Mantel & Haenszel 1959).
+
+    tables (k, 4): successes and failures of first, then those of second. Returns NaN where no
+    stratum says anything, 0 or inf where it is unbounded.
+    """
+    a, b, c, d = np.asarray(tables, float).T
+    total = a + b + c + d
+    kept = total > 0
+    forth, back = (a * d)[kept] / total[kept], (b * c)[kept] / total[kept]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(forth.sum() / back.sum())
+
+
+def odds_ratio_over_tasks(tables, tasks, confidence=0.95):
+    """Mantel-Haenszel odds ratio with its interval over tasks.
+
+    tables (n, 4) as `mantel_haenszel`, tasks (n,) labels; a task may have several strata. The
+    variance of ln(ratio) is the jackknife's, a whole task left out at a time (Miller 1974), with
+    Student's t: start states of one task are no replicates, so the formula of Robins et al. 1986
+    would be too narrow. Returns Interval; its limits are NaN where a ratio is 0 or infinite.
+    """
+    tables = np.asarray(tables, float)
+    ratio, groups = mantel_haenszel(tables), _strata(tasks, len(tables))
+    k = len(groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left = np.log([mantel_haenszel(np.delete(tables, rows, axis=0)) for rows in groups])
+    if k < 2 or not np.all(np.isfinite(left)):
+        return Interval(ratio, np.nan, np.nan)
+    error = np.sqrt((k - 1) / k * np.sum((left - left.mean()) ** 2))
+    half = stats.t.ppf(0.5 + confidence / 2, k - 1) * error
+    return Interval(ratio, float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
+
+
+def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000, seed=0):
+    """Mean over strata (tasks) of the mean within each, with a percentile bootstrap interval.
+
+    Values are resampled within their stratum, so every task keeps its weight (Agarwal et al. 2021).
+    values (n,) finite; strata (n,) labels, None = one stratum. Returns Interval; its limits are NaN
+    when no stratum holds two values. Raises UserError on empty or non-finite input.
+    """
+    value, means = _resampled_means(values, strata, resamples, np.random.default_rng(seed))
+    return _percentiles(value, means, confidence)
+
+
+def bootstrap_difference(
+    first, second, strata_first=None, strata_second=None, *, confidence=0.95, resamples=2000, seed=0
+):
+    """Interval of first minus second, two unpaired arms; as `stratified_bootstrap` otherwise."""
+    rng = np.random.default_rng(seed)
+    a, means_a = _resampled_means(first, strata_first, resamples, rng)
+    b, means_b = _resampled_means(second, strata_second, resamples, rng)
+    return _percentiles(a - b, means_a - means_b, confidence)
+
+
+def mcnemar(first, second):
+    """Exact two-sided McNemar test of two arms tried on the same start states (McNemar 1947).
+
+    first, second (n,) bool: outcome of each arm on trial i. Only discordant trials count; under
+    the null each falls to either arm with probability 1/2. Raises UserError on unequal lengths.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape:
+        raise UserError(f"McNemar pairs trials one to one, got {first.size} and {second.size}.")
+    b, c = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    p = 1.0 if b + c == 0 else float(stats.binomtest(min(b, c), b + c).pvalue)
+    return McNemar(b, c, p)
+
+
+def holm(p_values):
+    """Holm's step-down correction (Holm 1979): adjusted p-values of the same shape.
+
+    NaN marks a test that was not made: it stays NaN and does not count.
+    """
+    p = np.asarray(p_values, float)
+    flat = p.ravel()
+    made = np.flatnonzero(np.isfinite(flat))
+    order = made[np.argsort(flat[made], kind="stable")]
+    adjusted = np.full(flat.shape, np.nan)
+    scaled = flat[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.reshape(p.shape)
+
+
+def sign_flip_test(differences, strata=None, *, resamples=RESAMPLES, seed=0):
+    """Two-sided paired permutation test: p-value of "the mean difference is zero" (Fisher 1935).
+
+    differences (n,): first minus second arm, one per pair; strata (n,) labels, weighted equally.
+    All 2^n sign patterns are enumerated when they are fewer than `resamples`, else they are drawn.
+    """
+    d = _finite(differences, "sign-flip test")
+    weighted = np.empty(len(d))
+    for rows in (groups := _strata(strata, len(d))):
+        weighted[rows] = d[rows] / (len(rows) * len(groups))
+    exact = 2 ** len(d) <= resamples
+    if exact:
+        signs = 1 - 2 * ((np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(d)))
+    return _p_value(signs @ weighted, weighted.sum(), np.abs(weighted).sum(), exact)
+
+
+def permutation_test(
+    first, second, strata_first=None, strata_second=None, *, resamples=RESAMPLES, seed=0
+):
+    """Two-sided unpaired permutation test of equal means, labels shuffled within each stratum.
+
+    first (n,), second (m,) with their strata labels. Strata that only one arm has are refused.
+    """
+    first, second = _finite(first, "permutation test"), _finite(second, "permutation test")
+    labels_a = np.zeros(len(first)) if strata_first is None else np.asarray(strata_first)
+    labels_b = np.zeros(len(second)) if strata_second is None else np.asarray(strata_second)
+    if set(labels_a) != set(labels_b):
+        raise UserError("Permutation test: both arms must cover the same tasks; drop the others.")
+    rng, groups = np.random.default_rng(seed), np.unique(labels_a)
+    observed, scale, drawn = 0.0, 0.0, np.zeros(resamples)
+    for group in groups:
+        a, b = first[labels_a == group], second[labels_b == group]
+        pooled = np.concatenate([a, b])
+        weights = np.r_[np.full(len(a), 1 / len(a)), np.full(len(b), -1 / len(b))] / len(groups)
+        observed += pooled @ weights
+        scale += np.abs(pooled) @ np.abs(weights)
+        drawn += rng.permuted(np.tile(pooled, (resamples, 1)), axis=1) @ weights
+    return _p_value(drawn, observed, scale, exact=False)
+
+
+def cliffs_delta(first, second):
+    """Cliff's delta, P(first > second) - P(first < second), in [-1, 1] (Cliff 1993)."""
+    first, second = _finite(first, "Cliff's delta"), np.sort(_finite(second, "Cliff's delta"))
+    smaller = np.searchsorted(second, first, side="left")  # (n,) how many of second lie below
+    larger = len(second) - np.searchsorted(second, first, side="right")
+    return float((smaller - larger).sum() / (len(first) * len(second)))
+
+
+def _resampled_means(values, strata, resamples, rng):
+    """Mean over strata of the mean within, of the data and (resamples,) of its resamples.
+
+    The mean of n values drawn from n has (n - 1)/n of the variance that it should have, which
+    shows where a stratum has five: the deviations are widened to make up for it (Rao & Wu 1988).
+    """
+    values = _finite(values, "stratified bootstrap")
+    groups = [values[rows] for rows in _strata(strata, len(values))]
+    means = np.zeros(resamples)
+    for group in groups:
+        n, center = len(group), group.mean()
+        draws = rng.integers(n, size=(resamples, n))
+        widened = (group[draws].mean(axis=1) - center) * np.sqrt(n / max(n - 1, 1))
+        means += (center + widened) / len(groups)
+    if max(map(len, groups)) < 2:
+        means[:] = np.nan  # single values cannot be resampled: no interval is claimed
+    return float(np.mean([group.mean() for group in groups])), means
+
+
+def _percentiles(value, means, confidence):
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def _p_value(drawn, observed, scale, exact):
+    """Share of the null at least as extreme; ties within rounding (of `scale`) count as such."""
+    extreme = int(np.sum(np.abs(drawn) >= abs(observed) - 1e-12 * scale))
+    return extreme / len(drawn) if exact else (extreme + 1) / (len(drawn) + 1)
+
+
+def _strata(strata, n):
+    """Row numbers of each stratum, strata in sorted order."""
+    if strata is None:
+        return [np.arange(n)]
+    labels = np.asarray(strata)
+    if labels.shape != (n,):
+        raise UserError(f"Strata must label each of the {n} values, got shape {labels.shape}.")
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _finite(values, what):
+    values = np.asarray(values, float)
+    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
+        raise UserError(
+            f"{what}: needs a non-empty list of finite numbers, got shape {values.shape} with "
+            f"{int(np.sum(~np.isfinite(values)))} not finite; leave undefined values out first."
+        )
+    return values

@@ -1,0 +1,1 @@
+"""The scripted operator, who shows a task a few times."""

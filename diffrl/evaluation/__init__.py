@@ -1,0 +1,1 @@
+"""Judges any policy by LIBERO's protocol, ours and those behind a server."""

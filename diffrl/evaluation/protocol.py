@@ -1,0 +1,62 @@
+"""What the evaluation asks of a policy, and what a trial is."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from diffrl.policy import trial_generator
+
+SETTLE = 10  # control steps of (0, …, 0, −1) before the policy acts [L]
+
+
+class Trial(NamedTuple):
+    """One planned rollout; its start state's id tells the fixtures' poses, too."""
+
+    task: str  # "libero_object/0"
+    start_state: str  # "official/7", "fresh/1/30"
+    seed: int  # of the policy's noise
+
+
+class Policy(Protocol):
+    """What the evaluation needs of a policy.
+
+    One that has `together = False` besides plays one trial at a time.
+    """
+
+    cameras: tuple[str, ...]  # that it looks through; () for none
+    image_size: int  # pixels, square
+    detail: str  # of the pictures, "exact" or "reduced"
+    chunk: int  # control steps that one decision executes
+    fingerprint: str  # changes when the policy does
+    failures: dict[Trial, str]  # trials whose decision could not be had, and why
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        """Get ready for a trial."""
+
+    def act(self, observation, images: np.ndarray | None, trials: Sequence[Trial]) -> np.ndarray:
+        """Decide for n trials under way.
+
+        observation has n rows; images (n, cameras, size, size, 3) uint8 as LIBERO gives them
+        (upside down). Returns (n, chunk, 7) in [−1, 1]; a row of `failures` may hold anything.
+        """
+
+    def end(self, trial: Trial) -> None:
+        """Forget a trial."""
+
+
+class Base:
+    """What most policies share: they see no images, remember a generator per trial, never fail."""
+
+    cameras: tuple[str, ...] = ()
+    image_size, detail, chunk = 128, "reduced", 8
+
+    def __init__(self):
+        self.failures: dict[Trial, str] = {}
+        self.memory: dict[Trial, object] = {}
+
+    def begin(self, trial: Trial, instruction: str) -> None:
+        self.memory[trial] = trial_generator(*trial)
+
+    def end(self, trial: Trial) -> None:
+        self.memory.pop(trial, None)

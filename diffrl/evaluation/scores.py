@@ -1,0 +1,334 @@
+"""From trials to numbers: success with intervals, paired differences, the protocol in words.
+
+A table has one row per trial and the columns of ``vla_trials.csv`` (see `diffrl.evaluation`).
+Trials that ended in an error are counted, but enter no rate.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from diffrl.base.intervals import (
+    holm,
+    interval_over_tasks,
+    mcnemar,
+    odds_ratio_over_tasks,
+    sign_flip_test,
+    stratified_bootstrap,
+    wilson,
+)
+from diffrl.evaluation.protocol import SETTLE
+from diffrl.presets import ALGORITHMS, MODES
+from diffrl.sim.tasks import get_task
+
+ARM = ["source", "mode"]  # what is compared; training seeds are pooled
+TRIAL = ["task", "start_state", "trial_seed", "training_seed"]  # what two arms share in a pair
+EFFECTS = {  # of the four arms of RL data; weights of (source, mode)
+    "diffusion − gaussian": (0.5, 0.5, -0.5, -0.5),
+    "without noise − with it": (0.5, -0.5, 0.5, -0.5),
+    "interaction": (1.0, -1.0, -1.0, 1.0),
+}
+_TESTED = ["p", "p_holm", "tasks", "low_tasks", "high_tasks", "p_tasks", "p_tasks_holm", "by_seed"]
+_CELLS = [f"{source} {mode}" for source in ALGORITHMS for mode in MODES]
+_DIFFUSION, _GAUSSIAN = _CELLS[:2], _CELLS[2:]
+_DEMONSTRATOR = ["operator recorded"]
+CONTRASTS = {  # planned: each a mean over (firsts, seconds) of mean(firsts) − mean(seconds)
+    "RL − demonstrator": [(_CELLS, _DEMONSTRATOR)],
+    "diffusion − gaussian": [([d], [g]) for d, g in zip(_DIFFUSION, _GAUSSIAN)],
+    "without noise − with it": [(both[:1], both[1:]) for both in (_DIFFUSION, _GAUSSIAN)],
+    "diffusion − gaussian, without noise": [(_DIFFUSION[:1], _GAUSSIAN[:1])],
+    "diffusion − gaussian, with noise": [(_DIFFUSION[1:], _GAUSSIAN[1:])],
+    "diffusion − demonstrator, without noise": [(_DIFFUSION[:1], _DEMONSTRATOR)],
+    "gaussian − demonstrator, without noise": [(_GAUSSIAN[:1], _DEMONSTRATOR)],
+}
+PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
+"""Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
++12.6 points [P]. The paper's demonstrators are people; the scripted operator stands beside them."""
+
+
+def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.DataFrame:
+    """Success of each group with its 95 % intervals: over trials, and over tasks.
+
+    Columns: `by`, trials (errors not among them), errors, successes, success, low, high in [0, 1]:
+    Wilson's interval of the pooled trials, which is about these tasks and networks. Where a group
+    holds tasks, low_tasks and high_tasks are Student's t over their rates (start states and
+    training seeds averaged; cut to [0, 1]), around their mean; NaN for a single task.
+    """
+    rows = []
+    for group, part in table.groupby(list(by), sort=True):
+        played = part[part["status"] != "error"]
+        won = played["status"] == "success"
+        rate = won.mean() if len(played) else np.nan
+        counts = [len(played), len(part) - len(played), int(won.sum()), rate]
+        tasks = won.groupby(played["task"].map(_original)).mean()
+        over_tasks = interval_over_tasks(tasks)[1:] if len(tasks) else (np.nan, np.nan)
+        rows.append(
+            [*group, *counts, *wilson(counts[2], len(played)), *np.clip(over_tasks, 0.0, 1.0)]
+        )
+    columns = [*by, "trials", "errors", "successes", "success", "low", "high"]
+    result = pd.DataFrame(rows, columns=[*columns, "low_tasks", "high_tasks"])
+    return result[columns] if "task" in by else result
+
+
+def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
+    """Success over the number of demonstrations per task, of the arms that come in several.
+
+    A source ``name:count`` was trained on `count` a task, ``name`` on `demonstrations`; training
+    seeds that a point of its curve lacks are left out. Columns: suite, source (without the count),
+    mode, demonstrations, trials, …, success, low, high.
+    """
+    parts = table["source"].str.extract(r"^(?P<source>\w+)(?::(?P<count>\d+))?$")
+    counts = pd.to_numeric(parts["count"]).fillna(demonstrations).astype(int)
+    table = table.assign(source=parts["source"], demonstrations=counts).dropna(subset="source")
+    curve = ["suite", *ARM]
+    points = table.groupby(curve)["demonstrations"].transform("nunique")
+    seen = table.groupby([*curve, "training_seed"])["demonstrations"].transform("nunique")
+    return summarise(table[(points > 1) & (seen == points)], (*curve, "demonstrations"))
+
+
+def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
+    """Paired differences between arms, "<source> <mode>", in each suite: `chosen`, or all pairs.
+
+    A pair is the same task, start state, trial seed and training seed. Columns: suite, first,
+    second, pairs, difference (first − second) with its 95 % bootstrap interval (start states are
+    drawn, with all their pairs, within each task; NaN where no start state differs), only_first
+    and only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is
+    ahead, of all), low_tasks and high_tasks (Student's t over the tasks' differences), p_tasks,
+    p_tasks_holm (likewise) and by_seed (the difference of each training seed). p is McNemar's,
+    exact; with several training seeds it is that of flipping the signs of whole start states, of
+    which McNemar's is the case of one seed: the same state twice is no second witness.
+
+    p is about the networks and the data at hand. Behind the data of a task stands one expert, so
+    p_tasks flips the signs of whole tasks; and training the networks again may give others, which
+    `by_seed` hints at: a difference that one seed lacks is none.
+    """
+    rows = []
+    for suite, wide in _wide(table):
+        pairs = chosen or list(combinations(wide.columns, 2))
+        found = [_pair(wide, a, b) for a, b in pairs if {a, b} <= set(wide.columns)]
+        rows += [{"suite": suite, **row} for row in _corrected(found)]
+    columns = ["suite", "first", "second", "pairs", "difference", "low", "high", "only_first"]
+    return pd.DataFrame(rows, columns=[*columns, "only_second", *_TESTED])
+
+
+def factorial(table: pd.DataFrame) -> pd.DataFrame:
+    """Tell the class of the policy from the noise at collection: effects of a 2 × 2 design.
+
+    The four arms are diffusion and gaussian, deterministic and stochastic; a suite that lacks one
+    has no rows. Each effect is a mean over start states of a contrast of the four (EFFECTS), in
+    rates: the class averaged over noise, the noise averaged over class, and how much the class
+    means more without noise than with it. Without errors the first two add up to diffusion without
+    noise − Gaussian with it. Columns: suite, effect, trials (of each arm), then as `compare`;
+    both corrections are over the suite's three effects.
+    """
+    rows = []
+    for suite, wide in _wide(table):
+        cells = wide.reindex(columns=_CELLS).dropna().astype(float)
+        if cells.empty:
+            continue
+        found = [
+            {"effect": name, "trials": len(cells), **_effect(cells @ np.array(weights))}
+            for name, weights in EFFECTS.items()
+        ]
+        rows += [{"suite": suite, **row} for row in _corrected(found)]
+    columns = ["suite", "effect", "trials", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, *_TESTED])
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Planned contrasts (CONTRASTS) of each suite, as points and as odds ratios, over tasks.
+
+    Near the ceiling points hide effects: the paper's odds ratio of 2.00 would be 3.3 points at
+    93 %. All arms of a contrast meet the same trials; training seeds and start states are
+    averaged within each task, and tasks are the replicates. Columns: contrast, scope (the
+    suite), points with low and high (Student's t over tasks), p_tasks (signs of whole
+    tasks flipped, not corrected), odds_ratio (Mantel-Haenszel; strata are the tasks and the
+    pairs of arms) with
+    or_low and or_high (jackknife over tasks), tasks, seeds. A contrast whose arms a suite lacks has
+    no row.
+    """
+    columns = ["contrast", "scope", "points", "low", "high", "p_tasks"]
+    columns += ["odds_ratio", "or_low", "or_high", "tasks", "seeds"]
+    rows = []
+    for suite, wide in _wide(table):
+        for name, strata in CONTRASTS.items():
+            needed = {arm for firsts, seconds in strata for arm in (*firsts, *seconds)}
+            won = wide.reindex(columns=sorted(needed)).dropna().astype(float)
+            if len(won):
+                seeds = won.index.get_level_values("training_seed").nunique()
+                rows.append([name, suite, *_contrast(won, strata), seeds])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _contrast(won: pd.DataFrame, strata: list) -> list:
+    """Points, odds ratio and count of tasks of one planned contrast; won: rows of TRIAL by arm."""
+    tasks = won.index.get_level_values("task").map(_original)
+    gaps = [won[firsts].mean(axis=1) - won[seconds].mean(axis=1) for firsts, seconds in strata]
+    by_task = (sum(gaps) / len(gaps)).groupby(tasks).mean()
+    mean, low, high = interval_over_tasks(by_task)
+    tables, labels = [], []
+    for task, part in won.groupby(tasks):
+        for firsts, seconds in strata:
+            first, second = part[firsts].to_numpy(), part[seconds].to_numpy()
+            tables.append([first.sum(), (1 - first).sum(), second.sum(), (1 - second).sum()])
+            labels.append(task)
+    ratio = odds_ratio_over_tasks(tables, labels)
+    points = [100 * value + 0.0 for value in (mean, low, high)]  # + 0: no −0
+    return [*points, sign_flip_test(by_task), *ratio, len(by_task)]
+
+
+def excluded(effects: pd.DataFrame) -> pd.DataFrame:
+    """What the intervals over tasks of `effects` leave out: zero, and the paper's gaps [P].
+
+    Columns: contrast, scope, zero, paper_points, paper_points_excluded, paper_odds_ratio,
+    paper_odds_ratio_excluded; the last four of diffusion's gaps to the Gaussian's and to the
+    demonstrator's only. An interval that was not to be had (NaN) excludes nothing.
+    """
+    rows = []
+    for row in effects.itertuples():
+        (first, _, second) = row.contrast.split(",")[0].partition(" − ")
+        other = {"gaussian": "gaussian", "demonstrator": "human"}.get(second)
+        points = ratio = np.nan
+        if first == "diffusion" and other:
+            points = 100 * (PAPER[first] - PAPER[other])
+            odds = [PAPER[name] / (1 - PAPER[name]) for name in (first, other)]
+            ratio = odds[0] / odds[1]
+        rows.append(
+            [row.contrast, row.scope, _outside(0.0, row.low, row.high)]
+            + [points, _outside(points, row.low, row.high)]
+            + [ratio, _outside(ratio, row.or_low, row.or_high)]
+        )
+    columns = ["contrast", "scope", "zero", "paper_points", "paper_points_excluded"]
+    return pd.DataFrame(rows, columns=[*columns, "paper_odds_ratio", "paper_odds_ratio_excluded"])
+
+
+def _outside(value: float, low: float, high: float) -> bool:
+    return bool(value < low or value > high)
+
+
+def mixtures(table: pd.DataFrame) -> pd.DataFrame:
+    """`compare` each mixture of sources (``a+b``) with the arms it is drawn from."""
+    arms = table[ARM].drop_duplicates()
+    pairs = []
+    for source, mode in arms[arms["source"].str.contains("+", regex=False)].to_numpy():
+        sources, modes = source.split("+"), mode.split("+")
+        modes = modes * len(sources) if len(modes) == 1 else modes
+        pairs += [(f"{source} {mode}", f"{a} {b}") for a, b in zip(sources, modes, strict=True)]
+    return compare(table, pairs) if pairs else compare(table[:0])
+
+
+def _wide(table: pd.DataFrame):
+    """Yield each suite with its trials: a row per trial, a column per arm; NaN where not played."""
+    table = table.assign(arm=table["source"] + " " + table["mode"])
+    played = table[table["status"] != "error"]
+    for suite, part in table.groupby("suite", sort=True):
+        own = played[played["suite"] == suite]
+        won = own.assign(won=(own["status"] == "success").astype(float))
+        yield (
+            suite,
+            won.pivot(index=TRIAL, columns="arm", values="won").reindex(
+                columns=sorted(part["arm"].unique())
+            ),
+        )
+
+
+def _pair(wide: pd.DataFrame, first: str, second: str) -> dict:
+    both = wide[[first, second]].dropna()
+    row = {"first": first, "second": second, "pairs": len(both)}
+    if both.empty:
+        return {**row, "only_first": 0, "only_second": 0, "p": np.nan, "by_seed": ""}
+    only_first, only_second, exact = mcnemar(both[first], both[second])
+    row |= _effect(both[first] - both[second])
+    row |= {"only_first": only_first, "only_second": only_second}
+    several = both.index.get_level_values("training_seed").nunique() > 1
+    return row if several else row | {"p": exact}
+
+
+def _effect(gaps: pd.Series) -> dict:
+    """Mean, interval and tests of a contrast (n,), indexed by TRIAL."""
+    states = gaps.groupby(TRIAL[:-1], sort=False).mean()
+    tasks = states.groupby(lambda key: _original(key[0])).mean()
+    mean, low, high = stratified_bootstrap(states, states.index.get_level_values("task"))
+    if not states.any():
+        low = high = np.nan  # nothing differed: resampling that would claim to be certain
+    by_seed = gaps.groupby("training_seed").mean()
+    _, low_tasks, high_tasks = interval_over_tasks(tasks)
+    return {
+        "difference": mean,
+        "low": low,
+        "high": high,
+        "p": sign_flip_test(states),
+        "tasks": f"{(tasks > 0).sum()} of {len(tasks)}",
+        "low_tasks": low_tasks,
+        "high_tasks": high_tasks,
+        "p_tasks": sign_flip_test(tasks),
+        "by_seed": " ".join(f"{value:+.3f}" for value in by_seed),
+    }
+
+
+def _original(task: str) -> str:
+    """LIBERO's task whose variants, pooled, are one: one expert made the data of their scene.
+
+    ``libero_object_swap/3`` is ``libero_object/3``; of the variant `task`, which asks for another
+    thing in that scene, this is only the scene's.
+    """
+    suite, _, index = task.partition("/")
+    return "_".join(suite.split("_")[:2]) + "/" + index
+
+
+def _corrected(rows: list[dict]) -> list[dict]:
+    for name in ("p", "p_tasks"):
+        for row, p in zip(rows, holm([row.get(name, np.nan) for row in rows])):
+            row[f"{name}_holm"] = p
+    return rows
+
+
+def protocol(table: pd.DataFrame, pictures) -> str:
+    """Return the protocol of a table of trials in one line, to be printed beside its numbers.
+
+    pictures: what the policy looks at, anything with `image_size` (pixels, square) and `detail`
+    ("exact" or "reduced"), such as a policy or a VLA's settings; None where it looks at none.
+    """
+    limits = sorted({get_task(task).max_steps for task in table["task"].unique()})
+    counts = table.drop_duplicates(["task", "start_state", "trial_seed"]).groupby("task").size()
+    kinds = sorted({name.split("/")[0] for name in table["start_state"]})
+    each = str(counts.min()) if counts.nunique() == 1 else f"{counts.min()}–{counts.max()}"
+    seen = "no pictures"
+    if pictures is not None:
+        seen = f"pictures of {pictures.image_size} × {pictures.image_size} pixels"
+        seen += f" in {pictures.detail} detail"
+    return (
+        f"{' and '.join(kinds)} start states, {SETTLE} settle steps of (0, …, 0, −1), at most "
+        f"{'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, {seen}"
+    )
+
+
+def paper(rates: pd.DataFrame) -> pd.DataFrame:
+    """The paper's mean success beside rows of `rates`: suite, source, mode, value in [0, 1] [P].
+
+    It prints one number a source and does not say whether its data were collected with noise:
+    that the number stands beside the data without is our choice.
+    """
+    known = rates[rates["source"].isin(PAPER) & (rates["mode"] != "stochastic")]
+    table = known[["suite", *ARM]].drop_duplicates().reset_index(drop=True)
+    return table.assign(value=table["source"].map(PAPER))
+
+
+def beside_paper(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Gaps to diffusion RL in the same mode (operator and human: deterministic), ours and [P].
+
+    pairs: of `compare`. Columns: suite, source, mode, gap (diffusion's success minus the row's)
+    with its interval low, high, and paper, the gap in the paper; beside the operator it is that to
+    people. Stochastic rows have none (see `paper`).
+    """
+    rows = []
+    for pair in pairs.itertuples():
+        (ours, mode), (source, other) = pair.first.split(), pair.second.split()
+        matched = mode == ("deterministic" if other == "recorded" else other)
+        if ours == "diffusion" != source and matched:
+            known = source in PAPER and mode == "deterministic"
+            gap = PAPER["diffusion"] - PAPER[source] if known else np.nan
+            rows.append([pair.suite, source, other, pair.difference, pair.low, pair.high, gap])
+    return pd.DataFrame(rows, columns=["suite", *ARM, "gap", "low", "high", "paper"])

@@ -1,0 +1,386 @@
+"""Evaluation as LIBERO is usually evaluated: planned trials, each played once, each recorded.
+
+The protocol is the first row of OpenVLA-OFT's and openpi's: official start states, ten settle
+steps, the suite's step limit, success when the goal holds. A trial is a planned (task, start
+state, seed); nothing about it depends on its company, on the number of processes or on the order.
+An error is no failure: it is counted apart and enters no rate.
+"""
+
+import functools
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from diffrl.base.artifacts import (
+    FORCE,
+    config_hash,
+    provenance,
+    read_json,
+    root,
+    runs_dir,
+    write_csv,
+    write_json,
+)
+from diffrl.base.errors import UserError
+from diffrl.base.scale import cores, map_tasks
+from diffrl.evaluation.own import Own, adapt
+from diffrl.evaluation.play import Outcome, film, play
+from diffrl.evaluation.policies import Oracle, label_of, open_policy
+from diffrl.evaluation.protocol import SETTLE, Policy, Trial
+from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
+from diffrl.presets import Preset
+from diffrl.sim.tasks import get_task, suite_tasks
+from diffrl.vla.stage import arm_of, arms_of, finished, model_folder
+
+OFFICIAL = 50  # start states of every LIBERO task
+COPIES = 8  # robots that a process simulates at once: one block of the compact VLA's
+HERE = ("compact", "expert", "oracle", "random", "openpi")  # cheap enough for a process per core
+COLUMNS = ["suite", "task", "source", "mode", "training_seed", "start_state", "trial_seed"]
+COLUMNS += ["status", "steps", "seconds"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who is evaluated: the columns of the record that name the policy's data and training."""
+
+    source: str  # operator, human, gaussian, diffusion; or what kind of policy it is
+    mode: str = "recorded"  # recorded, deterministic, stochastic
+    training_seed: int = 0
+
+    def __post_init__(self):
+        for word in (self.source, self.mode):
+            if word.split() != [word]:
+                raise UserError(
+                    f"An arm's source and mode are single words, and {word!r} is none: tables join "
+                    'them by a space, as in "diffusion deterministic".'
+                )
+
+
+def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
+    """Plan `trials` official start states of each task: the first ones, in LIBERO's order.
+
+    Raises:
+        UserError: a task is unknown, or has fewer official start states.
+    """
+    if not 1 <= trials <= OFFICIAL:
+        raise UserError(
+            f"{trials} trials per task were asked for, but a task has {OFFICIAL} official start "
+            "states: ask for 1 to 50, and repeat with another seed for more."
+        )
+    suffix = "" if seed == 0 else f"/fixtures-{seed}"
+    return [
+        Trial(task, f"official/{i}{suffix}", seed)
+        for task in dict.fromkeys(get_task(task).id for task in tasks)
+        for i in range(trials)
+    ]
+
+
+def plan_of(preset: Preset) -> list[Trial]:
+    """Plan what each VLA of a preset plays: its tasks, and some of the further suites' trials."""
+    settings = preset.evaluation
+    own = plan(preset.vla_tasks, settings.trials, settings.seed)
+    others = plan(tasks_of(settings.suites), settings.suite_trials, settings.seed)
+    return list(dict.fromkeys(own + others))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy, what it is to play, and where the records go."""
+
+    policy: (
+        str | object
+    )  # its name (`diffrl.evaluation.policies.open_policy`), or an object with `infer`
+    trials: tuple[Trial, ...]  # planned beforehand, see `plan`
+    folder: Path
+    arm: Arm
+
+
+def evaluate(
+    jobs: Sequence[Job],
+    *,
+    workers: int | None = None,
+    copies: int = COPIES,
+    videos: Sequence[str] = (),
+    retry_errors: bool = False,
+) -> pd.DataFrame:
+    """Play the trials of all jobs, keep their records, return the table of all of them.
+
+    A job's folder gets ``trials.csv`` and ``trials.json`` (protocol, errors, provenance). Trials
+    that it holds already, of the same policy, are not played again; what a killed run had played
+    is not lost. A policy that is given as an object plays in this process, and is found again only
+    if it has a `fingerprint` (see `diffrl.evaluation.own`).
+
+    Args:
+        jobs: one per policy.
+        workers: processes; changes no result.
+        copies: robots that a process simulates at once; changes no result.
+        videos: start states whose trials are filmed to ``<folder>/videos``.
+        retry_errors: whether recorded errors are tried once more.
+
+    Raises:
+        UserError: a policy cannot be opened, or its actions have a wrong shape.
+    """
+    if copies < 1:
+        raise UserError(f"copies must be at least 1, it is {copies}.")
+    workers = workers or cores()
+    _policy.cache_clear()  # a policy may have been trained again under its old name
+    jobs = [_opened(job) for job in jobs]
+    items = []
+    for job in jobs:
+        key = _key(job.policy)
+        if retry_errors:
+            _forget_errors(job.folder, key)
+        done = _recorded(job.folder, key)
+        missing = [t for t in job.trials if t not in done]
+        if done:
+            print(
+                f"{len(job.trials) - len(missing)} of {len(job.trials)} trials of {_name(job)} are "
+                f"found in {job.folder} and not played (or filmed) again."
+            )
+        for shard in _shards(missing, workers if isinstance(job.policy, str) else 1):
+            items.append((job, key, shard, copies, tuple(videos)))
+    _play_all([item for item in items if isinstance(item[0].policy, str)], workers)
+    _play_all([item for item in items if not isinstance(item[0].policy, str)], workers=1)
+    tables = [_record(job) for job in jobs]
+    for job in jobs:
+        if isinstance(job.policy, Own) and job.policy.unknown:  # nobody could find them again
+            shutil.rmtree(job.folder / "checkpoint" / _key(job.policy), ignore_errors=True)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _opened(job: Job) -> Job:
+    """Make a policy's object follow the protocol; a name stays one, as every process opens it."""
+    return job if isinstance(job.policy, str) else replace(job, policy=adapt(job.policy))
+
+
+def _name(job: Job) -> str:
+    if isinstance(job.policy, str):
+        return job.policy
+    inner = job.policy.policy if isinstance(job.policy, Own) else job.policy
+    return f"{type(inner).__module__}.{type(inner).__qualname__}"
+
+
+def _play_all(items: list[tuple], workers: int) -> None:
+    tasks = list(dict.fromkeys(item[2][0].task for item in items))
+    items.sort(key=lambda item: tasks.index(item[2][0].task))  # a worker keeps its renderer
+    names = [f"{_name(job)} on {len(t)} trials of {t[0].task}" for job, _, t, *_ in items]
+    if items:
+        map_tasks(_play_shard, items, names=names, workers=workers, description="trials")
+
+
+def _record(job: Job) -> pd.DataFrame:
+    """Write a job's table and what belongs to it."""
+    outcomes = _recorded(job.folder, _key(job.policy))
+    table = pd.DataFrame([_row(outcomes[t], job.arm) for t in job.trials], columns=COLUMNS)
+    errors = {
+        str(tuple(t)): outcomes[t].message for t in job.trials if outcomes[t].status == "error"
+    }
+    write_csv(job.folder / "trials.csv", table)
+    seen = protocol(table, _pictures(job.policy))
+    about = {"policy": _name(job), "protocol": seen, "errors": errors, "arm": job.arm}
+    write_json(job.folder / "trials.json", {**about, "provenance": provenance(about)})
+    if errors:
+        print(
+            f"{len(errors)} of {len(table)} trials ended in an error, for instance because "
+            f"{next(iter(errors.values()))} (all in {job.folder / 'trials.json'}; --retry-errors "
+            "plays them once more)"
+        )
+    return table
+
+
+@functools.lru_cache(maxsize=16)
+def _policy(name: str) -> Policy:
+    return open_policy(name)
+
+
+def _policy_of(policy: str | Policy) -> Policy:
+    return _policy(policy) if isinstance(policy, str) else policy
+
+
+def _pictures(policy: str | Policy) -> Policy | None:
+    """The policy if it looks at pictures: its size and detail belong to the protocol."""
+    return seen if (seen := _policy_of(policy)).cameras else None
+
+
+def _key(policy: str | Policy) -> str:
+    return config_hash([_policy_of(policy).fingerprint, SETTLE])
+
+
+def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:
+    """Part trials into units of work: a task each, or shares of it where tasks are few."""
+    tasks = dict.fromkeys(trial.task for trial in trials)
+    shards = []
+    for task in tasks:
+        own = [trial for trial in trials if trial.task == task]
+        size = len(own) if len(tasks) >= 2 * workers else -(-len(own) // workers)
+        shards += [own[i : i + size] for i in range(0, len(own), size)]
+    return shards
+
+
+def _play_shard(item: tuple) -> int:
+    """Play one shard and write its outcomes as they come; runs in a worker process."""
+    job, key, trials, copies, videos = item
+    if isinstance(job.policy, str):  # an object is another's, and so is the process
+        torch.set_num_threads(1)
+    policy, records = _policy_of(job.policy), []
+    path = job.folder / "checkpoint" / key / f"{config_hash(trials)}.json"
+
+    def note(o: Outcome) -> None:
+        if o.states:
+            film(o, job.folder / "videos", policy.detail)
+        records.append([*o.trial, o.status, o.steps, round(o.seconds, 3), o.message])
+        write_json(path, records)
+
+    play(policy, trials, copies, lambda trial: trial.start_state in videos, note)
+    return len(trials)
+
+
+def _recorded(folder: Path, key: str) -> dict[Trial, Outcome]:
+    """Outcomes that the folder holds of this policy; it may hold others' beside them."""
+    found, forced = {}, float(os.environ.get(FORCE, 0))
+    for part in sorted((folder / "checkpoint" / key).glob("[!.]*.json")):
+        if part.stat().st_mtime < forced:
+            part.unlink()
+            continue
+        for task, start_state, seed, status, steps, seconds, message in read_json(part):
+            trial = Trial(task, start_state, seed)
+            found[trial] = Outcome(trial, status, steps, seconds, message)
+    return found
+
+
+def _forget_errors(folder: Path, key: str) -> None:
+    for part in (folder / "checkpoint" / key).glob("[!.]*.json"):
+        records = read_json(part)
+        if any(record[3] == "error" for record in records):
+            write_json(part, [record for record in records if record[3] != "error"])
+
+
+def _row(outcome: Outcome, arm: Arm) -> list:
+    trial = outcome.trial
+    who = [arm.source, arm.mode, arm.training_seed]
+    what = [outcome.status, outcome.steps, round(outcome.seconds, 3)]
+    return [get_task(trial.task).suite, trial.task, *who, trial.start_state, trial.seed, *what]
+
+
+def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
+    """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
+
+    ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
+    ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
+    ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
+    policy's class and of the noise, ``effects.csv`` the planned contrasts over tasks.
+
+    Raises:
+        UserError: a VLA is not trained, or with other settings or data than the preset's.
+    """
+    folder = runs_dir(preset.name)
+    for data, seed in arms_of(preset):
+        if not finished(preset, data, seed):
+            raise UserError(
+                f"{model_folder(preset.name, data, seed)} holds no VLA of preset {preset.name}'s "
+                "settings and data: train it first, with "
+                f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
+            )
+    table = _evaluate_arms(preset, arms_of(preset), plan_of(preset), workers)
+    write_csv(folder / "vla_trials.csv", table)
+    write_csv(folder / "evaluation.csv", summarise(table))
+    write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
+    write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
+    write_csv(folder / "evaluation_pairs.csv", compare(table))
+    beyond = table[table["suite"].isin(preset.evaluation.suites)]
+    parts = [table, beyond.assign(suite="out of distribution")]
+    write_csv(folder / "evaluation_effects.csv", pd.concat(map(factorial, parts)))
+    write_csv(folder / "effects.csv", pd.concat(map(effects, parts)))
+    return table
+
+
+def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame:
+    """Evaluate those VLAs of fewer and mixed demonstrations that are trained; maybe none.
+
+    They play the others' trials; see ``vla_further_trials.csv``.
+    """
+    arms = [arm for arm in arms_of(preset, True) if finished(preset, *arm)]
+    if not arms:
+        return pd.DataFrame(columns=COLUMNS)
+    table = _evaluate_arms(preset, arms, plan_of(preset), workers)
+    write_csv(runs_dir(preset.name) / "vla_further_trials.csv", table)
+    return table
+
+
+def _evaluate_arms(
+    preset: Preset, arms: Sequence[tuple[str, int]], trials: list[Trial], workers: int | None
+) -> pd.DataFrame:
+    jobs = []
+    for data, seed in arms:
+        model = model_folder(preset.name, data, seed)
+        arm = Arm(*arm_of(data), seed)
+        jobs.append(Job(f"compact:{model}", tuple(trials), model / "evaluation", arm))
+    return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
+
+
+def main(
+    policy: str,
+    suite: tuple[str, ...] = (),
+    trials: int = OFFICIAL,
+    seed: int = 0,
+    workers: int | None = None,
+    copies: int = COPIES,
+    out: Path | None = None,
+    videos: tuple[str, ...] = (),
+    retry_errors: bool = False,
+) -> int:
+    """Evaluate a policy by LIBERO's protocol and print success with 95 % intervals.
+
+    Args:
+        policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
+            openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60],
+            lerobot:<python>?checkpoint=<path>[&replan=8&detail=reduced], or a class of your own
+            with infer(obs), as <module>:<class> or <file.py>:<class>, with ?<key>=<text> for what
+            it is made with.
+        suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
+        trials: official start states per task, 1 to 50.
+        seed: of the fixtures' poses and of the policy's noise.
+        workers: processes; default: the cores (one for lerobot and a class of your own, whose
+            model each would load). It changes no result.
+        copies: robots that a process simulates at once. It changes no result.
+        out: folder of the records; default: runs/evaluations/<policy>. A second call continues.
+        videos: start states to film, e.g. official/0.
+        retry_errors: try recorded errors once more.
+    """
+    kind = label_of(policy)
+    if suite:
+        planned = plan(tasks_of(suite), trials, seed)
+    elif isinstance(opened := open_policy(policy), Oracle):
+        planned = list(opened.episodes)[:trials]
+    else:
+        raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
+    folder = out or root() / "runs" / "evaluations" / _folder_name(policy, planned)
+    workers = workers or (None if kind in HERE else 1)
+    options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
+    table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)
+    print(summarise(table, by=("suite", "task")).to_string(index=False))
+    print(f"Protocol: {protocol(table, _pictures(policy))}.\nRecords: {folder / 'trials.csv'}")
+    return int((table["status"] == "error").all())
+
+
+def _folder_name(policy: str, planned: list[Trial]) -> str:
+    """Name a folder so that no two policies or plans share it, and none is too long."""
+    readable = "".join(c if c.isalnum() else "-" for c in policy).strip("-")
+    return f"{readable[-80:]}-{config_hash([policy, planned])}"
+
+
+def tasks_of(suites: Sequence[str]) -> list[str]:
+    """Return the tasks of suites; a name with a slash is a task already.
+
+    Raises:
+        UserError: a suite or task is unknown.
+    """
+    tasks = []
+    for suite in suites:
+        tasks += [get_task(suite).id] if "/" in suite else [task.id for task in suite_tasks(suite)]
+    return tasks

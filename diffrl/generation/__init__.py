@@ -1,0 +1,1 @@
+"""Data sets of the successes of experts, clones and the demonstrator."""

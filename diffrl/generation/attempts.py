@@ -1,0 +1,164 @@
+"""Who acts in a data set: experts in turn, the scripted operator, or recorded humans."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from diffrl.base.artifacts import plain, read_json
+from diffrl.base.errors import UserError
+from diffrl.data.episode import Episode
+from diffrl.presets import Preset
+from diffrl.sim.scene import Scene
+from diffrl.sim.starts import StartStates, fresh_start_states
+
+Source = Literal["operator", "human", "diffusion", "gaussian"]
+Mode = Literal["recorded", "deterministic", "stochastic"]
+ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
+
+
+@dataclass
+class Attempt:
+    """One trial of the plan."""
+
+    number: int
+    start_state: str
+    policy: str
+    outcome: Literal["success", "failure", "error"]  # error: the physics diverged
+    episode: Episode | None
+
+    @property
+    def row(self) -> dict:
+        """Its line in the list of attempts."""
+        steps = self.episode.length if self.episode else 0
+        return dict(zip(ATTEMPT, (self.number, self.start_state, self.policy, self.outcome, steps)))
+
+
+Play = Callable[[int, int], Iterable[Attempt]]  # (first, count) -> attempts first, first + 1, …
+
+
+def expert_folders(task: str, source: str, preset: Preset) -> list[Path]:
+    """Return the folders of the experts that take turns; none for demonstrations.
+
+    Raises:
+        UserError: an expert is missing, or was trained with other settings than the preset's.
+    """
+    if source in ("operator", "human"):
+        return []
+    from diffrl.rl.records import config_of, expert_folder  # torch: only where a policy acts
+
+    folders = []
+    for seed in preset.rl.seeds:
+        folder = expert_folder(task, source, preset.name, seed)
+        try:
+            trained = read_json(folder / "config.json")
+            known = (folder / "policy.safetensors").is_file()
+        except UserError:
+            known = False
+        if not known or trained != plain(config_of(task, source, preset, seed)):
+            raise UserError(
+                f"There is no {source} expert for {task} in {folder}"
+                f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "
+                f"or `python -m diffrl train --task {task} --algorithm {source} "
+                f"--preset {preset.name} --seed {seed}`."
+            )
+        folders.append(folder)
+    return folders
+
+
+@dataclass(frozen=True)
+class Player:
+    """Plays the attempts of one data set's plan; the same numbers give the same episodes.
+
+    Args:
+        scene: of the task.
+        source, mode: who acts, and how.
+        preset: its seeds and the operator's settings.
+        folders: of the experts; start state k belongs to expert k mod len(folders).
+        threads: of the simulator; they change nothing but the time.
+        repeats: attempts from each start state, with other noise each time. Attempt k is number
+            k mod repeats of start state k // repeats.
+    """
+
+    scene: Scene
+    source: Source
+    mode: Mode
+    preset: Preset
+    folders: Sequence[Path] = ()
+    threads: int | None = None
+    repeats: int = 1
+
+    def __call__(self, first: int, count: int) -> list[Attempt]:
+        """Play attempts `first` … `first + count - 1`; fewer where humans recorded no more."""
+        if self.source == "human":
+            return self._human(first, count)
+        attempts = []
+        for turn in range(self.repeats):
+            numbers = [n for n in range(first, first + count) if n % self.repeats == turn]
+            attempts += self._turn(turn, numbers) if numbers else []
+        return sorted(attempts, key=lambda attempt: attempt.number)
+
+    def _turn(self, turn: int, numbers: list[int]) -> list[Attempt]:
+        """Play attempts, each from another start state, with the noise of one turn."""
+        seed, first = self.preset.generation.seed, numbers[0] // self.repeats
+        starts = fresh_start_states(self.scene, len(numbers), seed, first)
+        if self.source == "operator":
+            return self._operator(numbers, starts, seed + turn)
+        owners = [(first + row) % len(self.folders) for row in range(len(numbers))]
+        attempts = []
+        for which, folder in enumerate(self.folders):
+            rows = [row for row, owner in enumerate(owners) if owner == which]
+            own = [numbers[row] for row in rows]
+            attempts += self._expert(folder, own, starts[rows], seed + turn) if rows else []
+        return attempts
+
+    def _human(self, first: int, count: int) -> list[Attempt]:
+        from diffrl.data.human import human_demonstrations
+
+        return [
+            Attempt(number, episode.start_state, "human", "success", episode)
+            for number, episode in enumerate(human_demonstrations(self.scene))
+            if first <= number < first + count
+        ]
+
+    def _operator(self, numbers: list[int], starts: StartStates, seed: int) -> list[Attempt]:
+        from diffrl.demonstrator.episodes import operator_episodes
+
+        config = self.preset.demonstrations
+        episodes = operator_episodes(self.scene, starts, seed, config, self.threads)
+        return [
+            _attempt(
+                number, "operator", name, episode, bool(episode and episode.success), not episode
+            )
+            for number, name, (episode, _) in zip(numbers, starts.ids, episodes)
+        ]
+
+    def _expert(
+        self, folder: Path, numbers: list[int], starts: StartStates, seed: int
+    ) -> list[Attempt]:
+        import torch
+
+        from diffrl import policy as policies
+        from diffrl.rl.rollout import rollout
+
+        torch.set_num_threads(self.preset.rl.torch_threads)  # sums in one order everywhere
+        policy, options = policies.load(folder), {"threads": self.threads, "record": True}
+        trials = rollout(policy, self.scene, starts, self.mode, seed, **options)
+        return [
+            _attempt(number, folder.name, t.start_state, t.episode, t.success, t.error)
+            for number, t in zip(numbers, trials)
+        ]
+
+
+def _attempt(
+    number: int,
+    policy: str,
+    start_state: str,
+    episode: Episode | None,
+    success: bool,
+    error: bool = False,
+) -> Attempt:
+    outcome = "error" if error else "success" if success else "failure"
+    if episode is not None:
+        episode = replace(episode, policy=policy, attempt=number)
+    return Attempt(number, start_state, policy, outcome, episode)

@@ -1,0 +1,332 @@
+"""One VLA per source: the same steps, seeds and settings, each on one source's data alone.
+
+python -m diffrl train-vla --preset smoke
+python -m diffrl train-vla --data a_demo.hdf5 b_demo.hdf5 --weights 3 1 --out my-vla
+accelerate launch --num_processes 4 -m diffrl train-vla --preset gpu --device cuda
+"""
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+from diffrl.base.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.errors import UserError
+from diffrl.base.scale import cores, map_tasks
+from diffrl.data.episode import CONTROL_HZ, Episode
+from diffrl.data.hdf5 import read_attributes
+from diffrl.data.human import completed
+from diffrl.generation.stage import dataset_path
+from diffrl.presets import Preset, VLAConfig, get_preset
+from diffrl.vla import model
+from diffrl.vla.frames import Frames, make_frames, moments, render
+from diffrl.vla.train import has_bfloat16, split, train
+
+MODEL = "model.safetensors"
+PATIENCE = timedelta(hours=12)  # of the processes of `accelerate launch`, while the first renders
+
+
+class Part(NamedTuple):
+    """A share of a VLA's data: one source's data set, or its first `count` episodes per task.
+
+    Of a whole data set the last `VLAConfig.held_out` episodes are not learned from.
+    """
+
+    source: str
+    mode: str
+    count: int | None = None
+
+
+def parts_of(data: str) -> list[Part]:
+    """Read a name of training data: ``<source>-<mode>[:<count>]``, several joined by ``+``.
+
+    ``operator-recorded+diffusion-deterministic:10`` is drawn half from each.
+
+    Raises:
+        UserError: the name is not of this form.
+    """
+    found = [re.fullmatch(r"(\w+)-(\w+)(?::([1-9]\d*))?", part) for part in data.split("+")]
+    if not all(found):
+        raise UserError(
+            f"{data!r} names no training data: write <source>-<mode>, such as diffusion-"
+            "deterministic, with :<episodes> for a part of it, and + between several."
+        )
+    return [Part(f[1], f[2], int(f[3]) if f[3] else None) for f in found]
+
+
+def arm_of(data: str) -> tuple[str, str]:
+    """Return source and mode as the records name them; of a mixture, those of its parts."""
+    parts = parts_of(data)
+    names = [part.source + (f":{part.count}" if part.count else "") for part in parts]
+    modes = [part.mode for part in parts]
+    return "+".join(names), "+".join(modes if len(set(modes)) > 1 else modes[:1])
+
+
+def model_folder(preset: str, data: str, seed: int) -> Path:
+    """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0."""
+    return runs_dir(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
+
+
+def files_of(data: str, preset: Preset) -> list[Path]:
+    """Return the files that a VLA learns from, one per part and task.
+
+    Raises:
+        UserError: the name is not understood, or a file is missing.
+    """
+    paths = [path for part in parts_of(data) for path in _files(part, preset)]
+    if missing := [path for path in paths if not path.exists()]:
+        tried = missing[0].with_suffix(".attempts.csv")
+        if tried.exists() and not missing[0].with_name(missing[0].name + ".parts").exists():
+            raise UserError(
+                f"The data {data!r} of preset {preset.name} lack {missing[0]}: no attempt "
+                f"succeeded ({tried}). Train that expert longer, raise generation.max_attempts, or "
+                "leave its task out of vla.tasks."
+            )
+        raise UserError(
+            f"The data {data!r} of preset {preset.name} lack {missing[0]}: run notebook 02, or "
+            f"`python -m diffrl generate --preset {preset.name}`."
+        )
+    return paths
+
+
+def _files(part: Part, preset: Preset) -> list[Path]:
+    return [dataset_path(task, part.source, part.mode, preset.name) for task in preset.vla_tasks]
+
+
+def load(paths: Sequence[Path], count: int) -> list[Episode]:
+    """Read the first `count` episodes of each file.
+
+    Cameras need not agree: all images are rendered anew from the states, with one renderer.
+
+    Raises:
+        UserError: a file is empty, has fewer than two episodes, or another control rate.
+    """
+    episodes = []
+    for path in paths:
+        about = json.loads(read_attributes(path).get("env_args", "{}"))
+        rate = about.get("env_kwargs", {}).get("control_freq", CONTROL_HZ)
+        if rate != CONTROL_HZ:
+            raise UserError(
+                f"{path} was recorded at {rate} Hz, the simulator is controlled at {CONTROL_HZ} "
+                "Hz: data sets of different rates cannot be mixed; resample it first."
+            )
+        found = list(itertools.islice(completed(path), count))  # LIBERO's own lack the fixtures
+        if len(found) < 2:
+            raise UserError(
+                f"{path} holds {len(found)} episodes; a VLA needs at least two of a task, one to "
+                "learn from and one to be validated on."
+            )
+        episodes.append(found)
+    return [episode for found in episodes for episode in found]
+
+
+def prepare(
+    paths: Sequence[Path], config: VLAConfig, workers: int | None = None
+) -> tuple[Frames, Frames]:
+    """Return the frames to learn from and those to validate on; renders what the cache lacks.
+
+    Of each file the last `config.held_out` episodes are held out.
+    """
+    learn, check = [], []
+    for path in paths:
+        kept, held = split(load([path], config.demonstrations), config.held_out)
+        learn, check = learn + kept, check + held
+    return make_frames(learn, config, workers), make_frames(check, config, workers)
+
+
+def _stage(data: str, seed: int, preset: Preset) -> Stage:
+    folder = model_folder(preset.name, data, seed)
+    return Stage(folder, "vla", _settings(data, seed, preset), inputs=files_of(data, preset))
+
+
+def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
+    # the other models decide nothing here
+    return replace(preset.vla, data=(data,), further=(), seeds=(seed,))
+
+
+def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
+    """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
+    data, seed = item
+    stage, folder = _stage(data, seed, preset), model_folder(preset.name, data, seed)
+    if stage.done and not force:
+        return stage.records
+    torch.set_num_threads(1)
+    frames, held_out = mix(data, preset)
+    source, mode = arm_of(data)
+    about = {"source": source, "mode": mode, "preset": preset.name}
+    config = _settings(data, seed, preset)
+    losses, minutes = train(frames, held_out, config, seed, folder, about, device)
+    row = {**about, "training_seed": seed}
+    row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
+    row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
+    row |= {"precision": "bfloat16" if has_bfloat16(torch.device(device)) else "float32"}
+    crew = PartialState()
+    if crew.is_main_process:
+        stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
+    crew.wait_for_everyone()
+    return row
+
+
+def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Frames]:
+    """Return what a VLA learns from and what it is validated on; parts weigh the same.
+
+    A part of `count` episodes is learned from whole, and the episodes after it are held out.
+    """
+    pairs = []
+    for part in parts_of(data):
+        whole, held_out = preset.vla.demonstrations, preset.vla.held_out
+        count = part.count + held_out if part.count else whole
+        if count > whole:
+            raise UserError(
+                f"{data!r} asks for {part.count} episodes and {held_out} to validate on, but vla."
+                f"demonstrations is {whole}: ask for {whole - held_out} at most."
+            )
+        config = replace(preset.vla, demonstrations=count)
+        pairs.append(prepare(_files(part, preset), config, workers))
+    learn, check = (Frames.concatenate(frames, [1.0] * len(pairs)) for frames in zip(*pairs))
+    return learn, check
+
+
+def render_all(preset: Preset, workers: int | None = None, further: bool = False) -> int:
+    """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
+    chosen = preset.vla.further if further else preset.vla.data
+    paths = dict.fromkeys(path for data in chosen for path in files_of(data, preset))
+    episodes = load(list(paths), preset.vla.demonstrations)
+    render(episodes, preset.vla, workers)
+    return sum(len(moments(episode, preset.vla)) for episode in episodes)
+
+
+def finished(preset: Preset, data: str, seed: int) -> bool:
+    """Whether that VLA is trained, with the preset's settings and the data that are there."""
+    try:
+        return _stage(data, seed, preset).done
+    except UserError:  # there are no such data
+        return False
+
+
+def arms_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
+    """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
+    chosen = preset.vla.further if further else preset.vla.data
+    return [(data, seed) for seed in preset.vla.seeds for data in chosen]  # a whole seed first
+
+
+def fit_all(
+    preset: Preset,
+    workers: int | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    further: bool = False,
+) -> pd.DataFrame:
+    """Train every VLA of a preset in parallel processes; return ``runs/<preset>/vla.csv``.
+
+    With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
+    """
+    arms = arms_of(preset, further)
+    items = [arm for arm in arms if force or not _stage(*arm, preset).done]
+    if items:
+        render_all(preset, workers, further)
+    names = [f"{data}, seed {seed}" for data, seed in items]
+    function = functools.partial(fit, preset=preset, device=device, force=force)
+    few = len(items) if len(items) < 2 * cores() else cores()  # three on two cores: no idle one
+    shared = PartialState().num_processes > 1  # by `accelerate launch`: one model after the other
+    workers = 1 if shared else workers or (few if device == "cpu" else 1)
+    if items:
+        map_tasks(function, items, names=names, workers=workers, description="VLAs")
+    rows = [_stage(*arm, preset).records for arm in arms]
+    table = pd.DataFrame(rows)
+    name = "vla_further.csv" if further else "vla.csv"
+    write_csv(runs_dir(preset.name) / name, table)
+    return table
+
+
+def losses_of(preset: Preset) -> pd.DataFrame:
+    """Return the loss curves of a preset's VLAs: source, mode, training_seed, step, loss, …"""
+    parts = []
+    for data in preset.vla.data:
+        source, mode = arm_of(data)
+        for seed in preset.vla.seeds:
+            curve = pd.read_csv(model_folder(preset.name, data, seed) / "losses.csv")
+            parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -> pd.DataFrame:
+    """Sample chunks at a few moments of a held-out episode, beside what the episode did.
+
+    Returns rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
+    """
+    source, mode = arm_of(data)
+    vla = model.load(model_folder(preset.name, data, preset.vla.seeds[0]))
+    kept = load(files_of(data, preset)[:1], preset.vla.demonstrations)
+    frames = make_frames(kept[-1:], preset.vla, workers=1)
+    rows = np.linspace(0, len(frames) - 1, moments + 2).astype(int)[1:-1]
+    inputs, actions, _ = frames.batch(rows, vla)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(samples, *actions.shape, generator=generator)
+    chunks = torch.stack([actions, *(vla.sample(inputs, one) for one in noise)])
+    index = np.indices(chunks.shape).reshape(4, -1)
+    seconds = rows[index[1]] * preset.vla.frame_stride / CONTROL_HZ
+    table = {"source": source, "mode": mode, "moment": [f"{s:.1f} s" for s in seconds]}
+    table |= {"sample": index[0] - 1, "step": index[2], "dimension": index[3]}
+    return pd.DataFrame({**table, "value": chunks.flatten().numpy()})
+
+
+def main(
+    preset: str = "laptop",
+    data: tuple[Path, ...] = (),
+    weights: tuple[float, ...] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    further: bool = False,
+) -> None:
+    """Train the VLAs of a preset, or one VLA on any data sets.
+
+    Args:
+        preset: smoke, laptop, gpu or paper; decides settings, and without --data also sources.
+        data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
+        weights: of these files; default: all alike.
+        out: folder of that VLA.
+        seed: of that VLA.
+        steps: optimiser steps; default: the preset's.
+        workers: processes; default: one per core.
+        device: cpu, or cuda for a compiled step (bfloat16 on both, where the hardware multiplies
+            it); of `accelerate launch`, which lets several GPUs share each batch.
+        force: train again what is there.
+        further: train the preset's VLAs of fewer and of mixed demonstrations instead.
+    """
+    PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
+    settings = get_preset(preset)
+    if steps is not None and not data:
+        raise UserError(
+            "--steps would overwrite the preset's VLAs by others: give --data and --out with it."
+        )
+    if steps is not None:
+        settings = replace(settings, vla=replace(settings.vla, steps=steps))
+    if bool(data) != (out is not None):
+        raise UserError(
+            "A VLA on data of your own needs files and a folder: give --data and --out together."
+        )
+    if weights and len(weights) != len(data):
+        raise UserError(f"{len(weights)} --weights were given for {len(data)} files of --data.")
+    if not data:
+        table = fit_all(settings, workers, device, force, further)
+        print(table.drop(columns=["preset"]).to_string(index=False))
+        return
+    parts = [prepare([path], settings.vla, workers) for path in data]
+    learn, check = (Frames.concatenate(p, weights or [1.0] * len(p)) for p in zip(*parts))
+    losses, _ = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)
+    print(f"Loss {losses['loss'].iloc[-1]:.3f}, held out {losses['held_out'].iloc[-1]:.3f}: {out}")

@@ -1,0 +1,148 @@
+"""Stages map over tasks in processes: in order, loudly, and leaving nobody behind."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from diffrl.base.errors import UserError
+from diffrl.base.scale import RETRIES, StageError, map_tasks
+
+
+def later_first(item):
+    time.sleep(0.2 if item == 0 else 0.0)
+    return item * 10, os.getpid()
+
+
+def fail_on_two(item):
+    if item == 2:
+        raise ZeroDivisionError("cause 2")
+    return item
+
+
+def complain(item):
+    raise UserError(f"no such thing as {item}")
+
+
+def die_at_first(item):
+    """Die the first few times that an item is tried; each try leaves a file."""
+    folder, number, deaths = item
+    tries = len(list(folder.glob(f"{number}-*")))
+    (folder / f"{number}-{tries}").touch()
+    if tries < deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * 10
+
+
+def fail_on_even(item):
+    folder, number = item
+    if number % 2 == 0:
+        raise ZeroDivisionError(f"cause {number}")
+    (folder / str(number)).touch()
+
+
+def test_results_come_in_the_items_order_whoever_finishes_first():
+    results = map_tasks(later_first, [0, 1, 2, 3], workers=2)
+    assert [value for value, _ in results] == [0, 10, 20, 30]
+    assert os.getpid() not in {pid for _, pid in results}
+
+
+def test_one_worker_is_this_process():
+    assert map_tasks(later_first, [1, 2], workers=1) == [(10, os.getpid()), (20, os.getpid())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_names_its_task_and_shows_the_workers_traceback(workers):
+    with pytest.raises(StageError) as caught:
+        map_tasks(fail_on_two, [1, 2], names=["task one", "task two"], workers=workers)
+    assert "task two" in str(caught.value)
+    assert "cause 2" in str(caught.value)
+    assert "in fail_on_two" in str(caught.value)
+
+
+def test_a_users_error_stays_a_users_error():
+    with pytest.raises(UserError, match="libero_object/0: no such thing"):
+        map_tasks(complain, ["libero_object/0", "libero_object/0"], workers=2)
+
+
+def test_a_worker_that_keeps_dying_is_told_with_its_task_and_the_others_finish(tmp_path, capfd):
+    items = [(tmp_path, number, 9 if number == 1 else 0) for number in range(4)]
+    with pytest.raises(StageError) as caught:
+        map_tasks(die_at_first, items, names=["zero", "one", "two", "three"], workers=2)
+    assert "one: its worker process died without a word, 3 times in a row" in str(caught.value)
+    assert "1 of 4 failed; the others are finished" in str(caught.value)
+    assert not any(name in str(caught.value) for name in ("zero", "two", "three"))
+    assert len(list(tmp_path.glob("1-*"))) == 1 + RETRIES
+    assert capfd.readouterr().err.count("it is tried again") == RETRIES
+
+
+def test_a_worker_that_died_is_replaced_and_its_item_tried_again(tmp_path):
+    items = [(tmp_path, number, RETRIES if number == 1 else 0) for number in range(4)]
+    assert map_tasks(die_at_first, items, workers=2) == [0, 10, 20, 30]
+    assert [len(list(tmp_path.glob(f"{n}-*"))) for n in range(4)] == [1, 1 + RETRIES, 1, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_item_that_fails_does_not_stop_the_others(tmp_path, workers):
+    with pytest.raises(StageError, match="2 of 5 failed"):
+        map_tasks(fail_on_even, [(tmp_path, n) for n in (2, 1, 4, 3, 5)], workers=workers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "5"]
+
+
+def test_a_long_list_of_failures_is_cut():
+    with pytest.raises(UserError, match=r"and 4 more\. 12 of 12 failed"):
+        map_tasks(complain, list(range(12)), workers=1)
+
+
+def test_another_executor_may_do_the_work():
+    with ThreadPoolExecutor(2) as pool:
+        assert map_tasks(abs, [-1, -2], executor=pool) == [1, 2]
+
+
+def test_no_items_give_no_results():
+    assert map_tasks(abs, []) == []
+
+
+def test_names_must_match_the_items():
+    with pytest.raises(ValueError, match="1 names for 2 items"):
+        map_tasks(abs, [1, 2], names=["one"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_parent_leaves_no_worker_behind(tmp_path, number):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\nfrom diffrl.base.scale import map_tasks\n"
+        "def work(item):\n    print('up', flush=True)\n    time.sleep(120)\n"
+        "if __name__ == '__main__':\n    map_tasks(work, [1, 2], workers=2)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # a shell's background job ignores Ctrl-C, and its children would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as parent:
+        assert parent.stdout.readline() == b"up\n"
+        assert parent.stdout.readline() == b"up\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.send_signal(number)
+        gone, alive = psutil.wait_procs(children, timeout=30)
+    assert len(gone) >= 2
+    assert not alive
+
+
+def _full(_):
+    raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_machine_refuses_to_a_worker_is_one_paragraph(workers):
+    with pytest.raises(UserError, match=r"first: The file or folder /somewhere/file cannot be"):
+        map_tasks(_full, [0, 1], names=["first", "first"], workers=workers)

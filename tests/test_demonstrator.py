@@ -1,0 +1,183 @@
+"""The scripted operator: plans, grasps, noise, and what it can do in LIBERO's simulator."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffrl.base.errors import UserError
+from diffrl.demonstrator.episodes import operator_demonstrations, operator_episodes, plan, skills_of
+from diffrl.demonstrator.grasps import find_grasps
+from diffrl.demonstrator.manner import LIMIT, MANNERS, Tremor
+from diffrl.demonstrator.motion import DOWN, turned
+from diffrl.demonstrator.stage import calibrate, idle
+from diffrl.presets import OperatorConfig
+from diffrl.sim.scene import load_scene
+from diffrl.sim.starts import fresh_start_states
+
+TASK = "libero_object/0"
+BASE = np.array([-0.6, 0.0, 0.0])  # the robot's foot
+
+
+def scene_with(*goal):
+    return SimpleNamespace(goal=goal)
+
+
+def box(size, centre=(0, 0, 0)):
+    line = np.linspace(-1, 1, 7)
+    grid = np.stack(np.meshgrid(line, line, line), axis=-1).reshape(-1, 3)
+    return np.array(centre) + grid * np.array(size) / 2
+
+
+def ring(radius, thickness, height):
+    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    walls = []
+    for r in np.linspace(radius - thickness, radius, 3):
+        for z in np.linspace(0, height, 9):
+            walls.append(np.stack([r * np.cos(angle), r * np.sin(angle), z + 0 * angle], axis=1))
+    return np.concatenate(walls)
+
+
+# ---- plans -----------------------------------------------------------------------------------
+
+
+def test_a_drawer_is_shut_after_something_was_put_in():
+    scene = scene_with(("close", "cabinet_bottom_region"), ("in", "bowl", "cabinet_bottom_region"))
+    assert [term[0] for term in plan(scene)] == ["in", "close"]
+
+
+def test_a_microwave_is_shut_after_something_was_put_in():
+    scene = scene_with(("close", "microwave_1"), ("in", "mug", "microwave_1_heating_region"))
+    assert [term[0] for term in plan(scene)] == ["in", "close"]
+
+
+def test_an_empty_drawer_is_shut_before_something_is_put_on_the_cabinet():
+    scene = scene_with(("on", "bowl", "cabinet_top_side"), ("close", "cabinet_top_region"))
+    assert [term[0] for term in plan(scene)] == ["close", "on"]
+
+
+def test_a_bowl_is_carried_before_another_is_stacked_on_it():
+    scene = scene_with(("on", "bowl_1", "bowl_2"), ("in", "bowl_2", "tray_contain_region"))
+    assert [term[1] for term in plan(scene)] == ["bowl_2", "bowl_1"]
+
+
+def test_skills_are_named_in_the_order_of_the_plan():
+    scene = scene_with(("on", "pot", "stove_cook_region"), ("turnon", "stove"))
+    assert skills_of(scene) == "turn + take, put"
+
+
+# ---- grasps ----------------------------------------------------------------------------------
+
+
+def test_a_box_is_taken_across_its_narrow_side():
+    points = box((0.09, 0.04, 0.05), centre=(0.2, 0.1, 0.5))
+    best = find_grasps(points, np.array([0.2, 0.1, 0.5]), np.zeros((0, 3)), DOWN, BASE)[0]
+    assert best.kind == "across"
+    assert best.width == pytest.approx(0.04)
+    assert np.abs(best.hand[:, 1]) == pytest.approx([0, 1, 0])
+
+
+def test_a_grasp_turns_with_the_thing():
+    points = box((0.09, 0.04, 0.05)) @ turned(np.deg2rad(30)).T
+    best = find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN, BASE)[0]
+    assert np.abs(best.hand[:, 1]) == pytest.approx([0.5, np.sqrt(0.75), 0], abs=1e-9)
+
+
+def test_a_bowl_is_taken_at_its_rim_with_one_finger_inside():
+    best = find_grasps(ring(0.054, 0.006, 0.05), np.zeros(3), np.zeros((0, 3)), DOWN, BASE)[0]
+    radial = best.offset[:2] / np.linalg.norm(best.offset[:2])
+    assert best.kind == "rim"
+    assert np.linalg.norm(best.offset[:2]) == pytest.approx(0.051, abs=0.002)
+    assert abs(radial @ best.hand[:2, 1]) == pytest.approx(1)
+
+
+def test_a_neighbour_moves_the_grasp_to_the_other_side():
+    bowl = ring(0.054, 0.006, 0.05)
+    free = find_grasps(bowl, np.zeros(3), np.zeros((0, 3)), DOWN, BASE)[0]
+    wall = box((0.2, 0.02, 0.2), centre=(0, np.sign(free.offset[1]) * 0.09, 0.1))
+    assert find_grasps(bowl, np.zeros(3), wall, DOWN, BASE)[0].offset[1] * free.offset[1] <= 0
+
+
+def test_something_too_wide_and_solid_has_no_grasp():
+    points = box((0.2, 0.2, 0.1))
+    assert find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN, BASE) == []
+
+
+# ---- noise -----------------------------------------------------------------------------------
+
+
+def test_no_noise_means_no_randomness_in_the_manner():
+    manner = MANNERS["libero_object"].scaled(0.0)
+    assert (manner.spread, manner.waver, manner.pause, manner.detour, manner.aim) == (0,) * 5
+    assert not any(manner.tremor)
+
+
+def test_tremor_is_standard_normal_with_memory():
+    tremor = Tremor(np.random.default_rng(0))
+    samples = np.array([tremor.step().copy() for _ in range(20_000)])
+    assert samples.std(axis=0) == pytest.approx(np.ones(7), abs=0.06)
+    neighbours = np.mean(samples[1:] * samples[:-1], axis=0)
+    assert neighbours == pytest.approx(np.full(7, Tremor.memory), abs=0.06)
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+
+def test_idle_means_no_motion_and_the_same_gripper_command():
+    actions = np.zeros((4, 7))
+    actions[:, 6] = [-1, 1, 1, 1]
+    actions[3, 0] = 0.2
+    assert idle(actions).tolist() == [True, False, True, False]
+
+
+def test_calibration_pools_tasks_and_flags_what_is_off():
+    axes = ("x", "y", "z", "rx", "ry", "rz", "gripper")
+    row = {"task": "libero_object/0", "episodes": 1, "steps": 160, "moving": 147}
+    row |= {f"sum_{a}": 0.0 for a in axes} | {f"square_{a}": 147 * 0.268**2 for a in axes}
+    table = calibrate(pd.DataFrame([row])).set_index("quantity")
+    assert table.operator["std x"] == pytest.approx(0.268)
+    assert table.within["std x"]
+    assert not table.within["std rx"]
+    assert table.within["length"]
+    assert table.operator["idle share"] == pytest.approx(13 / 160)
+
+
+# ---- in the simulator ------------------------------------------------------------------------
+
+
+def play(scene, starts, noise, seed=0, threads=1):
+    config = OperatorConfig(noise=noise)
+    return [episode for episode, _ in operator_episodes(scene, starts, seed, config, threads)]
+
+
+@pytest.mark.sim
+def test_a_steady_operator_puts_the_soup_into_the_basket_every_time():
+    scene = load_scene(TASK)
+    episodes = play(scene, fresh_start_states(scene, 5, seed=3), noise=0.0)
+    assert all(episode.success for episode in episodes)
+
+
+@pytest.mark.sim
+def test_episodes_are_valid_varied_and_do_not_depend_on_what_runs_beside_them():
+    scene = load_scene(TASK)
+    starts = fresh_start_states(scene, 3, seed=4)
+    together = play(scene, starts, noise=1.0, threads=2)
+    alone = play(scene, starts[2], noise=1.0)[0]
+    assert together[2].validate().states.tobytes() == alone.states.tobytes()
+    assert together[2].actions.tobytes() == alone.actions.tobytes()
+    assert np.abs(alone.actions[:, :6]).max() <= LIMIT
+    other = play(scene, starts[2], noise=1.0, seed=1)[0]
+    assert other.actions[:20].tobytes() != alone.actions[:20].tobytes()
+
+
+@pytest.mark.sim
+def test_demonstrations_are_successes_and_too_few_are_an_error():
+    scene = load_scene(TASK)
+    episodes, attempts = operator_demonstrations(scene, 2, 0, OperatorConfig(max_attempts=6))
+    assert len(episodes) == 2
+    assert all(e.success and e.source == "operator" for e in episodes)
+    assert 2 <= attempts <= 6
+    assert all(e.start_state.startswith("fresh/") for e in episodes)
+    with pytest.raises(UserError, match="libero_object/0"):
+        operator_demonstrations(scene, 2, 0, OperatorConfig(max_attempts=1))

@@ -1,0 +1,181 @@
+"""Plans and records of an evaluation, which depend on nothing else."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from evaluation_samples import TASK, records, run
+
+from diffrl.base import artifacts
+from diffrl.base.errors import UserError
+from diffrl.evaluation import stage as evaluation_stage
+from diffrl.evaluation.policies import open_policy
+from diffrl.evaluation.protocol import Trial
+from diffrl.evaluation.stage import Arm, Job, plan
+from diffrl.presets import get_preset
+from diffrl.vla.stage import model_folder
+
+
+def test_a_plan_names_each_task_s_first_official_start_states_in_order():
+    trials = plan(["libero_goal/7", TASK], 2)
+    assert trials == [
+        Trial("libero_goal/7", "official/0", 0),
+        Trial("libero_goal/7", "official/1", 0),
+        Trial(TASK, "official/0", 0),
+        Trial(TASK, "official/1", 0),
+    ]
+    assert plan([TASK], 1, seed=3) == [Trial(TASK, "official/0/fixtures-3", 3)]
+
+
+def test_a_preset_plays_its_own_tasks_and_a_few_trials_of_the_further_suites():
+    laptop = get_preset("laptop")
+    trials = evaluation_stage.plan_of(laptop)
+    assert trials[0] == Trial(TASK, "official/0", 0)
+    own = [trial for trial in trials if trial.task in laptop.vla_tasks]
+    assert len(own) == 10 * laptop.evaluation.trials
+    others = {trial.task.split("/")[0] for trial in trials} - {"libero_object"}
+    assert others == set(laptop.evaluation.suites)
+    assert len(trials) == len(own) + 4 * 10 * laptop.evaluation.suite_trials
+
+
+@pytest.mark.parametrize("trials", [0, 51])
+def test_more_trials_than_official_start_states_are_refused(trials):
+    with pytest.raises(UserError, match="50 official start"):
+        plan([TASK], trials)
+
+
+def test_a_trial_that_is_asked_for_twice_is_planned_once():
+    assert plan([TASK, "libero_goal/7", TASK], 2) == plan([TASK, "libero_goal/7"], 2)
+    smoke = get_preset("smoke")
+    twice = replace(smoke, evaluation=replace(smoke.evaluation, suites=("libero_object",)))
+    trials = evaluation_stage.plan_of(twice)
+    assert len(set(trials)) == len(trials) == 10 * smoke.evaluation.suite_trials
+
+
+def test_unknown_suites_tasks_and_policies_are_refused_by_name():
+    with pytest.raises(UserError, match="libero_objects"):
+        evaluation_stage.tasks_of(["libero_objects"])
+    with pytest.raises(UserError, match="libero_object/10"):
+        plan(["libero_object/10"], 1)
+    with pytest.raises(UserError, match="robot"):
+        open_policy("robot:arm")
+    with pytest.raises(UserError, match="not complete"):
+        open_policy("compact:")
+    with pytest.raises(UserError, match="must be numbers"):
+        open_policy("openpi:ws://127.0.0.1:1?model=m&timeout=soon")
+
+
+@pytest.mark.sim
+def test_the_command_plans_an_oracle_s_own_episodes_films_trials_and_tells_errors(
+    demonstrations, serve, tmp_path, capsys
+):
+    """One call each: an oracle's plan, a film, errors tried once more, and the exit's code."""
+    name = next(iter(open_policy(f"oracle:{demonstrations}").episodes)).start_state
+    out = tmp_path / "oracle"
+    options = {"trials": 2, "workers": 1, "out": out, "videos": (name,)}
+    assert evaluation_stage.main(f"oracle:{demonstrations}", **options) == 0
+    (film,) = (out / "videos").iterdir()
+    assert film.name.endswith("-success.mp4")
+    assert film.stat().st_size > 10_000
+    assert len(pd.read_csv(out / "trials.csv")) == 2
+    out, policy = tmp_path / "dead", f"openpi:{serve('dies')}?model=dies&timeout=5"
+    options = {"suite": (TASK,), "trials": 1, "workers": 1, "out": out}
+    assert evaluation_stage.main(policy, **options) == 1  # not one trial was played
+    alive = f"openpi:{serve('still')}?model=dies&timeout=20"
+    assert evaluation_stage.main(alive, **options) == 1  # a recorded error is found again
+    assert evaluation_stage.main(alive, **options, retry_errors=True) == 0
+    assert pd.read_csv(out / "trials.csv")["status"].tolist() == ["failure"]
+    assert "official start states" in capsys.readouterr().out
+
+
+@pytest.mark.sim
+def test_a_perturbed_suite_is_played_from_its_own_start_states(tmp_path):
+    tasks = [f"libero_object_{kind}/0" for kind in ("swap", "lan")]
+    table = run("random:", plan(tasks, 1), tmp_path, workers=1)
+    assert table["suite"].tolist() == [task.split("/")[0] for task in tasks]
+    assert table["status"].tolist() == ["failure"] * 2
+
+
+@pytest.mark.sim
+def test_records_do_not_depend_on_batch_processes_order_or_interruption(tmp_path):
+    import vla_samples
+
+    from diffrl.vla import model as vla
+
+    vla.save(vla_samples.make_model(), tmp_path / "model", {})
+    policy = f"compact:{tmp_path / 'model'}"
+    trials = plan([TASK], 3)
+    run(policy, trials, tmp_path / "alone", workers=1, copies=1)
+    run(policy, trials, tmp_path / "together", workers=2, copies=2)
+    assert records(tmp_path / "alone") == records(tmp_path / "together")
+    # two trials first, in the other order, then all of them: the record is the same again
+    run(policy, trials[:0:-1], tmp_path / "continued", workers=1, copies=3)
+    before = pd.read_csv(tmp_path / "continued" / "trials.csv")
+    run(policy, trials, tmp_path / "continued", workers=1, copies=3)
+    after = pd.read_csv(tmp_path / "continued" / "trials.csv")
+    assert records(tmp_path / "alone") == records(tmp_path / "continued")
+    assert after["seconds"].tolist()[1:] == before["seconds"].tolist()[::-1]  # not played again
+
+
+@pytest.mark.sim
+def test_a_killed_evaluation_keeps_every_trial_that_had_ended(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    played, real = [], evaluation_stage.write_json
+
+    def write(path, records):
+        real(path, records)
+        played.append(len(records))
+        if len(played) == 2:
+            raise Killed
+
+    monkeypatch.setattr(evaluation_stage, "write_json", write)
+    trials, policy = plan([TASK], 4), "random:"
+    with pytest.raises(Killed):
+        item = (Job(policy, tuple(trials), tmp_path, Arm("random")), "key", trials, 1, ())
+        evaluation_stage._play_shard(item)
+    (tmp_path / "checkpoint" / "key" / ".a-1.tmp.json").touch()  # what a kill amid a write leaves
+    assert len(evaluation_stage._recorded(tmp_path, "key")) == 2
+
+
+def test_trials_of_another_policy_stay_where_they_are(tmp_path):
+    artifacts.write_json(tmp_path / "checkpoint" / "other" / "a.json", [])
+    assert evaluation_stage._recorded(tmp_path, "key") == {}
+    assert (tmp_path / "checkpoint" / "other" / "a.json").exists()
+
+
+def test_a_preset_whose_vlas_are_not_trained_is_not_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="train-vla --preset smoke"):
+        evaluation_stage.evaluate_preset(get_preset("smoke"), workers=1)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_shards_hold_a_task_each_or_shares_of_it_where_tasks_are_few():
+    many, few = plan(["libero_object/0", "libero_object/1"], 6), plan(["libero_object/0"], 5)
+    assert [len(shard) for shard in evaluation_stage._shards(many, workers=1)] == [6, 6]
+    assert [len(shard) for shard in evaluation_stage._shards(few, workers=2)] == [3, 2]
+
+
+@pytest.mark.sim
+def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trained(
+    tmp_path, monkeypatch
+):
+    import vla_samples
+
+    from diffrl.vla import model as vla
+
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke")
+    preset = replace(smoke, evaluation=replace(smoke.evaluation, trials=1))
+    assert evaluation_stage.evaluate_further(preset, workers=1).empty
+    vla.save(vla_samples.make_model(), model_folder("smoke", "diffusion-deterministic:10", 0), {})
+    assert evaluation_stage.evaluate_further(preset, workers=1).empty  # of other settings, perhaps
+    monkeypatch.setattr(
+        evaluation_stage, "finished", lambda preset, data, seed: data.endswith(":10")
+    )
+    found = evaluation_stage.evaluate_further(preset, workers=1)
+    assert found[["source", "mode"]].values.tolist() == [["diffusion:10", "deterministic"]]
+    assert (tmp_path / "runs" / "smoke" / "vla_further_trials.csv").exists()
+    assert not (tmp_path / "runs" / "smoke" / "vla_trials.csv").exists()

@@ -1,0 +1,266 @@
+"""Generation: the first n successes of a fixed plan, whatever the batches, threads and kills."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import data_samples as samples
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffrl.base import artifacts
+from diffrl.base.artifacts import FORCE
+from diffrl.base.errors import UserError
+from diffrl.data.hdf5 import read_episodes, validate_file
+from diffrl.generation.attempts import Attempt, Player, expert_folders
+from diffrl.generation.stage import collect, dataset_path, generate, sources_of
+from diffrl.presets import get_preset
+from diffrl.rl.records import config_of, expert_folder
+from diffrl.sim import starts as sim_starts
+
+
+def attempt(number):
+    """Attempt k: its outcome and episode depend on k alone; three of seven fail, one diverges."""
+    outcome = {2: "failure", 5: "failure", 6: "error"}.get(number % 7, "success")
+    episode = dataclasses.replace(samples.sample_episode(number), attempt=number)
+    return Attempt(number, f"fresh/1/{number}", "diffusion-seed0", outcome, episode)
+
+
+def play(first, count):
+    return [attempt(first + offset) for offset in range(count)]
+
+
+def run(path, wanted=12, limit=100, batch=5):
+    return collect(path, samples.TASK, samples.ATTRS, play, wanted, limit, batch)
+
+
+def contents(path):
+    return path.read_bytes(), path.with_suffix(".attempts.csv").read_bytes()
+
+
+def test_the_first_successes_are_kept_and_the_others_counted(tmp_path):
+    attempts = run(tmp_path / "a.hdf5")
+    episodes = read_episodes(tmp_path / "a.hdf5")
+    assert [episode.attempt for episode in episodes] == [
+        number for number in range(21) if number % 7 not in (2, 5, 6)
+    ]
+    assert attempts["outcome"].value_counts().to_dict() == {
+        "success": 12,
+        "failure": 5,
+        "error": 2,
+    }
+
+
+def test_the_batch_size_changes_no_byte(tmp_path):
+    for batch in (1, 4, 50):
+        run(tmp_path / f"{batch}.hdf5", batch=batch)
+    assert len({contents(tmp_path / f"{batch}.hdf5") for batch in (1, 4, 50)}) == 1
+
+
+def test_more_episodes_continue_the_same_data_set(tmp_path):
+    run(tmp_path / "at-once.hdf5", wanted=12)
+    run(tmp_path / "later.hdf5", wanted=5)
+    run(tmp_path / "later.hdf5", wanted=12)
+    assert contents(tmp_path / "at-once.hdf5") == contents(tmp_path / "later.hdf5")
+
+
+def test_the_limit_of_attempts_ends_a_hopeless_source(tmp_path):
+    attempts = run(tmp_path / "a.hdf5", wanted=50, limit=10)
+    assert len(attempts) == 10
+    assert len(read_episodes(tmp_path / "a.hdf5")) == 6
+
+
+def test_thirty_kills_while_generating_end_in_the_same_bytes(tmp_path):
+    started = time.perf_counter()
+    run(tmp_path / "unbroken.hdf5")
+    duration = time.perf_counter() - started
+    path, rng = tmp_path / "killed.hdf5", np.random.default_rng(0)
+    for _ in range(30):
+        child = os.fork()
+        if child == 0:
+            run(path)
+            os._exit(0)
+        time.sleep(rng.uniform(0, duration / 5))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for file in tmp_path.rglob("[!.]*.hdf5"):  # dot files are work in progress
+            assert validate_file(file) == []
+    run(path)
+    assert contents(path) == contents(tmp_path / "unbroken.hdf5")
+
+
+def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"python -m diffrl train --task libero_object/0"):
+        generate(samples.TASK, "diffusion", "deterministic", get_preset("smoke"))
+
+
+def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke")
+    folder = expert_folder(samples.TASK, "diffusion", "smoke", 0)
+    artifacts.write_json(folder / "config.json", config_of(samples.TASK, "diffusion", smoke, 0))
+    (folder / "policy.safetensors").touch()
+    assert expert_folders(samples.TASK, "diffusion", smoke) == [folder]
+    other = smoke.with_settings({"rl.iterations": 99})
+    with pytest.raises(UserError, match=r"of the settings of preset smoke: run notebook 01"):
+        generate(samples.TASK, "diffusion", "deterministic", other)
+
+
+def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():
+    for name in ("smoke", "laptop", "gpu", "paper"):
+        made = sources_of(get_preset(name))
+        assert len(made) == 5
+        assert {mode for _, mode in made} == {"recorded", "deterministic", "stochastic"}
+
+
+@pytest.fixture
+def short(tmp_path, monkeypatch):
+    """Preset smoke with four episodes, in a folder of its own."""
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    preset = get_preset("smoke")
+    small = dataclasses.replace(preset.generation, episodes=4)
+    return dataclasses.replace(preset, generation=small)
+
+
+@pytest.mark.sim
+def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, monkeypatch):
+    from diffrl.sim.scene import load_scene
+    from diffrl.sim.starts import official_start_states
+
+    scene, home = load_scene(samples.TASK), os.environ["DIFFRL_HOME"]
+    (row,) = generate(samples.TASK, "operator", "recorded", short).to_dict("records")
+    path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
+    assert validate_file(path) == []
+    episodes = read_episodes(path)
+    assert row["episodes"] == len(episodes) == 4
+    assert row["attempts"] == row["episodes"] + row["failures"] + row["errors"]
+    official = official_start_states(scene)
+    near = sim_starts.distance_to_official(scene, [episode.start_state for episode in episodes])
+    assert near > 1e-3  # none is a state of the evaluation
+    moved = official[7]
+    moved.states[0, 1 + scene.arm_qpos] += 0.02  # the arm's noise hides no layout
+    monkeypatch.setattr(sim_starts, "fresh_start_states", lambda *_, **__: moved)
+    assert sim_starts.distance_to_official(scene, ["fresh/1/0"]) == 0
+    monkeypatch.undo()
+    monkeypatch.setenv("DIFFRL_HOME", home)
+    before = path.stat().st_mtime_ns
+    generate(samples.TASK, "operator", "recorded", short)  # finds it done
+    assert path.stat().st_mtime_ns == before
+    other = dataclasses.replace(short.generation, seed=2)
+    generate(samples.TASK, "operator", "recorded", dataclasses.replace(short, generation=other))
+    assert {e.start_state.split("/")[1] for e in read_episodes(path)} == {"2"}
+
+
+@pytest.mark.sim
+def test_a_deleted_a_damaged_and_a_too_large_data_set_are_made_anew(short, monkeypatch):
+    def make(episodes):
+        asked = dataclasses.replace(short.generation, episodes=episodes)
+        preset = dataclasses.replace(short, generation=asked)
+        (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
+        return row["episodes"], contents(path)
+
+    path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
+    whole = make(2)[1]
+    path.unlink()  # its list of attempts stays
+    assert make(2) == (2, whole)
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(broken)
+    assert make(2) == (2, whole)
+    before = path.stat().st_mtime_ns
+    monkeypatch.setenv(FORCE, repr(time.time() + 1))  # `reproduce --force`
+    assert make(2) == (2, whole)
+    assert path.stat().st_mtime_ns > before
+    monkeypatch.delenv(FORCE)
+    assert make(3)[0] == len(read_episodes(path)) == 3
+    assert make(2) == (2, whole)
+
+
+@pytest.mark.sim
+def test_a_source_that_never_succeeds_is_recorded_and_stops_nothing(short, monkeypatch):
+    def fail(self, first, count):
+        numbers = range(first, first + count)
+        return [Attempt(k, f"fresh/1/{k}", "operator", "failure", None) for k in numbers]
+
+    monkeypatch.setattr(Player, "__call__", fail)
+    few = dataclasses.replace(short.generation, max_attempts=5)
+    preset = dataclasses.replace(short, generation=few)
+    (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
+    assert (row["episodes"], row["attempts"], row["success"]) == (0, 5, 0.0)
+    assert not dataset_path(samples.TASK, "operator", "recorded", "smoke").exists()
+
+
+@pytest.mark.sim
+def test_libero_itself_replays_our_actions_to_success(short):
+    """Must show: from the same settled start, LIBERO's own environment succeeds as ours did."""
+    from libero_reference import begin, make_env
+
+    from diffrl.sim.scene import load_scene
+    from diffrl.sim.starts import fresh_start_states
+
+    generate(samples.TASK, "operator", "recorded", short)
+    episodes = read_episodes(dataset_path(samples.TASK, "operator", "recorded", "smoke"))
+    scene, env = load_scene(samples.TASK), make_env(samples.TASK)
+    successes = 0
+    for episode in episodes:
+        env.reset()  # else the controller keeps the goal orientation of the episode before
+        number = int(episode.start_state.rsplit("/", 1)[1])
+        begin(env, fresh_start_states(scene, 1, short.generation.seed, number))
+        for _ in range(10):
+            env.step([0.0] * 6 + [-1.0])
+        done = [env.step(action)[2] for action in episode.actions]
+        successes += any(done)
+    env.close()
+    assert successes == len(episodes)
+
+
+@pytest.mark.slow
+def test_the_command_line_survives_kills(tmp_path):
+    command = [sys.executable, "-m", "diffrl", "generate", "--preset", "smoke"]
+    command += ["--source", "operator", "--task", samples.TASK]
+    results = {}
+    for name, kills in (("unbroken", []), ("killed", [1, 10])):
+        environment = {**os.environ, "DIFFRL_HOME": str(tmp_path / name)}
+        for episodes in kills:
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+            while len(list((tmp_path / name).rglob("*.parts/[0-9]*.hdf5"))) < episodes:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.kill()
+            process.wait()
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        (path,) = (tmp_path / name).rglob("datasets/**/*_demo.hdf5")
+        table = pd.read_csv(next((tmp_path / name).rglob("generation.csv")))
+        results[name] = (*contents(path), table.drop(columns="minutes").to_csv())
+    assert results["killed"] == results["unbroken"]
+
+
+@pytest.mark.sim
+def test_a_repeated_start_state_is_played_with_other_noise_each_time(tmp_path, monkeypatch):
+    """The operator here: a Player asks an expert in the same way."""
+    from diffrl.generation.stage import repeat_all
+    from diffrl.sim.scene import load_scene
+
+    smoke = get_preset("smoke")
+    scene = load_scene(samples.TASK)
+    once = Player(scene, "operator", "recorded", smoke, threads=1)
+    player = dataclasses.replace(once, repeats=2)
+    attempts = player(0, 4)
+    assert [a.start_state for a in attempts] == ["fresh/1/0", "fresh/1/0", "fresh/1/1", "fresh/1/1"]
+    first, again = attempts[0].episode, attempts[1].episode
+    assert np.array_equal(first.states[0], again.states[0])
+    assert first.actions.shape != again.actions.shape or (first.actions != again.actions).any()
+    assert first.checksum() == once(0, 1)[0].episode.checksum()  # the first turn is the data set's
+    assert player(1, 1)[0].episode.checksum() == again.checksum()
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    few = smoke.with_settings({"generation.repeats": 2, "generation.repeated_starts": 1})
+    table = repeat_all(few, sources=[("operator", "recorded"), ("human", "recorded")], workers=1)
+    assert table["attempts"].tolist() == [2]
+    path = dataset_path(samples.TASK, "operator", "recorded", "smoke", repeated=True)
+    assert {e.start_state for e in read_episodes(path)} <= {"fresh/1/0"}
+    assert not (tmp_path / "runs/smoke/generation.csv").exists()

@@ -1,0 +1,107 @@
+"""Cloning: interrupted, stopped, refused."""
+
+import pytest
+import torch
+from rl_samples import LAYOUT, make
+
+from diffrl.base import checkpoint
+from diffrl.base.errors import UserError
+from diffrl.presets import ALGORITHMS, CloneConfig
+from diffrl.rl.bc import Clone, fit_clone
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def make_clone(algorithm="diffusion", **settings):
+    policy = make(algorithm)
+    generator = torch.Generator().manual_seed(5)
+    features = {"state": torch.randn(80, LAYOUT.size, generator=generator)}
+    plans = torch.tanh(features["state"][:, :7]).unsqueeze(1).expand(80, 4, 7)
+    settings = {"steps": 60, "measure_growth": 1.5, "first_measure": 20, "batch": 16, **settings}
+    return Clone(policy, features, plans, CloneConfig(**settings))
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, killed_at, tmp_path):
+    whole = make_clone(algorithm)
+    fit_clone(whole, lambda policy: 0.2)
+
+    class Killed(Exception):
+        pass
+
+    part = make_clone(algorithm)
+    path = tmp_path / "clone.safetensors"
+
+    def save():
+        checkpoint.save(path, part.state(), "key")
+        if len(part.curve) == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_clone(part, lambda policy: 0.2, save)
+    again = make_clone(algorithm)
+    again.restore(checkpoint.load(path, "key"))
+    fit_clone(again, lambda policy: 0.2)
+    assert [row["steps"] for row in again.curve] == [row["steps"] for row in whole.curve]
+    assert equal(weights(again.policy), weights(whole.policy))
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
+def test_a_clone_is_restored_to_the_device_that_its_policy_is_on():
+    policy = make("diffusion").to("meta")
+    frames = make_clone()
+    clone = Clone(make("diffusion"), frames.features, frames.plans, frames.config)
+    clone.policy, clone.parameters = policy, list(policy.parameters())
+    clone.optimiser = torch.optim.AdamW(clone.parameters)
+    clone.restore(frames.state())
+    assert {p.device.type for p in clone.ema.shadow_params} == {"meta"}
+
+
+def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
+    clone = make_clone(steps=1000)
+    measured = []
+
+    def measure(policy):
+        measured.append(weights(policy))
+        return 0.2 * len(measured)
+
+    assert fit_clone(clone, measure) == pytest.approx(0.4)
+    assert clone.steps == 30  # first measured at 20, then at 30
+    assert equal(weights(clone.policy), measured[-1])
+
+
+def test_a_clone_is_measured_with_the_frozen_steps_that_rl_will_start_from():
+    policy = make("diffusion", finetuned_steps=2)
+    clone = make_clone()
+    clone = Clone(policy, clone.features, clone.plans, clone.config)
+    seen = []
+
+    def measure(policy):
+        pairs = zip(policy.frozen.parameters(), policy.denoiser.parameters(), strict=True)
+        seen.append(all(torch.equal(frozen, learnt) for frozen, learnt in pairs))
+        return 0.2
+
+    fit_clone(clone, measure)
+    assert len(seen) > 1
+    assert all(seen)
+
+
+def test_a_clone_that_never_succeeds_is_told_with_what_to_change():
+    with pytest.raises(UserError, match=r"libero_object/0 never succeeded .* demonstrations.count"):
+        fit_clone(make_clone(), lambda policy: 0.0)
+
+
+def test_a_cloning_loss_that_is_not_finite_is_told():
+    with pytest.raises(UserError, match=r"clone\.learning_rate"):
+        fit_clone(make_clone(learning_rate=1e30), lambda policy: 0.5)

@@ -1,0 +1,211 @@
+"""One run and many: what is found, continued, replaced."""
+
+import dataclasses
+import importlib.util
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from rl_samples import LAYOUT
+
+from diffrl import policy as policies
+from diffrl.base import artifacts, checkpoint
+from diffrl.base.artifacts import FORCE
+from diffrl.base.errors import UserError
+from diffrl.presets import ALGORITHMS, MODES, RLConfig, get_preset
+from diffrl.rl import records, train
+from diffrl.rl import stage as rl_stage
+from diffrl.rl.learn import Learner
+from diffrl.rl.rollout import Trial, attainable, success_rate
+from diffrl.rl.stage import evaluate_again, train_expert
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def test_a_run_whose_checkpoint_is_of_other_settings_is_refused_before_it_writes(tmp_path):
+    path = tmp_path / "checkpoint" / "rl.safetensors"
+    checkpoint.save(path, {"a": 1}, "other")
+    (path.parent / ".rl-1234.tmp.safetensors").touch()  # what a kill while saving leaves
+    (tmp_path / "config.json").write_text("before")
+    with pytest.raises(UserError, match=r"belongs to other settings.*--force"):
+        train_expert("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    assert (tmp_path / "config.json").read_text() == "before"
+
+
+def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_path):
+    (tmp_path / "expert.done.json").write_text("{}")  # of other settings
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "clone" / "clone.done.json").write_text("{}")
+    run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    config = policies.make_config("diffusion", run.preset.clone, run.preset.rl)
+    policy = policies.make_policy(config, LAYOUT)
+    policies.save(run.work / "clone", policy)
+    for name in ("clone/clone.done.json", "clone.csv"):
+        (run.work / name).write_text("new")
+    learner = SimpleNamespace(diagnostics=[{"iteration": 1}])
+    for _ in range(2):  # a kill before the new marker lets it be done again
+        run.publish(policy, learner, {"trials.csv": pd.DataFrame({"a": [1]})})
+        assert pd.read_csv(tmp_path / "diagnostics.csv")["iteration"].tolist() == [1]
+        assert not run.stage.marker.exists()
+        assert artifacts.read_json(tmp_path / "config.json") == artifacts.plain(run.config)
+        for name in ("clone/clone.done.json", "clone.csv"):
+            assert (tmp_path / name).read_text() == "new"
+        assert policies.load(tmp_path).config == policies.load(tmp_path / "clone").config
+
+
+def test_reproduce_with_force_continues_no_older_checkpoint(tmp_path, monkeypatch):
+    run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    monkeypatch.setattr(train.Training, "clone", lambda self: (None, 0.0))
+    monkeypatch.setattr(train.Training, "learn", lambda self, policy: SimpleNamespace(seconds=0.0))
+    monkeypatch.setattr(train.policies, "save", lambda folder, policy: None)
+    checkpoint.save(run.checkpoint("rl"), {"a": 1}, run.key)
+    run.train()
+    assert run.checkpoint("rl").exists()
+    monkeypatch.setenv(FORCE, repr(time.time() + 1))
+    run.train()
+    assert not run.checkpoint("rl").exists()
+
+
+def test_a_restart_goes_on_with_a_run_begun_by_force_and_other_experts_stay(tmp_path, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Training, "clone", stop)
+    names, smoke = ("libero_object/0", "diffusion"), get_preset("smoke")
+    other = train.Training(*names, smoke.with_settings({"rl.iterations": 5}), folder=tmp_path)
+    other.stage.finish({"rows": []})
+    with pytest.raises(KeyboardInterrupt):
+        train_expert(*names, smoke, folder=tmp_path)
+    assert other.stage.found
+    same = train.Training(*names, smoke, folder=tmp_path)
+    same.stage.finish({"rows": []})
+    with pytest.raises(KeyboardInterrupt):
+        train_expert(*names, smoke, folder=tmp_path, force=True)
+    assert not same.stage.marker.exists()
+
+
+def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    played = []
+
+    def play(run, policy, mode, seed, record=False):
+        played.append((run.algorithm, mode, seed))
+        return [Trial(f"official/{k}", mode, seed, success=k >= seed) for k in range(4)]
+
+    found = []
+    for algorithm in ALGORITHMS:
+        folder = tmp_path / algorithm
+        folder.mkdir()
+        (folder / policies.WEIGHTS).write_text(algorithm)
+        first = [Trial(f"official/{k}", mode, 0, success=True) for mode in MODES for k in range(4)]
+        table = records.trial_table(first).assign(policy="expert")
+        table.to_csv(folder / "trials.csv")
+        found.append(("libero_object/0", algorithm, 0, folder))
+    monkeypatch.setattr(rl_stage, "finished_experts", lambda preset: found)
+    monkeypatch.setattr(train.Training, "play", play)
+    monkeypatch.setattr(train.policies, "load", lambda folder: None)
+    preset = get_preset("smoke").with_settings({"rl.evaluation_seeds": (0, 1)})
+    table = evaluate_again(preset, workers=1)
+    arms = [("diffusion", "deterministic"), ("diffusion", "stochastic"), ("gaussian", "stochastic")]
+    assert played == [(*arm, 1) for arm in arms]  # the first seed's trials are those of the run
+    assert table["success"].tolist() == [1.0, 0.75] * 3
+    pd.testing.assert_frame_equal(evaluate_again(preset, workers=1), table)
+    assert len(played) == 3  # found, not played again
+    assert (tmp_path / "runs" / "smoke" / "expert_noise.csv").exists()
+
+
+def test_further_seeds_of_the_noise_leave_an_expert_what_it_is():
+    one, more = (
+        get_preset("smoke").with_settings({"rl.evaluation_seeds": seeds})
+        for seeds in ((0,), (0, 1))
+    )
+    task = "libero_object/0"
+    assert records.config_of(task, "diffusion", one, 0) == records.config_of(
+        task, "diffusion", more, 0
+    )
+
+
+def test_every_try_on_record_has_the_settings_that_the_tool_repeats(laptop_run):
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("retry", root / "tools" / "retry_expert.py")
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    folders = [path.parent for path in (laptop_run / "tried").glob("*/config.json")]
+    assert len(folders) == 8
+    for folder in folders:
+        stored = artifacts.read_json(folder / "config.json")
+        task, algorithm = stored["task"], stored["algorithm"]
+        name = folder.name.removeprefix(f"{task.replace('/', '-')}-").removesuffix("-gaussian")
+        wanted = records.config_of(task, algorithm, tool.preset_of(task, name), 0)
+        assert artifacts.config_hash(stored) == artifacts.config_hash(wanted)
+
+
+def judged(tmp_path, failing, best, rl):
+    """What `judge` asks for, and its trials, of a policy that fails on some states."""
+    preset = dataclasses.replace(get_preset("smoke"), rl=rl)
+    run = train.Training("libero_object/0", "diffusion", preset, folder=tmp_path)
+    asked = []
+
+    def measure(count, policy, first=0, record=False):
+        asked.append((first, count))
+        states = range(first, first + count)
+        return [Trial(f"fresh/{k}", "deterministic", 0, success=k not in failing) for k in states]
+
+    run.measure = measure
+    return asked, run.judge(None, best)
+
+
+def test_every_candidate_is_measured_on_the_same_states_and_nobody_else_on_more(tmp_path):
+    rl = RLConfig(measure_starts=4, confirm_starts=10)
+    asked, trials = judged(tmp_path, {7}, 0.75, rl)
+    assert asked == [(0, 4), (4, 4), (8, 2)]  # no state is played twice
+    assert success_rate(trials) == 0.9
+    asked, _ = judged(tmp_path, {0}, 0.75, rl)  # as good as the best: a candidate
+    assert asked == [(0, 4), (4, 4), (8, 2)]
+    asked, _ = judged(tmp_path, {0, 1}, 0.75, rl)  # behind it
+    assert asked == [(0, 4)]
+    asked, _ = judged(tmp_path, {0, 1, 2, 3}, -1.0, rl)  # the first one is always the best so far
+    assert asked == [(0, 4), (4, 4), (8, 2)]
+    assert judged(tmp_path, set(), 0.5, RLConfig(measure_starts=4))[0] == [(0, 4)]
+
+
+def test_a_candidate_that_cannot_reach_the_best_any_more_is_measured_no_further(tmp_path):
+    rl = RLConfig(measure_starts=4, confirm_starts=12)
+    asked, trials = judged(tmp_path, {4, 5}, 0.9, rl)  # 10 of 12 at best
+    assert asked == [(0, 4), (4, 4)]
+    assert len(trials) == 8
+    asked, _ = judged(tmp_path, {4}, 0.9, rl)  # 11 of 12 would do
+    assert asked == [(0, 4), (4, 4), (8, 4)]
+    trials = [Trial("a", "deterministic", 0, error=True), Trial("b", "deterministic", 0)]
+    assert attainable(trials, 5) == 3 / 4  # the error counts in no rate
+
+
+def test_the_best_is_chosen_by_its_confirmed_rate_among_policies_of_the_same_states():
+    """A lucky first look does not win, nor does a second look that ended early."""
+    rl = RLConfig(measure_starts=2, confirm_starts=4)
+    learner = object.__new__(Learner)
+    learner.config, learner.best, learner.best_success = rl, None, -1.0
+    learner.seconds, learner.control_steps = 0.0, 0
+    learner.policy = torch.nn.Linear(1, 1)
+    chosen = []
+    for number, played in enumerate(["1111"[:4], "0011", "1110", "11", "1111"]):
+        torch.nn.init.constant_(learner.policy.weight, number)
+        learner.diagnostics = [{"confirmed": 0, "confirmed_success": math.nan}]
+        trials = [
+            Trial(f"fresh/{k}", "deterministic", 0, success=c == "1", steps=5)
+            for k, c in enumerate(played)
+        ]
+        if number == 0:
+            trials[3].success = False  # three of four
+        learner.measure(lambda policy, best, trials=trials: trials)
+        chosen.append(int(learner.best["weight"]))
+        row = learner.diagnostics[0]
+        assert row["measured"] == 2
+        assert row["measured_success"] == played[:2].count("1") / 2
+        assert row["confirmed"] == (4 if len(played) == 4 else 0)
+    assert chosen == [0, 0, 2, 2, 4]  # 3/4; 2/4; 3/4, a later equal; not confirmed; 4/4
+    assert learner.best_success == 1.0
+    assert learner.control_steps == 5 * 18

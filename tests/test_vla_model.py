@@ -1,0 +1,126 @@
+"""The compact VLA: what it sees, and that its files are exact."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from vla_samples import LEFT, TINY, make_model, toy_frames
+
+from diffrl.base.errors import UserError
+from diffrl.presets import PRESETS
+from diffrl.vla import model as vla
+from diffrl.vla import stage as vla_stage
+from diffrl.vla.layers import attend
+from diffrl.vla.train import draw
+from diffrl.vla.vision import FrozenEfficientNet, encode
+
+
+def test_every_preset_s_model_stays_below_twenty_million_parameters():
+    for preset in PRESETS.values():
+        statistics = vla.Statistics((0.0,) * 8, (1.0,) * 8, (-1.0,) * 7, (1.0,) * 7)
+        model = vla.VLA(preset.vla, ("a",) * 200, 20, statistics)
+        assert model.parameter_count() < 20e6, preset.name
+
+
+def test_a_saved_model_gives_the_same_actions_after_loading(tmp_path):
+    model = make_model().eval()
+    vla.save(model, tmp_path, {"source": "test"})
+    frames = toy_frames()
+    inputs, _, _ = frames.batch(np.arange(5), model)
+    noise, _ = draw((5,), 4, 7, torch.Generator().manual_seed(0))
+    again = vla.load(tmp_path)
+    assert torch.equal(model.sample(inputs, noise), again.sample(inputs, noise))
+    assert again.vocabulary == model.vocabulary
+
+
+def test_the_frozen_encoder_sees_an_image_alone_the_same_as_in_company():
+    images = np.random.default_rng(0).integers(0, 255, (3, 2, 128, 128, 3), dtype=np.uint8)
+    encoder = FrozenEfficientNet()
+    together = encode(encoder, images)
+    alone = np.concatenate([encode(encoder, images[i : i + 1]) for i in (2, 0, 1)])
+    assert together.shape == (3, 2, 64, 272)
+    assert np.array_equal(together[[2, 0, 1]], alone)
+
+
+def test_both_encoders_turn_images_into_actions_that_the_simulator_accepts():
+    images = np.random.default_rng(0).integers(0, 255, (2, 2, 64, 64, 3), dtype=np.uint8)
+    for vision in ("efficientnet", "conv"):
+        model = make_model(dataclasses.replace(TINY, vision=vision)).eval()
+        words = torch.from_numpy(np.stack([model.read(LEFT)] * 2))
+        inputs = vla.Inputs(model.look(images), torch.zeros(2, 8), words)
+        actions = model.sample(inputs, torch.randn(2, 4, 7))
+        assert actions.shape == (2, 4, 7)
+        assert float(actions.abs().max()) <= 1.0
+
+
+def test_a_word_that_training_never_met_says_nothing():
+    model = make_model()
+    train_words, strange = LEFT.split(), "grab"
+    assert strange not in model.vocabulary
+    known = model.words(torch.from_numpy(model.read(train_words[0])))[0]
+    unknown = model.words(torch.from_numpy(model.read(strange)))[0]
+    assert known.abs().sum() > 0
+    assert unknown.abs().sum() == 0
+
+
+def test_the_vlas_of_one_seed_are_trained_before_those_of_the_next():
+    laptop = PRESETS["laptop"]
+    arms = vla_stage.arms_of(laptop)
+    assert [seed for _, seed in arms] == [0] * 5 + [1] * 5
+    assert tuple(data for data, _ in arms[:5]) == laptop.vla.data
+
+
+def test_a_decision_ignores_the_padding_of_a_short_instruction():
+    model = make_model().eval()
+    model.words.weight.data[0] = 5.0  # what padding would say if it were heard
+    frames = toy_frames()
+    inputs, _, _ = frames.batch(np.arange(4), model)
+    short = inputs.words.clone()
+    short[:, 2:] = 0
+    noise, _ = draw((4,), 4, 7, torch.Generator().manual_seed(0))
+    heard = model.sample(inputs._replace(words=short), noise)
+    model.words.weight.data[0] = -5.0
+    assert torch.equal(heard, model.sample(inputs._replace(words=short), noise))
+
+
+def test_rotation_vectors_stay_continuous_where_the_gripper_points_down():
+    angle = np.linspace(np.pi - 0.1, np.pi + 0.1, 21)
+    quaternion = np.stack([np.sin(angle / 2), 0 * angle, 0 * angle, np.cos(angle / 2)], -1)
+    quaternion[::2] *= -1  # the same rotations, written the other way round
+    assert np.allclose(vla.axis_angle(quaternion)[:, 0], angle)
+
+
+def test_normalising_actions_is_undone_and_still_dimensions_keep_their_scale():
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-0.3, 0.7, (1000, 7))
+    actions[:, 4] = 0.001
+    statistics = vla.Statistics.of(rng.random((10, 8)), actions)
+    assert (statistics.action_low[4], statistics.action_high[4]) == (-1.0, 1.0)
+    model = vla.VLA(TINY, ("a",), 1, statistics)
+    inside = torch.from_numpy(np.clip(actions, -0.2, 0.6)).float()
+    assert torch.allclose(model.denormalize(model.normalize(inside)), inside, atol=1e-6)
+
+
+def test_broken_model_files_are_refused_with_their_names(tmp_path):
+    vla.save(make_model(), tmp_path, {})
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        vla.load(tmp_path)
+    (tmp_path / "model.json").write_text('{"config": {}}')
+    with pytest.raises(UserError, match=r"model\.json"):
+        vla.load(tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        vla.load(tmp_path / "nowhere")
+
+
+def test_attention_written_out_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(5, 2, n, 8, generator=generator) for n in (3, 7, 7))
+    mask = torch.rand(5, 1, 1, 7, generator=generator) < 0.7
+    mask[..., 0] = True
+    for chosen in (None, mask):
+        expected = F.scaled_dot_product_attention(query, key, value, attn_mask=chosen)
+        torch.testing.assert_close(attend(query, key, value, chosen), expected)

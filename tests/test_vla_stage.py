@@ -1,0 +1,126 @@
+"""Which data sets a VLA learns from, and which are refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+from vla_samples import TINY, standing_episode, toy_frames
+
+from diffrl.base.errors import UserError
+from diffrl.data.attributes import libero_attributes
+from diffrl.data.hdf5 import write_episodes
+from diffrl.generation.stage import dataset_path, sources_of
+from diffrl.presets import PRESETS
+from diffrl.sim.tasks import get_task
+from diffrl.vla import stage as vla_stage
+from diffrl.vla.frames import make_frames
+from diffrl.vla.train import split
+
+
+def data_file(path: Path, episodes: int, rate: int = 20) -> Path:
+    attrs = libero_attributes(get_task("libero_object/0"))
+    env_args = json.loads(attrs["env_args"])
+    env_args["env_kwargs"]["control_freq"] = rate
+    episodes = [standing_episode()] * episodes
+    write_episodes(path, episodes, attrs | {"env_args": json.dumps(env_args)})
+    return path
+
+
+def test_data_sets_that_cannot_teach_are_refused_with_their_names(tmp_path):
+    with pytest.raises(UserError, match=r"one_demo\.hdf5 holds 1 episodes"):
+        vla_stage.load([data_file(tmp_path / "one_demo.hdf5", 1)], 10)
+    with pytest.raises(UserError, match=r"slow_demo\.hdf5 was recorded at 10 Hz"):
+        vla_stage.load([data_file(tmp_path / "slow_demo.hdf5", 3, rate=10)], 10)
+    files = [data_file(tmp_path / "a_demo.hdf5", 3), tmp_path / "slow_demo.hdf5"]
+    with pytest.raises(UserError, match=r"slow_demo\.hdf5 was recorded at 10 Hz"):
+        vla_stage.main("smoke", data=tuple(files), out=tmp_path / "model")  # rates cannot be mixed
+    with h5py.File(tmp_path / "none_demo.hdf5", "w"):
+        pass
+    with pytest.raises(UserError, match=r"none_demo\.hdf5"):
+        vla_stage.load([tmp_path / "none_demo.hdf5"], 10)
+    with pytest.raises(UserError, match="no episodes"):
+        make_frames([], TINY)
+    with pytest.raises(UserError, match=r"actions of shape \(9, 6\)"):
+        make_frames([standing_episode(actions=6)], TINY)
+
+
+def test_training_data_are_named_by_source_mode_count_and_mixture():
+    assert vla_stage.parts_of("diffusion-deterministic") == [("diffusion", "deterministic", None)]
+    mixed = "operator-recorded+diffusion-deterministic:10"
+    assert vla_stage.parts_of(mixed)[1] == ("diffusion", "deterministic", 10)
+    assert vla_stage.arm_of(mixed) == ("operator+diffusion:10", "recorded+deterministic")
+    assert vla_stage.arm_of("gaussian-stochastic") == ("gaussian", "stochastic")
+    for wrong in ("diffusion", "diffusion-deterministic:0", "a-b+", ""):
+        with pytest.raises(UserError, match="names no training data"):
+            vla_stage.parts_of(wrong)
+
+
+def test_a_part_of_a_data_set_is_learned_from_whole(tmp_path, monkeypatch):
+    file = data_file(tmp_path / "some_demo.hdf5", 6)
+    smoke = PRESETS["smoke"]
+    preset = dataclasses.replace(
+        smoke, vla=dataclasses.replace(smoke.vla, demonstrations=6, held_out=2)
+    )
+    asked = []
+    monkeypatch.setattr(vla_stage, "_files", lambda part, preset: [file])
+    monkeypatch.setattr(
+        vla_stage, "make_frames", lambda e, *_: asked.append(len(e)) or toy_frames()
+    )
+    for data in ("operator-recorded:3", "operator-recorded"):
+        vla_stage.mix(data, preset)
+    assert asked == [3, 2, 4, 2]  # episodes to learn from and held-out ones, each time
+    with pytest.raises(UserError, match="ask for 4 at most"):
+        vla_stage.mix("operator-recorded:5", preset)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_s_further_data_fit_its_demonstrations(preset):
+    counts = [part.count for data in preset.vla.further for part in vla_stage.parts_of(data)]
+    most = preset.vla.demonstrations - preset.vla.held_out
+    assert all(count is None or count <= most for count in counts)
+
+
+def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    path = dataset_path("libero_object/0", "gaussian", "stochastic", "smoke")
+    with pytest.raises(UserError, match="run notebook 02"):
+        vla_stage.files_of("gaussian-stochastic", PRESETS["smoke"])
+    path.parent.mkdir(parents=True)
+    path.with_suffix(".attempts.csv").write_text("outcome\nfailure\n")
+    with pytest.raises(UserError, match="no attempt succeeded"):
+        vla_stage.files_of("gaussian-stochastic", PRESETS["smoke"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": Path("model")}, "give --data and --out together"),
+        ({"data": (Path("a.hdf5"),)}, "give --data and --out together"),
+        ({"data": (Path("a"),), "out": Path("m"), "weights": (1.0, 2.0)}, "2 --weights"),
+        ({"steps": 3}, "--steps would overwrite"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_told_before_any_work(options, message):
+    with pytest.raises(UserError, match=message):
+        vla_stage.main("smoke", **options)
+
+
+def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
+    file = data_file(tmp_path / "some_demo.hdf5", 5)
+    assert len(vla_stage.load([file], 3)) == 3
+    episodes = list("abcde")
+    assert split(episodes, 2) == (["a", "b", "c"], ["d", "e"])
+    assert split(episodes[:2], 4) == (["a"], ["b"])
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_makes_the_data_that_its_vlas_learn_from(preset):
+    made = {f"{source}-{mode}" for source, mode in sources_of(preset)}
+    named = {
+        f"{part.source}-{part.mode}"
+        for data in (*preset.vla.data, *preset.vla.further)
+        for part in vla_stage.parts_of(data)
+    }
+    assert named <= made
