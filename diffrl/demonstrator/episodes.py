@@ -6,8 +6,7 @@ depends on (task, seed, start state) alone, never on what runs beside it.
 """
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from diffrl.demonstrator.things import UP, Lost, is_covered, is_flat, push_along
 from diffrl.demonstrator.workspace import Workspace
 from diffrl.presets import OperatorConfig
 from diffrl.sim.observation import observe
+from diffrl.sim.play import Playing, play
 from diffrl.sim.scene import Scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates, fresh_start_states
@@ -108,18 +108,6 @@ def _carry(op: Operator, name: str, target: str, shift: float) -> Actions:
 # ---- many episodes ---------------------------------------------------------------------------
 
 
-@dataclass
-class _Trial:
-    """One attempt while it runs."""
-
-    number: int
-    start: StartStates
-    operator: Operator
-    actions: Actions
-    states: list = field(default_factory=list)
-    commands: list = field(default_factory=list)
-
-
 def operator_episodes(
     scene: Scene,
     starts: StartStates,
@@ -133,26 +121,16 @@ def operator_episodes(
     None stands for an attempt whose physics diverged.
     """
     manner = (manner or MANNERS[suite_of(scene.task.id)]).scaled(config.noise)
-    copies = min(COPIES, len(starts))
     finished: dict[int, tuple[Episode | None, str]] = {}
     wanted = 0
-    with Simulator(scene, copies, threads=threads) as simulator:
-        trials: list[_Trial | None] = [None] * copies
-        waiting = iter(range(len(starts)))
-        while wanted < len(starts):
-            for slot in range(copies):
-                if simulator.done[slot] and trials[slot] is not None:
-                    trial, trials[slot] = trials[slot], None
-                    finished[trial.number] = _outcome(scene, simulator, slot, trial, seed)
-                if trials[slot] is None and (number := next(waiting, None)) is not None:
-                    start = starts[number]
-                    simulator.reset(start, copies=[slot])
-                    trials[slot] = _begin(scene, number, start, seed, manner)
+    with Simulator(scene, min(COPIES, len(starts)), threads=threads) as simulator:
+        actor = _Scripted(scene, starts, seed, manner)
+        for played in play(simulator, starts, actor):
+            trouble = actor.operators.pop(played.number).trouble
+            finished[played.number] = _outcome(scene, starts, played, trouble, seed)
             while wanted in finished:
                 yield finished.pop(wanted)
                 wanted += 1
-            if any(trials):
-                _advance(simulator, trials)
 
 
 def suite_of(task: str) -> str:
@@ -160,55 +138,63 @@ def suite_of(task: str) -> str:
     return next(name for name in MANNERS if task.startswith(name))
 
 
-def _begin(scene: Scene, number: int, start: StartStates, seed: int, manner: Manner) -> _Trial:
-    key = [zlib.crc32(scene.task.id.encode()), seed, zlib.crc32(start.ids[0].encode())]
-    workspace = Workspace(scene)
-    operator = Operator(workspace, manner, np.random.default_rng(key))
-    return _Trial(number, start, operator, perform(operator, scene))
+class _Scripted:
+    """The actor of `operator_episodes`: an operator of its own at work in each trial."""
 
+    chunk = 1
 
-def _advance(simulator: Simulator, trials: list[_Trial | None]) -> None:
-    """One control step of all copies."""
-    states = simulator.states()
-    actions = np.zeros((simulator.n, 7))
-    for slot, trial in enumerate(trials):
-        if trial is not None and not simulator.done[slot]:
-            trial.operator.see.look(states[slot], trial.start.fixtures[0])
-            trial.states.append(states[slot])
-            actions[slot] = next(trial.actions)
-            trial.commands.append(actions[slot].copy())
-    simulator.step(actions)
+    def __init__(self, scene: Scene, starts: StartStates, seed: int, manner: Manner):
+        self.scene, self.starts, self.seed, self.manner = scene, starts, seed, manner
+        self.operators: dict[int, Operator] = {}
+        self.work: dict[int, Actions] = {}
+
+    def begin(self, playing: Playing) -> None:
+        start = self.starts.ids[playing.number]
+        key = [zlib.crc32(self.scene.task.id.encode()), self.seed, zlib.crc32(start.encode())]
+        operator = Operator(Workspace(self.scene), self.manner, np.random.default_rng(key))
+        self.operators[playing.number] = operator
+        self.work[playing.number] = perform(operator, self.scene)
+
+    def act(self, simulator: Simulator, playing: Sequence[Playing]) -> np.ndarray:
+        return np.stack([self._next(one) for one in playing])[:, None]
+
+    def _next(self, playing: Playing) -> np.ndarray:
+        self.operators[playing.number].see.look(playing.states[-1], playing.fixtures)
+        return next(self.work[playing.number])
+
+    def end(self, playing: Playing) -> None:
+        del self.work[playing.number]
 
 
 def _outcome(
-    scene: Scene, simulator: Simulator, slot: int, trial: _Trial, seed: int
+    scene: Scene, starts: StartStates, played: Playing, trouble: str, seed: int
 ) -> tuple[Episode | None, str]:
-    if simulator.error[slot]:
+    if played.status == "error":
         return None, "the physics diverged"
-    episode = _episode(scene, simulator, slot, trial, seed)
-    return episode, "" if episode.success else trial.operator.trouble
+    episode = _episode(scene, starts.ids[played.number], played, seed)
+    return episode, "" if episode.success else trouble
 
 
-def _episode(scene: Scene, simulator: Simulator, slot: int, trial: _Trial, seed: int) -> Episode:
-    states = np.array([*trial.states, simulator.states()[slot]])
-    rewards = np.zeros(len(trial.commands))
-    rewards[-1] = float(simulator.success[slot])
-    seen = observe(scene, states, trial.start.fixtures[0]).arrays()
+def _episode(scene: Scene, start: str, played: Playing, seed: int) -> Episode:
+    states, success = np.array(played.states), played.status == "success"
+    rewards = np.zeros(len(played.actions))
+    rewards[-1] = float(success)
+    seen = observe(scene, states, played.fixtures).arrays()
     return Episode(
         task=scene.task.id,
         instruction=scene.instruction,
-        start_state=trial.start.ids[0],
+        start_state=start,
         seed=seed,
         source="operator",
         mode="recorded",
-        success=bool(simulator.success[slot]),
+        success=success,
         states=states,
-        actions=np.array(trial.commands),
+        actions=np.array(played.actions),
         rewards=rewards,
-        fixtures=trial.start.fixtures[0].copy(),
+        fixtures=played.fixtures,
         observations={name: seen[name] for name in WIDTHS},
         policy="operator",
-        attempt=trial.number,
+        attempt=played.number,
     )
 
 

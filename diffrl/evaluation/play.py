@@ -5,7 +5,6 @@ Images are rendered only when the policy decides, and only for robots that still
 
 import functools
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ import numpy as np
 
 from diffrl.base.errors import UserError
 from diffrl.data.media import write_mp4
-from diffrl.evaluation.protocol import SETTLE, Policy, Trial
+from diffrl.evaluation.protocol import Policy, Trial
+from diffrl.sim.play import Playing
+from diffrl.sim.play import play as play_starts
 from diffrl.sim.scene import Scene, load_scene
-from diffrl.sim.simulator import Simulator, Step
-from diffrl.sim.starts import StartStates, start_states
+from diffrl.sim.simulator import Simulator
+from diffrl.sim.starts import start_states
 
 
 @dataclass
@@ -51,117 +52,69 @@ def play(
     scene = load_scene(trials[0].task)
     starts = start_states(scene, [trial.start_state for trial in trials])
     outcomes = [Outcome(trial) for trial in trials]
-    waiting = deque(range(len(trials)))
-    n = min(copies, len(trials)) if getattr(policy, "together", True) else 1
-    with Simulator(scene, n, threads=1) as simulator:
-        stage = _Stage(policy, scene, simulator, keep or _never, report or _never)
-        while waiting or stage.playing:
-            for copy in stage.free()[: len(waiting)]:
-                index = waiting.popleft()
-                stage.begin(copy, outcomes[index], starts[index])
-            stage.advance()
+    actor = _Evaluated(policy, scene, outcomes)
+    count = min(copies, len(trials)) if getattr(policy, "together", True) else 1
+    with Simulator(scene, count, threads=1) as simulator:
+        wanted = [keep is not None and keep(trial) for trial in trials]
+        for played in play_starts(simulator, starts, actor, keep=wanted.__getitem__):
+            outcome = outcomes[played.number]
+            outcome.status, outcome.message = played.status, played.message
+            outcome.steps, outcome.fixtures = played.steps, played.fixtures
+            outcome.states = played.states or None
+            if report is not None:
+                report(outcome)
     return outcomes
 
 
-def _never(*_) -> bool:
-    return False
+class _Evaluated:
+    """The actor of `play`: a `Policy`, the pictures that it wants, and the time that it takes."""
 
-
-class _Stage:
-    """A simulator's copies and the trials that are playing on them."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        scene: Scene,
-        simulator: Simulator,
-        keep: Callable,
-        report: Callable,
-    ):
-        self.policy, self.scene, self.simulator = policy, scene, simulator
-        self.keep, self.report = keep, report
-        self.playing: dict[int, Outcome] = {}  # by copy
+    def __init__(self, policy: Policy, scene: Scene, outcomes: Sequence[Outcome]):
+        self.policy, self.scene, self.outcomes = policy, scene, outcomes
+        self.chunk = policy.chunk
         self.renderer = None
         if policy.cameras:
             self.renderer = _renderer(scene.task.id, policy.image_size, policy.detail)
 
-    def free(self) -> list[int]:
-        return [copy for copy in range(self.simulator.n) if copy not in self.playing]
-
-    def begin(self, copy: int, outcome: Outcome, start: StartStates) -> None:
+    def begin(self, playing: Playing) -> None:
+        outcome = self.outcomes[playing.number]
         outcome.seconds = -time.perf_counter()
         self.policy.begin(outcome.trial, self.scene.instruction)
-        self.simulator.reset(start, copies=[copy], settle=SETTLE)
-        self.playing[copy] = outcome
-        if self.simulator.error[copy]:
-            self.end(copy, "error", "the physics diverged while the start state settled")
-        elif self.keep(outcome.trial):
-            outcome.states = [self.simulator.states()[copy]]
-            outcome.fixtures = self.simulator.fixtures()[copy]
 
-    def end(self, copy: int, status: str, message: str = "") -> None:
-        outcome = self.playing.pop(copy)
-        outcome.status, outcome.message = status, message
+    def end(self, playing: Playing) -> None:
+        outcome = self.outcomes[playing.number]
         outcome.seconds += time.perf_counter()
         self.policy.end(outcome.trial)
-        self.simulator.done[copy] = True
-        self.report(outcome)
 
-    def advance(self) -> None:
-        """Let the policy decide once for every trial under way, and execute its chunks."""
-        active = sorted(self.playing)
-        if not active:
-            return
-        decided = self._decide(active)
-        for copy in active:
-            if message := self.policy.failures.pop(self.playing[copy].trial, None):
-                self.end(copy, "error", message)
-        active = sorted(self.playing)
-        actions = np.zeros((self.simulator.n, self.policy.chunk, 7))
-        for copy in active:
-            actions[copy] = decided[copy]
-        record = any(outcome.states is not None for outcome in self.playing.values())
-        step = self.simulator.step(actions, record=record)
-        for copy in active:
-            self._note(copy, step)
-
-    def _note(self, copy: int, step: Step) -> None:
-        outcome, executed = self.playing[copy], int(step.steps[copy])
-        outcome.steps += executed
-        if outcome.states is not None:
-            outcome.states.extend(step.states[copy, :executed].copy())
-        if step.error[copy]:
-            self.end(copy, "error", "the physics diverged")
-        elif step.success[copy]:
-            self.end(copy, "success")
-        elif step.timeout[copy]:
-            self.end(copy, "failure")
-
-    def _decide(self, active: list[int]) -> dict[int, np.ndarray]:
-        trials = [self.playing[copy].trial for copy in active]
-        observation = self.simulator.observation.rows(active)
-        actions = self.policy.act(observation, self._images(active), trials)
-        expected = (len(active), self.policy.chunk, 7)
+    def act(self, simulator: Simulator, playing: Sequence[Playing]) -> np.ndarray:
+        trials = [self.outcomes[one.number].trial for one in playing]
+        copies = [one.copy for one in playing]
+        observation = simulator.observation.rows(copies)
+        actions = self.policy.act(observation, self._images(simulator, copies), trials)
+        expected = (len(playing), self.policy.chunk, 7)
         if np.shape(actions) != expected:
             raise UserError(
-                f"The actions of {type(self.policy).__name__} have the shape {np.shape(actions)}; "
-                f"expected {expected}: (trials, control steps, dx dy dz drx dry drz gripper)."
+                f"The policy's actions have the shape {np.shape(actions)}; expected {expected}: "
+                "(trials, control steps, dx dy dz drx dry drz gripper)."
             )
         sound = [t in self.policy.failures or np.isfinite(a).all() for t, a in zip(trials, actions)]
         if not all(sound):
             raise UserError(
-                f"{type(self.policy).__name__} gave actions that are not finite in "
-                f"{trials[sound.index(False)]}: its weights or its inputs are broken."
+                f"The policy gave actions that are not finite in {trials[sound.index(False)]}: its "
+                "weights or its inputs are broken."
             )
-        return dict(zip(active, np.clip(actions, -1, 1)))
+        for one, trial in zip(playing, trials):
+            if message := self.policy.failures.pop(trial, None):
+                one.status, one.message = "error", message
+        return np.clip(actions, -1, 1)
 
-    def _images(self, active: list[int]) -> np.ndarray | None:
+    def _images(self, simulator: Simulator, copies: Sequence[int]) -> np.ndarray | None:
         if self.renderer is None:
             return None
-        states, fixtures = self.simulator.states(), self.simulator.fixtures()
+        states, fixtures = simulator.states(), simulator.fixtures()
         views = [
             [self.renderer.render(states[c], fixtures[c], camera=k) for k in self.policy.cameras]
-            for c in active
+            for c in copies
         ]
         return np.array(views)  # (n, cameras, size, size, 3)
 

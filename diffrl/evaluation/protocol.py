@@ -7,8 +7,6 @@ import numpy as np
 
 from diffrl.policy import trial_generator
 
-SETTLE = 10  # control steps of (0, …, 0, −1) before the policy acts [L]
-
 
 class Trial(NamedTuple):
     """One planned rollout; its start state's id tells the fixtures' poses, too."""

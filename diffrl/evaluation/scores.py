@@ -19,8 +19,8 @@ from diffrl.base.intervals import (
     stratified_bootstrap,
     wilson,
 )
-from diffrl.evaluation.protocol import SETTLE
 from diffrl.presets import ALGORITHMS, MODES
+from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task
 
 ARM = ["source", "mode"]  # what is compared; training seeds are pooled
@@ -300,8 +300,8 @@ def protocol(table: pd.DataFrame, pictures) -> str:
         seen = f"pictures of {pictures.image_size} × {pictures.image_size} pixels"
         seen += f" in {pictures.detail} detail"
     return (
-        f"{' and '.join(kinds)} start states, {SETTLE} settle steps of (0, …, 0, −1), at most "
-        f"{'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, {seen}"
+        f"{' and '.join(kinds)} start states, {SETTLE_STEPS} settle steps of (0, …, 0, −1), "
+        f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, {seen}"
     )
 
 

@@ -31,9 +31,10 @@ from diffrl.base.scale import cores, map_tasks
 from diffrl.evaluation.own import Own, adapt
 from diffrl.evaluation.play import Outcome, film, play
 from diffrl.evaluation.policies import Oracle, label_of, open_policy
-from diffrl.evaluation.protocol import SETTLE, Policy, Trial
+from diffrl.evaluation.protocol import Policy, Trial
 from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
 from diffrl.presets import Preset
+from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.stage import arm_of, arms_of, finished, model_folder
 
@@ -208,7 +209,7 @@ def _pictures(policy: str | Policy) -> Policy | None:
 
 
 def _key(policy: str | Policy) -> str:
-    return config_hash([_policy_of(policy).fingerprint, SETTLE])
+    return config_hash([_policy_of(policy).fingerprint, SETTLE_STEPS])
 
 
 def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:

@@ -4,9 +4,8 @@ A trial's noise comes from its own generator, and the network runs on blocks of 
 another number of rows a matrix product may round differently, and after a contact so may success.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from diffrl.policy import ChainPolicy, Mode, trial_generator
 from diffrl.policy.decide import decide
 from diffrl.policy.features import Features
 from diffrl.sim.observation import observe
+from diffrl.sim.play import Playing, play
 from diffrl.sim.scene import Scene
-from diffrl.sim.simulator import Simulator, Step
+from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates
 
 COPIES = 50  # robots simulated at once, at most
@@ -35,27 +35,6 @@ class Trial:
     error: bool = False  # the physics diverged; such a trial enters no rate
     steps: int = 0  # control steps
     episode: Episode | None = None  # if it was recorded
-
-
-@dataclass
-class _Play:
-    """A trial under way on one copy of the simulator."""
-
-    trial: Trial
-    noise: torch.Generator
-    tail: torch.Tensor  # (1, cross_fade, 7) of the last plan
-    states: list[np.ndarray]
-    actions: list[np.ndarray] = field(default_factory=list)
-
-    def note(self, step: Step, copy: int, actions: np.ndarray) -> None:
-        """Enter what a chunk (chunk, 7) did to this trial."""
-        executed = int(step.steps[copy])
-        self.trial.steps += executed
-        self.trial.success |= bool(step.success[copy])
-        if step.states is not None:
-            size = len(self.states[0])
-            self.states.extend(step.states[copy, :executed, :size].copy())
-            self.actions.extend(actions[:executed])
 
 
 class Senses:
@@ -103,76 +82,59 @@ def rollout(
         record: whether each trial carries its episode.
         max_steps: control steps per trial; default: the task's protocol limit.
     """
-    n = min(len(start_states), COPIES)
     trials = [Trial(name, mode, seed) for name in start_states.ids]
-    waiting = deque(range(len(trials)))
-    free, plays = list(range(n)), {}  # copies without a trial; copy -> trial under way
-    with Simulator(scene, n, threads=threads, max_steps=max_steps) as simulator:
-        senses = Senses(policy, scene, simulator)
-        while waiting or plays:
-            chosen = [waiting.popleft() for _ in free[: len(waiting)]]
-            plays |= _begin(policy, simulator, start_states, trials, chosen, free[: len(chosen)])
-            active = sorted(plays)
-            actions = np.zeros((n, policy.chunk, 7))
-            noises, tails = zip(*((plays[c].noise, plays[c].tail) for c in active))
-            actions[active], tails = decide(policy, senses(active), noises, tails, mode)
-            for copy, tail in zip(active, tails):
-                plays[copy].tail = tail
-            step = simulator.step(actions, record=record)
-            for copy in active:
-                plays[copy].note(step, copy, actions[copy])
-                plays[copy].trial.error |= bool(simulator.error[copy])  # or while settling
-            free = [copy for copy in active if simulator.done[copy]]
-            fixtures = simulator.fixtures() if record else None
-            for copy in free:
-                play = plays.pop(copy)
-                if record and play.actions:
-                    play.trial.episode = _episode(policy, scene, play, mode, fixtures[copy])
+    copies = min(len(start_states), COPIES)
+    with Simulator(scene, copies, threads=threads, max_steps=max_steps) as simulator:
+        actor = _Expert(policy, Senses(policy, scene, simulator), trials, start_states.task)
+        for played in play(simulator, start_states, actor, keep=lambda number: record):
+            trial = trials[played.number]
+            trial.success, trial.error = played.status == "success", played.status == "error"
+            trial.steps = played.steps
+            if played.actions:
+                trial.episode = _episode(policy, scene, trial, played)
     return trials
 
 
-def _begin(
-    policy: ChainPolicy,
-    simulator: Simulator,
-    start_states: StartStates,
-    trials: list[Trial],
-    chosen: list[int],
-    copies: list[int],
-) -> dict[int, _Play]:
-    """Reset `copies` to the chosen start states; return their plays by copy."""
-    if not chosen:
-        return {}
-    simulator.reset(start_states[chosen], copies=copies)
-    states = simulator.states()
-    task = start_states.task
-    return {
-        copy: _Play(
-            trial,
-            trial_generator(task, trial.start_state, trial.seed),
-            policy.no_tail(1),
-            [states[copy]],
-        )
-        for copy, trial in zip(copies, (trials[index] for index in chosen))
-    }
+class _Expert:
+    """The actor of `rollout`: a generator and the last plan's tail (1, cross_fade, 7) a trial."""
+
+    def __init__(self, policy: ChainPolicy, senses: Senses, trials: list[Trial], task: str):
+        self.policy, self.senses, self.trials, self.task = policy, senses, trials, task
+        self.chunk = policy.chunk
+        self.memory: dict[int, tuple[torch.Generator, torch.Tensor]] = {}
+
+    def begin(self, playing: Playing) -> None:
+        trial = self.trials[playing.number]
+        noise = trial_generator(self.task, trial.start_state, trial.seed)
+        self.memory[playing.number] = noise, self.policy.no_tail(1)
+
+    def act(self, simulator: Simulator, playing: Sequence[Playing]) -> np.ndarray:
+        noises, tails = zip(*(self.memory[one.number] for one in playing))
+        features = self.senses([one.copy for one in playing])
+        mode = self.trials[0].mode
+        actions, tails = decide(self.policy, features, noises, tails, mode)
+        self.memory |= dict(zip((one.number for one in playing), zip(noises, tails)))
+        return actions
+
+    def end(self, playing: Playing) -> None:
+        del self.memory[playing.number]
 
 
-def _episode(
-    policy: ChainPolicy, scene: Scene, play: _Play, mode: Mode, fixtures: np.ndarray
-) -> Episode:
-    states = np.stack(play.states)
-    rewards = np.zeros(len(play.actions))
-    rewards[-1] = play.trial.success
+def _episode(policy: ChainPolicy, scene: Scene, trial: Trial, played: Playing) -> Episode:
+    states, fixtures = np.stack(played.states), played.fixtures
+    rewards = np.zeros(len(played.actions))
+    rewards[-1] = trial.success
     observation = observe(scene, states, fixtures)
     return Episode(
         task=scene.task.id,
         instruction=scene.instruction,
-        start_state=play.trial.start_state,
-        seed=play.trial.seed,
+        start_state=trial.start_state,
+        seed=trial.seed,
         source=policy.config.algorithm,
-        mode=mode,
-        success=play.trial.success,
+        mode=trial.mode,
+        success=trial.success,
         states=states,
-        actions=np.stack(play.actions),
+        actions=np.stack(played.actions),
         rewards=rewards,
         fixtures=fixtures,
         observations={name: getattr(observation, name) for name in WIDTHS},
