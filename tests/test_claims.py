@@ -12,7 +12,7 @@ from scipy.stats import fisher_exact
 from diffrl import experiments
 from diffrl.base import intervals
 from diffrl.evaluation import scores
-from diffrl.evaluation.scores import compare, effects, factorial, summarise
+from diffrl.evaluation.scores import compare, factorial, summarise
 from diffrl.experiments import EXPERIMENTS, effects, factorial_effects
 from diffrl.presets import ALGORITHMS, MODES, get_preset
 
@@ -117,7 +117,7 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
         "evaluation_seeds.csv": summarise(trials, ("suite", "source", "mode", "training_seed")),
     }
     away = trials[trials["suite"] != "libero_object"].assign(suite="out of distribution")
-    for name, function in (("effects.csv", effects), ("evaluation_effects.csv", factorial)):
+    for name, function in (("effects.csv", scores.effects), ("evaluation_effects.csv", factorial)):
         names[name] = pd.concat(map(function, (trials, away)), ignore_index=True)
     gaps = pd.read_csv(folder / "effects.csv").set_index(["scope", "contrast"]).sort_index()
     kind = gaps.loc[("libero_object", "diffusion − gaussian")]

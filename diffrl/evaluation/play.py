@@ -94,14 +94,14 @@ class _Evaluated:
         expected = (len(playing), self.policy.chunk, 7)
         if np.shape(actions) != expected:
             raise UserError(
-                f"The policy's actions have the shape {np.shape(actions)}; expected {expected}: "
-                "(trials, control steps, dx dy dz drx dry drz gripper)."
+                f"The actions of {type(self.policy).__name__} have the shape {np.shape(actions)}; "
+                f"expected {expected}: (trials, control steps, dx dy dz drx dry drz gripper)."
             )
         sound = [t in self.policy.failures or np.isfinite(a).all() for t, a in zip(trials, actions)]
         if not all(sound):
             raise UserError(
-                f"The policy gave actions that are not finite in {trials[sound.index(False)]}: its "
-                "weights or its inputs are broken."
+                f"{type(self.policy).__name__} gave actions that are not finite in "
+                f"{trials[sound.index(False)]}: its weights or its inputs are broken."
             )
         for one, trial in zip(playing, trials):
             if message := self.policy.failures.pop(trial, None):

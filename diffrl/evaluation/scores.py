@@ -301,7 +301,8 @@ def protocol(table: pd.DataFrame, pictures) -> str:
         seen += f" in {pictures.detail} detail"
     return (
         f"{' and '.join(kinds)} start states, {SETTLE_STEPS} settle steps of (0, …, 0, −1), "
-        f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, {seen}"
+        f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, "
+        f"{seen}"
     )
 
 
