@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffrl.base.errors import UserError
-from diffrl.evaluation import own, policies
+from diffrl.evaluation import own, protocol
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.evaluation.play import play
 from diffrl.evaluation.policies import open_policy
@@ -274,9 +274,9 @@ def test_an_arm_s_name_that_tables_would_take_apart_is_refused(word):
 
 @pytest.mark.parametrize("place", ["a+b", "a b", "50%20", "what?", "a&b", "x=y", "~/ü"])
 def test_a_path_may_hold_any_character(place):
-    found = policies.read_options(f"{place}?mode=stochastic", ["mode"], "expert")
+    found = protocol.read_options(f"{place}?mode=stochastic", ["mode"], "expert")
     assert found == (place, {"mode": "stochastic"})
-    found = policies.read_options(
+    found = protocol.read_options(
         f"python?replan=5&checkpoint={place}", ["checkpoint", "replan"], ""
     )
     assert found == ("python", {"replan": "5", "checkpoint": place})

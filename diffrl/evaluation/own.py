@@ -40,8 +40,7 @@ import torch
 from diffrl.base.artifacts import config_hash, file_hash, user_path
 from diffrl.base.errors import UserError
 from diffrl.evaluation.openpi import RENDERED, SENT, request
-from diffrl.evaluation.policies import read_options
-from diffrl.evaluation.protocol import Base, Policy, Trial
+from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
 from diffrl.policy import trial_generator
 from diffrl.vla.model import ACTION, CAMERAS
 

@@ -8,8 +8,7 @@ Nothing in a name is decoded, so paths may hold any character; a leading ~ is th
 """
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from diffrl import policy as rl_policy
 from diffrl.base.artifacts import config_hash, file_hash, read_json, user_path
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes
-from diffrl.evaluation.protocol import Base, Policy, Trial
+from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
 from diffrl.policy import trial_generator
 from diffrl.policy.decide import decide, in_blocks
 from diffrl.presets import MODES
@@ -177,27 +176,3 @@ def _maker(kind: str) -> Callable[..., Policy]:
     else:
         make = {"compact": Compact, "expert": Expert, "oracle": Oracle, "random": Random}[kind]
     return make
-
-
-def read_options(text: str, keys: Sequence[str], of: str) -> tuple[str, dict[str, str]]:
-    """Part ``<place>?<key>=<value>&…`` where a known key begins; everything else is as written.
-
-    So a path may hold ``+``, ``%``, spaces, even ``?`` and ``&``.
-
-    Raises:
-        UserError: an option is unknown or given twice; `of` is whose options they are.
-    """
-    known = "|".join(map(re.escape, keys))
-    place, *rest = re.split(rf"[?&](?=(?:{known})=)", text) if keys else [text]
-    options: dict[str, str] = {}
-    for part in rest:
-        key, _, value = part.partition("=")
-        if key in options:
-            raise UserError(f"The option {key} of {of} is given twice.")
-        options[key] = value
-    for value in (place, *options.values()):
-        found = re.search(r"[?&](\w+)=", value)
-        if found and not user_path(value).exists():
-            listed = f"its options are {', '.join(keys)}" if keys else "it has none"
-            raise UserError(f"{of} has no option {found[1]!r}: {listed}.")
-    return place, options

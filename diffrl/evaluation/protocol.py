@@ -1,10 +1,13 @@
 """What the evaluation asks of a policy, and what a trial is."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from diffrl.base.artifacts import user_path
+from diffrl.base.errors import UserError
 from diffrl.policy import trial_generator
 
 
@@ -58,3 +61,27 @@ class Base:
 
     def end(self, trial: Trial) -> None:
         self.memory.pop(trial, None)
+
+
+def read_options(text: str, keys: Sequence[str], of: str) -> tuple[str, dict[str, str]]:
+    """Part ``<place>?<key>=<value>&…`` where a known key begins; everything else is as written.
+
+    So a path may hold ``+``, ``%``, spaces, even ``?`` and ``&``.
+
+    Raises:
+        UserError: an option is unknown or given twice; `of` is whose options they are.
+    """
+    known = "|".join(map(re.escape, keys))
+    place, *rest = re.split(rf"[?&](?=(?:{known})=)", text) if keys else [text]
+    options: dict[str, str] = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        if key in options:
+            raise UserError(f"The option {key} of {of} is given twice.")
+        options[key] = value
+    for value in (place, *options.values()):
+        found = re.search(r"[?&](\w+)=", value)
+        if found and not user_path(value).exists():
+            listed = f"its options are {', '.join(keys)}" if keys else "it has none"
+            raise UserError(f"{of} has no option {found[1]!r}: {listed}.")
+    return place, options
