@@ -122,7 +122,7 @@ def test_the_command_goes_on_after_a_file_that_is_refused(path, tmp_path, capsys
 
 def test_a_kill_amid_sealing_leaves_the_old_file(path, monkeypatch):
     change(path, lambda file: put(file, "data/demo_0/actions", 0.5))
-    monkeypatch.setattr(room.safety, "seal", lambda file: 1 / 0)
+    monkeypatch.setattr(room.integrity, "seal", lambda file: 1 / 0)
     before = path.read_bytes()
     with pytest.raises(ZeroDivisionError):
         reseal(path)
