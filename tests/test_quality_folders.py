@@ -76,7 +76,7 @@ def test_one_bad_episode_stops_the_file_or_is_left_out_and_named(tmp_path, capsy
     assert command_line(["quality", str(path), "--skip-bad", "--csv"]) == 0
     printed = capsys.readouterr()
     rows = pd.read_csv(io.StringIO(printed.out)).set_index("measure")
-    assert rows.loc["jerk_rms", "n"] == 3
+    assert set(rows.loc[["jerk_rms"], "n"]) == {3}
     assert "left out" in printed.err
     assert "a.hdf5, demo_1: position holds NaN" in printed.err
 
