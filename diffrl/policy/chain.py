@@ -36,25 +36,29 @@ NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
 LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`."""
+    """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`.
+
+    Their defaults are there alone. Only what was `added` has its neutral value here, too, as files
+    of earlier versions do not name it.
+    """
 
     algorithm: Algorithm
-    network: Literal["mlp", "unet", "residual"] = "mlp"
-    width: int = 256
-    horizon: int = 8
-    chunk: int = 8
-    cross_fade: int = 0
-    noise_correlation: float = 0.8
+    network: Literal["mlp", "unet", "residual"]
+    width: int
+    horizon: int
+    chunk: int
+    cross_fade: int
+    noise_correlation: float
     noise_everywhere: bool = added(False)
-    training_steps: int = 100
-    sampling_steps: int = 5
-    finetuned_steps: int | None = None
-    prediction: Literal["epsilon", "x0"] = "x0"
-    spacing: Literal["leading", "trailing"] = "trailing"
-    sigma_floor: float = 0.1
-    gaussian_std: float = 0.1
+    training_steps: int
+    sampling_steps: int
+    finetuned_steps: int | None
+    prediction: Literal["epsilon", "x0"]
+    spacing: Literal["leading", "trailing"]
+    sigma_floor: float
+    gaussian_std: float
     log_prob_floor: float | None = added(None)
     log_prob_clamp: bool = added(False)
 
