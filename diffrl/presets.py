@@ -41,8 +41,8 @@ Physics = Literal["exact", "training"]
 Source = Literal["operator", "human"]
 Mode = Literal["deterministic", "stochastic"]  # of a policy
 MODES: tuple[Mode, ...] = get_args(Mode)
-Algorithm = Literal["diffusion", "gaussian"]
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+Algorithm = str  # a policy class that `diffrl.policy` knows by this name
+ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")  # those that the series compares
 
 
 @dataclass(frozen=True)

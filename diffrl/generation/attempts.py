@@ -12,7 +12,7 @@ from diffrl.presets import Preset
 from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates, fresh_start_states
 
-Source = Literal["operator", "human", "diffusion", "gaussian"]
+Source = str  # "operator", "human", or an expert's policy class, such as "diffusion"
 Mode = Literal["recorded", "deterministic", "stochastic"]
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 

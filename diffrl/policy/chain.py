@@ -10,8 +10,9 @@ Whatever device the weights are on, arguments and results lie on the CPU, where 
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from diffrl.policy.features import (
     tail_columns,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
-from diffrl.presets import Algorithm, Mode, check_choices
+from diffrl.presets import Mode, RLConfig, check_choices
 
 LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
@@ -44,7 +45,7 @@ class PolicyConfig:
     of earlier versions do not name it.
     """
 
-    algorithm: Algorithm
+    algorithm: str  # a name that `diffrl.policy.policy_class` knows
     network: Literal["mlp", "unet", "residual"]
     width: int
     horizon: int
@@ -88,6 +89,9 @@ class ChainPolicy(nn.Module):
     and gives `transition` and `loss`.
     """
 
+    own_settings: ClassVar[Mapping[str, str]] = {}  # setting of RL -> the one that this class has
+    random_start: ClassVar[bool] = True  # whether a deterministic plan depends on the noise
+
     steps: int
     prefix: int = 0
     noise_scale: float = 1.0  # of the exploration noise; RL alone changes it, and no file keeps it
@@ -107,6 +111,11 @@ class ChainPolicy(nn.Module):
         factor = noise_factor(config.horizon, config.noise_correlation)
         self.register_buffer("factor", factor, persistent=False)  # L with C = L Lᵀ
         self.register_buffer("whiten", torch.linalg.inv(factor), persistent=False)
+
+    @classmethod
+    def setting(cls, config: RLConfig, name: str) -> Any:
+        """Return a setting of RL, such as "clip", or what this class has in its place."""
+        return getattr(config, cls.own_settings.get(name, name))
 
     @property
     def device(self) -> torch.device:

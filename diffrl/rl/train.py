@@ -54,6 +54,7 @@ class Training:
         journal: Journal | None = None,
         note: Note | None = None,
     ):
+        policies.policy_class(algorithm)  # or a UserError, before anything is computed
         self.task, self.algorithm, self.seed = task, algorithm, seed
         self.preset = preset.of(task)
         self.threads, self.note = threads, note
