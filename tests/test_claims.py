@@ -189,7 +189,7 @@ def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
     """Its prose (and README's) has no numbers to compare, so each claim is repeated here."""
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     chosen = EXPERIMENTS["factorial"]
-    names = [arm.name for arm in chosen.arms]
+    names = [arm.name for arm in chosen.variants]
     runs = table[table["arm"].isin(names) & table["task"].isin(chosen.tasks)]
     objects, other = list(chosen.tasks[:2]), chosen.tasks[2]
     assert len(runs) == 2 * 72
@@ -269,7 +269,7 @@ def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
 def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     equal, chosen = "diffusion Gaussian's rate", EXPERIMENTS["rates"]
-    runs = table[table["arm"].isin([arm.name for arm in chosen.arms])]
+    runs = table[table["arm"].isin([arm.name for arm in chosen.variants])]
     runs = runs[runs["task"].isin(chosen.tasks)]
     assert len(runs) == 27 * 2
     wide = runs.pivot(index=["mode", "task", "seed"], columns="arm", values="jerk_rms")
@@ -296,7 +296,7 @@ def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
 def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     table = experiments.renamed(table)
-    arms = [arm.name for arm in EXPERIMENTS["ablations"].arms]
+    arms = [arm.name for arm in EXPERIMENTS["ablations"].variants]
     runs = table[table["arm"].isin(arms) & (table["task"] == "libero_object/0")]
     quiet = runs[runs["mode"] == "deterministic"]
     assert len(quiet) == 69
