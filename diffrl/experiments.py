@@ -22,11 +22,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv, write_json
 from diffrl.base.errors import TrainingError
 from diffrl.base.intervals import holm, mean_interval, sign_flip_test
 from diffrl.base.scale import map_tasks, shares
-from diffrl.presets import ALGORITHMS, MODES, Algorithm, Physics, Preset, QualityConfig, get_preset
+from diffrl.presets import ALGORITHMS, Algorithm, Physics, Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
@@ -347,14 +348,14 @@ def _trained(run: Training) -> list[dict]:
     policy, learner, minutes = run.train()
     trials = run.evaluate(policy, record=True)
     clone, _ = run.clone()
-    before = run.evaluate(clone, record=True, modes=MODES[:1])
+    before = run.evaluate(clone, record=True, modes=POLICY_MODES[:1])
     tables = [("clone", before), (run.algorithm, trials)]
     played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
     held_out = run.judge(clone)
     curve = measurements(pd.DataFrame(learner.diagnostics), held_out, chunk)
     run.publish(policy, learner, {"trials.csv": played, "curve.csv": curve})
     names = (run.task, run.algorithm, run.seed)
-    clones = dict.fromkeys(MODES, success_rate(held_out))
+    clones = dict.fromkeys(POLICY_MODES, success_rate(held_out))
     table = records.trial_table(trials)
     expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
     learned = learning_speed(curve["control_steps"], curve["measured_success"]) | roughness(curve)
@@ -375,7 +376,7 @@ def _failed(run: Training, note: str) -> list[dict]:
         shutil.copy(table, run.folder)
     write_json(run.folder / "config.json", run.config)
     rows = []
-    for mode in MODES:
+    for mode in POLICY_MODES:
         row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)
         row |= {"task": run.task, "algorithm": run.algorithm, "mode": mode, "seed": run.seed}
         rows.append(row | {"success": 0.0, "auc": 0.0, "steps_to_90": np.inf, "note": note})
@@ -490,8 +491,8 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     steps_to_90 (median; inf where most do not get there), jerk_clone, jerk_at_90, jerk_kept,
     jerk_rms, steps; success_stochastic, training_first and training_last, which are with noise.
     """
-    rows, noisy = [], runs[runs["mode"] == MODES[1]].groupby("arm")["success"].mean()
-    for variant, group in runs[runs["mode"] == MODES[0]].groupby("arm", sort=False):
+    rows, noisy = [], runs[runs["mode"] == POLICY_MODES[1]].groupby("arm")["success"].mean()
+    for variant, group in runs[runs["mode"] == POLICY_MODES[0]].groupby("arm", sort=False):
         means = group[[*SUCCESS, *LEARNING[2:], "jerk_rms", "steps", *TRAINING]].mean()
         reached = f"{np.isfinite(group['steps_to_90']).sum()} of {len(group)}"
         median = group["steps_to_90"].median()
@@ -575,7 +576,7 @@ def _by_run(table: pd.DataFrame, measures: Sequence[str]):
 def _test(change: np.ndarray, measure: str, mode: str) -> dict | None:
     """Interval and test of the finite ones of some paired changes; None of fewer than two."""
     change = change[np.isfinite(change)]
-    again = measure in ("clone_success", *LEARNING) and mode != MODES[0]  # counts once
+    again = measure in ("clone_success", *LEARNING) and mode != POLICY_MODES[0]  # counts once
     if len(change) < 2 or again:
         return None
     mean, low, high = mean_interval(change)

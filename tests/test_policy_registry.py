@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from diffrl import policy as policies
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes
-from diffrl.evaluation.stage import Arm, Job, evaluate, plan
+from diffrl.evaluation.stage import Job, evaluate, plan
 from diffrl.generation.stage import dataset_path, generate
 from diffrl.policy.nets import mlp
 from diffrl.presets import CloneConfig, GenerationConfig, OperatorConfig, Preset, RLConfig
@@ -67,8 +68,8 @@ def test_a_registered_class_is_trained_generates_data_and_is_evaluated(
     folder = expert_folder(TASK, registered, preset.name, 0)
     assert type(policies.load(folder)) is Unbounded
 
-    made = generate(TASK, registered, "stochastic", preset)
-    path = dataset_path(TASK, registered, "stochastic", preset.name)
+    made = generate(preset, TASK, Arm(registered, "stochastic"))
+    path = dataset_path(preset, TASK, Arm(registered, "stochastic"))
     assert made["episodes"].item() == 2
     assert {episode.source for episode in read_episodes(path)} == {registered}
     assert [t.arm for t in load_datasets([path])] == [(registered, "stochastic")] * 2

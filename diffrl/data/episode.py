@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffrl.base.arm import MODES, SOURCES
 from diffrl.base.errors import UserError
 
-SOURCES = ("operator", "human", "teleoperation", "diffusion", "gaussian")  # of the series
-MODES = ("recorded", "deterministic", "stochastic")
 CONTROL_HZ = 20  # LIBERO's control rate
 IMAGES = ("agentview_rgb", "eye_in_hand_rgb")  # LIBERO's names of the two cameras' frames
 WIDTHS = {

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffrl.base.arm import Mode
 from diffrl.base.artifacts import added
 from diffrl.base.errors import UserError
 from diffrl.policy.features import (
@@ -30,7 +31,7 @@ from diffrl.policy.features import (
     tail_columns,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
-from diffrl.presets import Mode, RLConfig, check_choices
+from diffrl.presets import RLConfig, check_choices
 
 LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
