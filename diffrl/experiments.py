@@ -2,12 +2,12 @@
 
     python -m diffrl experiment seeds|ablations|factorial|rates|epsilon|covariance|tail
 
-A run is (arm, task, seed): a clone, RL for a fixed number of control steps, then the official start
-states in both modes, with every measure of quality on the successes. An arm that several
-experiments share is run once. `runs/<preset>/experiments.csv` has a row per run and mode; beside
-it each run keeps its trials with their measures, those of its clone among them (`trials.csv`), and
-its deterministic measurements on held-out start states (`curve.csv`), whose first, the clone's, is
-`clone_success` in both rows.
+A run is (variant, task, seed): a clone, RL for a fixed number of control steps, then the official
+start states in both modes, with every measure of quality on the successes. A variant that several
+experiments share is run once. `runs/<preset>/experiments.csv` has a row per run and mode (its
+column `arm` names the variant). Beside it each run keeps its trials with their measures, those of
+its clone among them (`trials.csv`), and its deterministic measurements on held-out start states
+(`curve.csv`), whose first, the clone's, is `clone_success` in both rows.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv, write_json
 from diffrl.base.errors import TrainingError
 from diffrl.base.intervals import holm, mean_interval, sign_flip_test
 from diffrl.base.scale import map_tasks, shares
-from diffrl.presets import ALGORITHMS, MODES, Algorithm, Physics, Preset, QualityConfig, get_preset
+from diffrl.presets import ALGORITHMS, Algorithm, Physics, Preset, QualityConfig, get_preset
 from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
@@ -64,7 +65,7 @@ FEWEST = 10  # successes below which a run's quality is not measured
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One way to train: an algorithm, and the settings that it changes in the preset."""
 
     name: str
@@ -76,23 +77,23 @@ class Arm:
         settings = BUDGET | dict(self.changes)
         return dataclasses.replace(base, own=()).with_settings(settings)
 
-    def within(self, physics: Physics) -> "Arm":
-        """Return this arm trained in some physics; where it is not LIBERO's, the name says so."""
+    def within(self, physics: Physics) -> "Variant":
+        """Return this variant trained in some physics; the name says where it is not LIBERO's."""
         if physics == "exact":
             return self
         changes = (*self.changes, ("rl.physics", physics))
-        return Arm(f"{self.name}, {physics} physics", self.algorithm, changes)
+        return Variant(f"{self.name}, {physics} physics", self.algorithm, changes)
 
 
-def _arm(name: str, algorithm: Algorithm = "diffusion", **changes) -> Arm:
-    return Arm(name, algorithm, tuple(changes.items()))
+def _variant(name: str, algorithm: Algorithm = "diffusion", **changes) -> Variant:
+    return Variant(name, algorithm, tuple(changes.items()))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms that are run on each task with each seed; the first arm is what the others change."""
+    """Variants that are run on each task with each seed; the others change the first one."""
 
-    arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     tasks: tuple[str, ...]
     seeds: tuple[int, ...] = (1, 2, 3)  # seed 0 is the one that settings were tuned on
 
@@ -103,7 +104,7 @@ class Experiment:
 _LEARNED = ("libero_object/0", "libero_object/3", "libero_spatial/0")
 _MOVED = ("libero_object/0", "libero_object/3", "libero_goal/7")
 _FACTORIAL = tuple(
-    _arm(algorithm + noise + fade, algorithm, **noise_changes, **fade_changes)
+    _variant(algorithm + noise + fade, algorithm, **noise_changes, **fade_changes)
     for algorithm in ALGORITHMS
     for noise, noise_changes in (("", {}), (" white", WHITE))
     for fade, fade_changes in (("", {}), (" fade", FADE))
@@ -174,18 +175,18 @@ _EPSILON = {
     | {"rl.annealing": "constant", "rl.iterations": 60},
 }
 
-# Arms by names that records of earlier versions have, and their folders keep
+# Variants by names that records of earlier versions have, and their folders keep
 _RENAMED = {
     f"diffusion DPPO's defaults{rest}": f"diffusion paper's settings{rest}"
     for rest in ("", " sharp clone", " sharp clone faster")
 }
 
 EXPERIMENTS = {
-    "seeds": Experiment((_arm("diffusion"), _arm("gaussian", "gaussian")), _LEARNED),
+    "seeds": Experiment((_variant("diffusion"), _variant("gaussian", "gaussian")), _LEARNED),
     "ablations": Experiment(
         (
-            _arm("diffusion"),
-            *(_arm(f"diffusion {name}", **changes) for name, changes in _ABLATIONS.items()),
+            _variant("diffusion"),
+            *(_variant(f"diffusion {name}", **changes) for name, changes in _ABLATIONS.items()),
         ),
         _LEARNED[:1],
     ),
@@ -194,28 +195,28 @@ EXPERIMENTS = {
     # and the ablation of the rate were there.
     "rates": Experiment(
         (
-            _arm("gaussian", "gaussian"),
-            _arm("diffusion Gaussian's rate", **_GAUSSIANS_RATE),
-            _arm("diffusion"),
+            _variant("gaussian", "gaussian"),
+            _variant("diffusion Gaussian's rate", **_GAUSSIANS_RATE),
+            _variant("diffusion"),
         ),
         _LEARNED,
     ),
     "epsilon": Experiment(
-        tuple(_arm(f"diffusion {name}", **changes) for name, changes in _EPSILON.items()),
+        tuple(_variant(f"diffusion {name}", **changes) for name, changes in _EPSILON.items()),
         _LEARNED[:1],
     ),
     # One covariance of the noise in cloning, first latent and steps, against the steps' alone
     "covariance": Experiment(
         (
-            _arm("diffusion"),
-            _arm("diffusion one covariance", **{"rl.noise_everywhere": True}),
+            _variant("diffusion"),
+            _variant("diffusion one covariance", **{"rl.noise_everywhere": True}),
         ),
         _LEARNED,
     ),
-    # The factorial's faded arms, with the tail of the last plan observed and without
+    # The factorial's faded variants, with the tail of the last plan observed and without
     "tail": Experiment(
         tuple(
-            _arm(f"{algorithm}{noise} {fade}", algorithm, **noise_changes, **fade_changes)
+            _variant(f"{algorithm}{noise} {fade}", algorithm, **noise_changes, **fade_changes)
             for algorithm in ALGORITHMS
             for noise, noise_changes in (("", {}), (" white", WHITE))
             for fade, fade_changes in (("fade", FADE), ("fade, tail observed", TAIL))
@@ -236,14 +237,14 @@ def run_experiment(
 
     Args:
         name: of `EXPERIMENTS`.
-        preset: whose settings the arms change.
+        preset: whose settings the variants change.
         workers: processes; default: one per core.
-        physics: of training. What is measured is always played on LIBERO's own; arms in training
-            physics have names of their own.
+        physics: of training. What is measured is always played on LIBERO's own; variants in
+            training physics have names of their own.
         seeds: only these of the experiment's; default: all.
     """
     items = [run for run in _runs(name, physics) if seeds is None or run[2] in seeds]
-    names = [f"{arm.name}, {task}, seed {seed}" for arm, task, seed in items]
+    names = [f"{variant.name}, {task}, seed {seed}" for variant, task, seed in items]
     workers, threads = shares(len(items), workers)
     function = functools.partial(_run, preset=preset, threads=threads)
     try:
@@ -259,17 +260,22 @@ def finished_runs(preset: str, name: str, physics: Physics = "exact") -> pd.Data
 
 
 def renamed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return records of any version with the arms' names of today."""
+    """Return records of any version with the variants' names of today."""
     return table.assign(arm=table["arm"].replace({old: new for new, old in _RENAMED.items()}))
 
 
-def _runs(name: str, physics: Physics = "exact") -> list[tuple[Arm, str, int]]:
+def _runs(name: str, physics: Physics = "exact") -> list[tuple[Variant, str, int]]:
     chosen = EXPERIMENTS[name]
-    arms = [arm.within(physics) for arm in chosen.arms]
-    return [(arm, task, seed) for seed in chosen.seeds for task in chosen.tasks for arm in arms]
+    variants = [variant.within(physics) for variant in chosen.variants]
+    return [
+        (variant, task, seed)
+        for seed in chosen.seeds
+        for task in chosen.tasks
+        for variant in variants
+    ]
 
 
-def _collect(preset: str, runs: Sequence[tuple[Arm, str, int]]) -> pd.DataFrame:
+def _collect(preset: str, runs: Sequence[tuple[Variant, str, int]]) -> pd.DataFrame:
     rows = []
     for run in dict.fromkeys(runs):
         if (stage := _stage(*run, preset)).found:
@@ -295,38 +301,42 @@ def training_success(path: Path) -> dict[str, float]:
     return dict(zip(TRAINING, map(float, ends)))
 
 
-def run_folder(arm: Arm, task: str, seed: int, preset: str) -> Path:
+def run_folder(variant: Variant, task: str, seed: int, preset: str) -> Path:
     """Return where one run lies."""
     name = (
-        _RENAMED.get(arm.name, arm.name).replace("'", "").replace(",", "").replace(" ", "-").lower()
+        _RENAMED.get(variant.name, variant.name)
+        .replace("'", "")
+        .replace(",", "")
+        .replace(" ", "-")
+        .lower()
     )
     place = runs_dir(preset) / "experiments" / name
     return place / f"{get_task(task).id.replace('/', '-')}-seed{seed}"
 
 
-def _stage(arm: Arm, task: str, seed: int, preset: str) -> Stage:
-    settings = arm.preset(get_preset(preset))
+def _stage(variant: Variant, task: str, seed: int, preset: str) -> Stage:
+    settings = variant.preset(get_preset(preset))
     quality = {
         name: getattr(settings.quality, name) for name in ("episodes", "neighbours", "phases")
     }
-    config = records.config_of(task, arm.algorithm, settings, seed) | {"quality": quality}
-    return Stage(run_folder(arm, task, seed, preset), "run", config)
+    config = records.config_of(task, variant.algorithm, settings, seed) | {"quality": quality}
+    return Stage(run_folder(variant, task, seed, preset), "run", config)
 
 
-def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> None:
+def _run(item: tuple[Variant, str, int], preset: str, threads: int) -> None:
     """One run, if it is not there: training, and the measures of its trajectories."""
-    arm, task, seed = item
-    stage = _stage(arm, task, seed, preset)
+    variant, task, seed = item
+    stage = _stage(variant, task, seed, preset)
     if not stage.done:
-        settings = arm.preset(get_preset(preset))
+        settings = variant.preset(get_preset(preset))
         note = functools.partial(movement, chunk=settings.clone.chunk)
-        run = Training(task, arm.algorithm, settings, seed, threads, stage.folder, note=note)
-        run.drop_foreign_checkpoints()  # of an arm that was changed: nobody will go on with them
+        run = Training(task, variant.algorithm, settings, seed, threads, stage.folder, note=note)
+        run.drop_foreign_checkpoints()  # of a variant that was changed: nobody will go on with them
         try:
             rows = _trained(run)
-        except TrainingError as error:  # a result: left out, an arm is judged by its survivors
+        except TrainingError as error:  # a result: left out, a variant is judged by its survivors
             rows = _failed(run, str(error))
-        rows = [{"arm": arm.name, "preset": preset} | row for row in rows]
+        rows = [{"arm": variant.name, "preset": preset} | row for row in rows]
         stage.finish({"rows": rows}, seed=seed)
     shutil.rmtree(stage.folder / "checkpoint", ignore_errors=True)
     _write_table(preset)
@@ -338,14 +348,14 @@ def _trained(run: Training) -> list[dict]:
     policy, learner, minutes = run.train()
     trials = run.evaluate(policy, record=True)
     clone, _ = run.clone()
-    before = run.evaluate(clone, record=True, modes=MODES[:1])
+    before = run.evaluate(clone, record=True, modes=POLICY_MODES[:1])
     tables = [("clone", before), (run.algorithm, trials)]
     played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
     held_out = run.judge(clone)
     curve = measurements(pd.DataFrame(learner.diagnostics), held_out, chunk)
     run.publish(policy, learner, {"trials.csv": played, "curve.csv": curve})
     names = (run.task, run.algorithm, run.seed)
-    clones = dict.fromkeys(MODES, success_rate(held_out))
+    clones = dict.fromkeys(POLICY_MODES, success_rate(held_out))
     table = records.trial_table(trials)
     expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
     learned = learning_speed(curve["control_steps"], curve["measured_success"]) | roughness(curve)
@@ -366,7 +376,7 @@ def _failed(run: Training, note: str) -> list[dict]:
         shutil.copy(table, run.folder)
     write_json(run.folder / "config.json", run.config)
     rows = []
-    for mode in MODES:
+    for mode in POLICY_MODES:
         row: dict[str, Any] = dict.fromkeys(COLUMNS[2:], np.nan)
         row |= {"task": run.task, "algorithm": run.algorithm, "mode": mode, "seed": run.seed}
         rows.append(row | {"success": 0.0, "auc": 0.0, "steps_to_90": np.inf, "note": note})
@@ -447,11 +457,11 @@ def held_out_curves(preset: str, name: str) -> pd.DataFrame:
     failed has none.
     """
     tables = []
-    for arm, task, seed in _runs(name):
-        stage = _stage(arm, task, seed, preset)
+    for variant, task, seed in _runs(name):
+        stage = _stage(variant, task, seed, preset)
         if stage.found and (path := stage.folder / "curve.csv").exists():
             curve = pd.read_csv(path).rename_axis("measurement").reset_index()
-            run = {"task": task, "arm": arm.name, "algorithm": arm.algorithm, "seed": seed}
+            run = {"task": task, "arm": variant.name, "algorithm": variant.algorithm, "seed": seed}
             tables.append(pd.DataFrame(run, index=curve.index).join(curve))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -464,28 +474,30 @@ def learning_curves(preset: str, name: str = "seeds") -> pd.DataFrame:
     """
     rows, curves = [], held_out_curves(preset, name)
     groups = ["task", "arm", "algorithm", "measurement"]
-    for (task, arm, source, _), runs in curves.groupby(groups, sort=False) if len(curves) else ():
+    for (task, variant, source, _), runs in (
+        curves.groupby(groups, sort=False) if len(curves) else ()
+    ):
         mean, low, high = mean_interval(runs["measured_success"])
         point = (runs["control_steps"].mean(), mean, np.maximum(low, 0), np.minimum(high, 1))
-        rows.append((task, arm, source, "deterministic", *point, len(runs)))
+        rows.append((task, variant, source, "deterministic", *point, len(runs)))
     columns = ["task", "arm", "source", "mode", "steps", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per arm, of deterministic policies: means over runs, and how many got to 90 %.
+    """Return a row per variant, of deterministic policies: means, and how many runs got to 90 %.
 
     Columns: arm, runs, clone_success (of those that were trained), success, auc, reached (k of n),
     steps_to_90 (median; inf where most do not get there), jerk_clone, jerk_at_90, jerk_kept,
     jerk_rms, steps; success_stochastic, training_first and training_last, which are with noise.
     """
-    rows, noisy = [], runs[runs["mode"] == MODES[1]].groupby("arm")["success"].mean()
-    for arm, group in runs[runs["mode"] == MODES[0]].groupby("arm", sort=False):
+    rows, noisy = [], runs[runs["mode"] == POLICY_MODES[1]].groupby("arm")["success"].mean()
+    for variant, group in runs[runs["mode"] == POLICY_MODES[0]].groupby("arm", sort=False):
         means = group[[*SUCCESS, *LEARNING[2:], "jerk_rms", "steps", *TRAINING]].mean()
         reached = f"{np.isfinite(group['steps_to_90']).sum()} of {len(group)}"
         median = group["steps_to_90"].median()
-        rows.append({"arm": arm, "runs": len(group), "reached": reached, "steps_to_90": median})
-        rows[-1] |= means.to_dict() | {"success_stochastic": noisy.get(arm, np.nan)}
+        rows.append({"arm": variant, "runs": len(group), "reached": reached, "steps_to_90": median})
+        rows[-1] |= means.to_dict() | {"success_stochastic": noisy.get(variant, np.nan)}
     columns = ["arm", "runs", *SUCCESS, "success_stochastic", *TRAINING, "reached", "steps_to_90"]
     return pd.DataFrame(rows, columns=[*columns, *LEARNING[2:], "jerk_rms", "steps"])
 
@@ -493,21 +505,21 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 def effects(
     table: pd.DataFrame, pairs: Sequence[tuple[str, str]], measures: Sequence[str]
 ) -> pd.DataFrame:
-    """Return what the second arm of each pair changes against the first.
+    """Return what the second variant of each pair changes against the first.
 
     Paired by task, seed and mode; the interval is Student's t over the n pairs of runs, `p_holm`
     corrects the sign-flip tests over the whole table. Rows (base, arm, mode, measure, difference,
     low, high, p, n, p_holm); a run without a value (no success to measure) is left out.
     """
     rows = []
-    for base, arm in pairs:
-        if not {base, arm} <= set(table["arm"]):
+    for base, variant in pairs:
+        if not {base, variant} <= set(table["arm"]):
             continue
         for mode, wide in _by_run(table, measures):
             for name in measures:
-                change = (wide[name, arm] - wide[name, base]).to_numpy()
+                change = (wide[name, variant] - wide[name, base]).to_numpy()
                 if tested := _test(change, name, mode):
-                    rows.append({"base": base, "arm": arm, **tested})
+                    rows.append({"base": base, "arm": variant, **tested})
     effect = pd.DataFrame(rows, columns=["base", "arm", *_TESTED])
     return effect.assign(p_holm=holm(effect["p"]))
 
@@ -515,22 +527,25 @@ def effects(
 def factorial_effects(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Return the main effects and interactions of policy, noise and hand-over.
 
-    Contrasts of the eight arms of a (task, seed), n of which are complete. A main effect is the
+    Contrasts of the eight variants of a (task, seed), n of which are complete. A main effect is the
     mean change from one level to the other; an interaction of two is how much the first's effect
     changes with the second, of three how much that changes. Rows (effect, mode, measure,
     difference, low, high, p, n, p_holm, and a column per task); `p_holm` is over the seven effects
     of a measure and mode. A task's column is the difference on it: tasks are three and fixed, so no
     interval here is about other tasks, and one task's reverse shows there.
     """
-    arms = [arm.name for arm in _FACTORIAL]
-    factors = {  # main effect, and of each arm: 1 at the level that this begins with, else -1
-        "policy": ("diffusion − gaussian", [arm.algorithm == "diffusion" for arm in _FACTORIAL]),
-        "noise": ("white − correlated", ["white" in arm for arm in arms]),
-        "hand-over": ("faded − cut", ["fade" in arm for arm in arms]),
+    variants = [variant.name for variant in _FACTORIAL]
+    factors = {  # main effect, and of each variant: 1 at the level that this begins with, else -1
+        "policy": (
+            "diffusion − gaussian",
+            [variant.algorithm == "diffusion" for variant in _FACTORIAL],
+        ),
+        "noise": ("white − correlated", ["white" in variant for variant in variants]),
+        "hand-over": ("faded − cut", ["fade" in variant for variant in variants]),
     }
     signs = {name: 2 * np.array(first) - 1 for name, (_, first) in factors.items()}
     columns = ["effect", *_TESTED, "p_holm"]
-    if not set(arms) <= set(table["arm"]):
+    if not set(variants) <= set(table["arm"]):
         return pd.DataFrame(columns=columns)
     rows = []
     for mode, wide in _by_run(table, measures):
@@ -539,7 +554,7 @@ def factorial_effects(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFr
             for count in (1, 2, 3):
                 for chosen in itertools.combinations(factors, count):
                     together = np.prod([signs[factor] for factor in chosen], axis=0)
-                    contrast = wide[name][arms] @ together / 2 ** (3 - count)
+                    contrast = wide[name][variants] @ together / 2 ** (3 - count)
                     if tested := _test(contrast.to_numpy(), name, mode):
                         effect = factors[chosen[0]][0] if count == 1 else " × ".join(chosen)
                         each = contrast.groupby("task").mean().to_dict()
@@ -561,7 +576,7 @@ def _by_run(table: pd.DataFrame, measures: Sequence[str]):
 def _test(change: np.ndarray, measure: str, mode: str) -> dict | None:
     """Interval and test of the finite ones of some paired changes; None of fewer than two."""
     change = change[np.isfinite(change)]
-    again = measure in ("clone_success", *LEARNING) and mode != MODES[0]  # counts once
+    again = measure in ("clone_success", *LEARNING) and mode != POLICY_MODES[0]  # counts once
     if len(change) < 2 or again:
         return None
     mean, low, high = mean_interval(change)
@@ -577,11 +592,11 @@ def main(
     physics: Physics = "exact",
     seeds: tuple[int, ...] | None = None,
 ) -> None:
-    """Train the arms of an experiment, several seeds each; what is finished is found.
+    """Train the variants of an experiment, several seeds each; what is finished is found.
 
     Args:
         name: of the experiment.
-        preset: whose settings the arms change.
+        preset: whose settings the variants change.
         workers: processes; default: one per core.
         physics: of training; what is measured is always played on LIBERO's own.
         seeds: only these of the experiment's; default: all.

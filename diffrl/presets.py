@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from diffrl.base.arm import POLICY_MODES, Mode
 from diffrl.base.artifacts import added
 from diffrl.base.errors import UserError
 from diffrl.sim.tasks import PRO_SUITES
@@ -39,10 +40,8 @@ class _Settings:
 
 Physics = Literal["exact", "training"]
 Source = Literal["operator", "human"]
-Mode = Literal["deterministic", "stochastic"]  # of a policy
-MODES: tuple[Mode, ...] = get_args(Mode)
-Algorithm = Literal["diffusion", "gaussian"]
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+Algorithm = str  # a policy class that `diffrl.policy` knows by this name
+ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")  # those that the series compares
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class GenerationConfig:
     """Experts roll out data sets, from start states that no evaluation uses."""
 
     episodes: int = 50  # successes per task and source [P] success-filtered, [S] 50
-    modes: tuple[Mode, ...] = MODES  # the first is the headline [C]
+    modes: tuple[Mode, ...] = POLICY_MODES  # the first is the headline [C]
     max_attempts: int = 400  # rollouts per task before giving up [C]
     seed: int = 1  # of the fresh start states and of the policy's noise [C]
     repeats: int = 8  # rollouts of each start state that is repeated, for quality alone [C]

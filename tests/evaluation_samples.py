@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffrl.base.arm import Arm
 from diffrl.evaluation.protocol import Trial
-from diffrl.evaluation.stage import Arm, Job, evaluate
+from diffrl.evaluation.stage import Job, evaluate
 
 TASK = "libero_object/0"
 

@@ -2,4 +2,4 @@
 
 from diffrl.experiments import EXPERIMENTS
 
-ARMS = {arm.name: arm for chosen in EXPERIMENTS.values() for arm in chosen.arms}
+ARMS = {arm.name: arm for chosen in EXPERIMENTS.values() for arm in chosen.variants}

@@ -4,14 +4,22 @@ import torch
 
 from diffrl import policy as policies
 from diffrl.policy.features import Layout
+from diffrl.presets import CloneConfig, RLConfig
 
+SHAPE = ("network", "width", "horizon", "chunk")  # of `CloneConfig`
 LAYOUT = Layout("libero_object/0", objects=3, goals=2, joints=1)
+
+
+def config_of(algorithm="diffusion", **settings):
+    """A policy's settings: those of a new preset with DPPO's noise, and the given ones."""
+    shape = CloneConfig(**{name: settings.pop(name) for name in SHAPE if name in settings})
+    rl = RLConfig(**{"sigma_floor": 0.1, "gaussian_std": 0.1, **settings})
+    return policies.make_config(algorithm, shape, rl)
 
 
 def make(algorithm="diffusion", layout=LAYOUT, **settings):
     torch.set_num_threads(1)
-    settings = {"width": 32, **settings}
-    policy = policies.make_policy(policies.PolicyConfig(algorithm, **settings), layout, seed=3)
+    policy = policies.make_policy(config_of(algorithm, **{"width": 32, **settings}), layout, seed=3)
     with torch.no_grad():  # as after some training: outputs beyond the clip at ±1, too
         for parameter in policy.parameters():
             parameter.mul_(2)

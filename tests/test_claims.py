@@ -11,10 +11,11 @@ from scipy.stats import fisher_exact
 
 from diffrl import experiments
 from diffrl.base import intervals
+from diffrl.base.arm import POLICY_MODES
 from diffrl.evaluation import scores
 from diffrl.evaluation.scores import compare, factorial, summarise
 from diffrl.experiments import EXPERIMENTS, effects, factorial_effects
-from diffrl.presets import ALGORITHMS, MODES, get_preset
+from diffrl.presets import ALGORITHMS, get_preset
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -138,7 +139,7 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
 
     pairs = tables["evaluation_pairs.csv"].set_index(["suite", "first", "second"])
     seeds = pairs["by_seed"].str.split(expand=True).astype(float)
-    arms = [f"{policy} {mode}" for policy in ALGORITHMS for mode in MODES]
+    arms = [f"{policy} {mode}" for policy in ALGORITHMS for mode in POLICY_MODES]
     for arm in arms:
         pair = pairs.loc[("libero_object", arm, "operator recorded")]
         assert (seeds.loc[pair.name] > 0).all()
@@ -163,7 +164,7 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
 
     words = beats_all("diffusion deterministic", "libero_object_lan")
     told = words.index[words["p_holm"] < 0.05]
-    assert sorted(told) == [*(f"gaussian {mode}" for mode in MODES), "operator recorded"]
+    assert sorted(told) == [*(f"gaussian {mode}" for mode in POLICY_MODES), "operator recorded"]
     assert factors.loc[("libero_object_lan", "diffusion − gaussian"), "p_holm"] < 0.05
     looks = beats_all("gaussian deterministic", "libero_object_object")
     assert (looks["p_holm"] > 0.05).all()
@@ -178,7 +179,7 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
     rate = tables["evaluation_tasks.csv"].set_index(["task", "source", "mode"])["success"]
     for task, ahead in (("libero_object/1", "gaussian"), ("libero_object/5", "diffusion")):
         behind = "diffusion" if ahead == "gaussian" else "gaussian"
-        for mode in MODES:
+        for mode in POLICY_MODES:
             assert rate[task, ahead, mode] - rate[task, behind, mode] > 0.05
     rates = tables["evaluation.csv"].set_index(["suite", "source", "mode"]).loc["libero_object"]
     for source, mode in rates.index:
@@ -189,7 +190,7 @@ def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
     """Its prose (and README's) has no numbers to compare, so each claim is repeated here."""
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     chosen = EXPERIMENTS["factorial"]
-    names = [arm.name for arm in chosen.arms]
+    names = [arm.name for arm in chosen.variants]
     runs = table[table["arm"].isin(names) & table["task"].isin(chosen.tasks)]
     objects, other = list(chosen.tasks[:2]), chosen.tasks[2]
     assert len(runs) == 2 * 72
@@ -269,7 +270,7 @@ def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
 def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     equal, chosen = "diffusion Gaussian's rate", EXPERIMENTS["rates"]
-    runs = table[table["arm"].isin([arm.name for arm in chosen.arms])]
+    runs = table[table["arm"].isin([arm.name for arm in chosen.variants])]
     runs = runs[runs["task"].isin(chosen.tasks)]
     assert len(runs) == 27 * 2
     wide = runs.pivot(index=["mode", "task", "seed"], columns="arm", values="jerk_rms")
@@ -296,7 +297,7 @@ def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
 def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     table = experiments.renamed(table)
-    arms = [arm.name for arm in EXPERIMENTS["ablations"].arms]
+    arms = [arm.name for arm in EXPERIMENTS["ablations"].variants]
     runs = table[table["arm"].isin(arms) & (table["task"] == "libero_object/0")]
     quiet = runs[runs["mode"] == "deterministic"]
     assert len(quiet) == 69

@@ -238,7 +238,7 @@ def test_quaternions_and_axis_angles_undo_each_other():
     ("change", "place"),
     [
         ({"task": "../etc/passwd"}, "task"),
-        ({"source": "nobody"}, "source"),
+        ({"source": "no body"}, "source"),
         ({"mode": "loud"}, "mode"),
         ({"seed": -1}, "seed"),
         ({"success": False}, "success"),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.human import complete, find_human_file, human_demonstrations, replay
 from diffrl.presets import get_preset
@@ -105,22 +106,22 @@ def test_official_demonstrations_get_their_fixtures_and_replay_to_success(record
 def test_people_s_data_sets_join_the_operator_s_where_their_files_are(
     recorded, tmp_path, monkeypatch, capsys
 ):
-    from diffrl.generation.stage import dataset_path, generate_all, sources_of
+    from diffrl.generation.stage import arms_of, dataset_path, generate_all
     from diffrl.quality.stage import dataset_files
 
     scene, episodes = recorded
     smoke = replace(get_preset("smoke"), tasks=(scene.task.id, "libero_object/0"))
     smoke = smoke.with_settings({"generation.episodes": 2})
-    assert ("human", "recorded") not in sources_of(smoke)
+    assert ("human", "recorded") not in arms_of(smoke)
     monkeypatch.setenv("LIBERO_DATASETS", str(tmp_path))
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
-    assert sources_of(smoke)[:2] == [("operator", "recorded"), ("human", "recorded")]
+    assert arms_of(smoke)[:2] == [("operator", "recorded"), ("human", "recorded")]
     official_copy(tmp_path / f"{scene.task.name}_demo.hdf5", scene, episodes[:1] * 2)
-    table = generate_all(smoke, sources=[("human", "recorded")], workers=1)
+    table = generate_all(smoke, arms=[Arm("human")], workers=1)
     assert table[["task", "source", "episodes"]].values.tolist() == [[scene.task.id, "human", 2]]
     assert "Left out" in capsys.readouterr().out  # libero_object/0's file is not there
     monkeypatch.setattr("diffrl.quality.stage.get_preset", lambda name: smoke)
-    assert dataset_files("smoke") == [dataset_path(scene.task.id, "human", "recorded", "smoke")]
+    assert dataset_files("smoke") == [dataset_path(smoke, scene.task.id, Arm("human"))]
 
 
 @pytest.mark.sim

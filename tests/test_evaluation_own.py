@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.evaluation import own, protocol
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.evaluation.play import play
 from diffrl.evaluation.policies import open_policy
 from diffrl.evaluation.protocol import Trial
-from diffrl.evaluation.stage import Arm, Job, evaluate, plan
+from diffrl.evaluation.stage import Job, evaluate, plan
 
 TASK = "libero_object/0"
 TRIAL = Trial(TASK, "official/0", 0)
@@ -266,7 +267,7 @@ def test_a_class_in_place_of_an_object_is_refused():
 @pytest.mark.parametrize("word", ["", "my policy", " mine"])
 def test_an_arm_s_name_that_tables_would_take_apart_is_refused(word):
     with pytest.raises(UserError, match="single words"):
-        Arm(word)
+        Job("random:", (), Path("x"), Arm(word))
 
 
 # ---- names -----------------------------------------------------------------------------------

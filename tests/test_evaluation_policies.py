@@ -7,6 +7,7 @@ import pytest
 from evaluation_samples import EXPERTS, TASK, Seen, run
 
 from diffrl.base import artifacts
+from diffrl.base.arm import Arm
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.evaluation.play import play
 from diffrl.evaluation.policies import BLOCK, open_policy
@@ -24,7 +25,7 @@ def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(laptop_run, t
     scene, made = load_scene(TASK), []
     for algorithm, mode in (("diffusion", "deterministic"), ("gaussian", "stochastic")):
         folder = laptop_run / EXPERTS / f"{algorithm}-seed0"
-        play = Player(scene, algorithm, mode, get_preset("smoke"), [folder])
+        play = Player(scene, Arm(algorithm, mode), get_preset("smoke"), [folder])
         made += [(algorithm, a.episode) for a in play(0, 12) if a.outcome == "success"]
     for algorithm in ("diffusion", "gaussian"):
         path = tmp_path / f"{algorithm}_demo.hdf5"

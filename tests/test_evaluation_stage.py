@@ -7,11 +7,12 @@ import pytest
 from evaluation_samples import TASK, records, run
 
 from diffrl.base import artifacts
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.evaluation.policies import open_policy
 from diffrl.evaluation.protocol import Trial
-from diffrl.evaluation.stage import Arm, Job, plan
+from diffrl.evaluation.stage import Job, plan
 from diffrl.presets import get_preset
 from diffrl.vla.stage import model_folder
 

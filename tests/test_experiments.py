@@ -12,7 +12,7 @@ from diffrl import experiments, figures
 from diffrl import policy as policies
 from diffrl.base import artifacts, checkpoint
 from diffrl.base.errors import TrainingError, UserError
-from diffrl.experiments import EXPERIMENTS, Arm, Experiment, effects, factorial_effects
+from diffrl.experiments import EXPERIMENTS, Experiment, Variant, effects, factorial_effects
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
@@ -29,7 +29,7 @@ def test_every_arm_changes_only_what_it_names_and_makes_a_valid_policy(name):
         assert {f"{stage}.{key}" for key in old if old[key] != new[key]} <= named
     arm_steps, steps = (
         p.rl.copies * p.rl.iterations * p.rl.decisions * p.clone.chunk
-        for p in (changed, Arm("base").preset(base))
+        for p in (changed, Variant("base").preset(base))
     )
     budget = experiments.BUDGET["rl.iterations"]
     longer = 60 / budget if "60 iterations" in name else 1
@@ -45,8 +45,8 @@ def test_what_iterations_cut_off_cannot_fail_an_arm_that_restarts_with_each():
 
 def test_arms_of_one_name_are_the_same_in_every_experiment():
     for chosen in EXPERIMENTS.values():
-        assert all(ARMS[arm.name] == arm for arm in chosen.arms)
-        assert len({arm.name for arm in chosen.arms}) == len(chosen.arms)
+        assert all(ARMS[arm.name] == arm for arm in chosen.variants)
+        assert len({arm.name for arm in chosen.variants}) == len(chosen.variants)
 
 
 def test_learning_speed_is_the_first_good_measurement_and_the_area_under_the_curve():
@@ -83,14 +83,14 @@ def test_a_curve_begins_with_the_clone_and_leaves_out_what_was_not_measured():
 def test_every_task_of_an_experiment_gets_the_arm_s_settings_and_none_of_its_own():
     laptop = get_preset("laptop")
     for experiment in EXPERIMENTS.values():
-        for arm in experiment.arms:
+        for arm in experiment.variants:
             settings = arm.preset(laptop)
             assert all(settings.of(task).rl == settings.rl for task in experiment.tasks)
 
 
 def test_learning_curves_are_means_over_the_finished_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
-    arm, task = EXPERIMENTS["seeds"].arms[0], EXPERIMENTS["seeds"].tasks[0]
+    arm, task = EXPERIMENTS["seeds"].variants[0], EXPERIMENTS["seeds"].tasks[0]
     for seed, success in enumerate((0.4, 0.8, 0.1)):
         stage = experiments._stage(arm, task, EXPERIMENTS["seeds"].seeds[seed], "laptop")
         stage.folder.mkdir(parents=True)
@@ -165,7 +165,7 @@ def factorial_runs(value) -> pd.DataFrame:
                 arm.algorithm == "diffusion", "white" in arm.name, "fade" in arm.name, 3 * seed + k
             ),
         }
-        for arm in EXPERIMENTS["factorial"].arms
+        for arm in EXPERIMENTS["factorial"].variants
         for k, task in enumerate(EXPERIMENTS["factorial"].tasks)
         for seed in (1, 2)
     ]
@@ -220,14 +220,18 @@ def test_an_arm_that_cannot_be_trained_counts_as_one_that_never_succeeds(tmp_pat
     stale.parent.mkdir(parents=True)
     stale.write_text(old)
     chosen = EXPERIMENTS["seeds"]
-    gaussian = dataclasses.replace(chosen, arms=chosen.arms[1:], tasks=chosen.tasks[:1], seeds=(1,))
+    gaussian = dataclasses.replace(
+        chosen, variants=chosen.variants[1:], tasks=chosen.tasks[:1], seeds=(1,)
+    )
     monkeypatch.setitem(EXPERIMENTS, "seeds", gaussian)
     runs = experiments.run_experiment("seeds", workers=1)
     assert runs[["success", "auc", "steps_to_90"]].values.tolist() == [[0, 0, np.inf]] * 2
     assert set(runs["note"]) == {"no success"}
     assert runs["jerk_rms"].isna().all()
     assert experiments.learning_curves("laptop").empty
-    monkeypatch.setitem(EXPERIMENTS, "seeds", dataclasses.replace(gaussian, arms=chosen.arms[:1]))
+    monkeypatch.setitem(
+        EXPERIMENTS, "seeds", dataclasses.replace(gaussian, variants=chosen.variants[:1])
+    )
     with pytest.raises(UserError, match="no success"):  # not of the settings: it may pass next time
         experiments.run_experiment("seeds", workers=1)
     assert experiments.finished_runs("laptop", "seeds").empty
@@ -364,7 +368,7 @@ def test_a_run_is_measured_recorded_and_found_again(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(experiments, "get_preset", lambda name: small)
     monkeypatch.setattr(experiments, "FEWEST", 2)
-    arms = (Arm("diffusion"), Arm("gaussian", "gaussian"))
+    arms = (Variant("diffusion"), Variant("gaussian", "gaussian"))
     monkeypatch.setitem(EXPERIMENTS, "seeds", Experiment(arms, ("libero_object/0",), (0,)))
     table = experiments.run_experiment("seeds", workers=1)
     assert list(table["arm"]) == ["diffusion", "diffusion", "gaussian", "gaussian"]

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from diffrl.base import artifacts
+from diffrl.base.arm import Arm
 from diffrl.base.artifacts import FORCE
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes, validate_file
 from diffrl.generation.attempts import Attempt, Player, expert_folders
-from diffrl.generation.stage import collect, dataset_path, generate, sources_of
+from diffrl.generation.stage import arms_of, collect, dataset_path, generate
 from diffrl.presets import get_preset
 from diffrl.rl.records import config_of, expert_folder
 from diffrl.sim import starts as sim_starts
@@ -96,7 +97,7 @@ def test_thirty_kills_while_generating_end_in_the_same_bytes(tmp_path):
 def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"python -m diffrl train --task libero_object/0"):
-        generate(samples.TASK, "diffusion", "deterministic", get_preset("smoke"))
+        generate(get_preset("smoke"), samples.TASK, Arm("diffusion", "deterministic"))
 
 
 def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
@@ -105,15 +106,15 @@ def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
     folder = expert_folder(samples.TASK, "diffusion", "smoke", 0)
     artifacts.write_json(folder / "config.json", config_of(samples.TASK, "diffusion", smoke, 0))
     (folder / "policy.safetensors").touch()
-    assert expert_folders(samples.TASK, "diffusion", smoke) == [folder]
+    assert expert_folders(smoke, samples.TASK, "diffusion") == [folder]
     other = smoke.with_settings({"rl.iterations": 99})
     with pytest.raises(UserError, match=r"of the settings of preset smoke: run notebook 01"):
-        generate(samples.TASK, "diffusion", "deterministic", other)
+        generate(other, samples.TASK, Arm("diffusion", "deterministic"))
 
 
 def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():
     for name in ("smoke", "laptop", "gpu", "paper"):
-        made = sources_of(get_preset(name))
+        made = arms_of(get_preset(name))
         assert len(made) == 5
         assert {mode for _, mode in made} == {"recorded", "deterministic", "stochastic"}
 
@@ -133,8 +134,8 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, mon
     from diffrl.sim.starts import official_start_states
 
     scene, home = load_scene(samples.TASK), os.environ["DIFFRL_HOME"]
-    (row,) = generate(samples.TASK, "operator", "recorded", short).to_dict("records")
-    path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
+    (row,) = generate(short, samples.TASK, Arm("operator")).to_dict("records")
+    path = dataset_path(get_preset("smoke"), samples.TASK, Arm("operator"))
     assert validate_file(path) == []
     episodes = read_episodes(path)
     assert row["episodes"] == len(episodes) == 4
@@ -149,10 +150,10 @@ def test_the_operators_data_set_is_sound_and_away_from_the_evaluation(short, mon
     monkeypatch.undo()
     monkeypatch.setenv("DIFFRL_HOME", home)
     before = path.stat().st_mtime_ns
-    generate(samples.TASK, "operator", "recorded", short)  # finds it done
+    generate(short, samples.TASK, Arm("operator"))  # finds it done
     assert path.stat().st_mtime_ns == before
     other = dataclasses.replace(short.generation, seed=2)
-    generate(samples.TASK, "operator", "recorded", dataclasses.replace(short, generation=other))
+    generate(dataclasses.replace(short, generation=other), samples.TASK, Arm("operator"))
     assert {e.start_state.split("/")[1] for e in read_episodes(path)} == {"2"}
 
 
@@ -161,10 +162,10 @@ def test_a_deleted_a_damaged_and_a_too_large_data_set_are_made_anew(short, monke
     def make(episodes):
         asked = dataclasses.replace(short.generation, episodes=episodes)
         preset = dataclasses.replace(short, generation=asked)
-        (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
+        (row,) = generate(preset, samples.TASK, Arm("operator")).to_dict("records")
         return row["episodes"], contents(path)
 
-    path = dataset_path(samples.TASK, "operator", "recorded", "smoke")
+    path = dataset_path(get_preset("smoke"), samples.TASK, Arm("operator"))
     whole = make(2)[1]
     path.unlink()  # its list of attempts stays
     assert make(2) == (2, whole)
@@ -190,9 +191,9 @@ def test_a_source_that_never_succeeds_is_recorded_and_stops_nothing(short, monke
     monkeypatch.setattr(Player, "__call__", fail)
     few = dataclasses.replace(short.generation, max_attempts=5)
     preset = dataclasses.replace(short, generation=few)
-    (row,) = generate(samples.TASK, "operator", "recorded", preset).to_dict("records")
+    (row,) = generate(preset, samples.TASK, Arm("operator")).to_dict("records")
     assert (row["episodes"], row["attempts"], row["success"]) == (0, 5, 0.0)
-    assert not dataset_path(samples.TASK, "operator", "recorded", "smoke").exists()
+    assert not dataset_path(get_preset("smoke"), samples.TASK, Arm("operator")).exists()
 
 
 @pytest.mark.sim
@@ -203,8 +204,8 @@ def test_libero_itself_replays_our_actions_to_success(short):
     from diffrl.sim.scene import load_scene
     from diffrl.sim.starts import fresh_start_states
 
-    generate(samples.TASK, "operator", "recorded", short)
-    episodes = read_episodes(dataset_path(samples.TASK, "operator", "recorded", "smoke"))
+    generate(short, samples.TASK, Arm("operator"))
+    episodes = read_episodes(dataset_path(get_preset("smoke"), samples.TASK, Arm("operator")))
     scene, env = load_scene(samples.TASK), make_env(samples.TASK)
     successes = 0
     for episode in episodes:
@@ -248,7 +249,7 @@ def test_a_repeated_start_state_is_played_with_other_noise_each_time(tmp_path, m
 
     smoke = get_preset("smoke")
     scene = load_scene(samples.TASK)
-    once = Player(scene, "operator", "recorded", smoke, threads=1)
+    once = Player(scene, Arm("operator"), smoke, threads=1)
     player = dataclasses.replace(once, repeats=2)
     attempts = player(0, 4)
     assert [a.start_state for a in attempts] == ["fresh/1/0", "fresh/1/0", "fresh/1/1", "fresh/1/1"]
@@ -259,8 +260,8 @@ def test_a_repeated_start_state_is_played_with_other_noise_each_time(tmp_path, m
     assert player(1, 1)[0].episode.checksum() == again.checksum()
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     few = smoke.with_settings({"generation.repeats": 2, "generation.repeated_starts": 1})
-    table = repeat_all(few, sources=[("operator", "recorded"), ("human", "recorded")], workers=1)
+    table = repeat_all(few, arms=[Arm("operator"), Arm("human")], workers=1)
     assert table["attempts"].tolist() == [2]
-    path = dataset_path(samples.TASK, "operator", "recorded", "smoke", repeated=True)
+    path = dataset_path(get_preset("smoke"), samples.TASK, Arm("operator"), repeated=True)
     assert {e.start_state for e in read_episodes(path)} <= {"fresh/1/0"}
     assert not (tmp_path / "runs/smoke/generation.csv").exists()

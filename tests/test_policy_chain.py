@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from policy_samples import LAYOUT, draw, make
+from policy_samples import LAYOUT, config_of, draw, make
 from torch.distributions import MultivariateNormal, Normal
 
 from diffrl import policy as policies
 from diffrl.base.errors import UserError
-from diffrl.policy import PolicyConfig
 from diffrl.policy.chain import NOISE_LIMIT, noise_factor
 from diffrl.policy.diffusion import leverage
 from diffrl.policy.nets import ResidualDenoiser
@@ -297,7 +296,7 @@ def test_with_one_covariance_a_perfect_denoiser_keeps_the_forward_process_s_cova
 
 def test_the_observed_tail_ends_the_row_and_a_clone_does_not_react_to_it():
     layout = dataclasses.replace(LAYOUT, tail=2)
-    config = PolicyConfig("diffusion", width=32, horizon=6, chunk=4, cross_fade=2)
+    config = config_of("diffusion", width=32, horizon=6, chunk=4, cross_fade=2)
     policy = policies.make_policy(config, layout)
     rows = {"state": torch.ones(2, LAYOUT.size)}
     tail = torch.full((2, 2, 7), 0.25)
@@ -321,7 +320,7 @@ def test_the_observed_tail_ends_the_row_and_a_clone_does_not_react_to_it():
 def test_rl_can_learn_to_use_the_tail_from_its_first_step():
     layout = dataclasses.replace(LAYOUT, tail=2)
     policy = policies.make_policy(
-        PolicyConfig("gaussian", width=32, horizon=6, chunk=4, cross_fade=2), layout
+        config_of("gaussian", width=32, horizon=6, chunk=4, cross_fade=2), layout
     )
     rows = policy.with_tail({"state": torch.zeros(3, LAYOUT.size)}, torch.ones(3, 2, 7))
     _, chain = policy.sample(rows, policy.noise(torch.Generator().manual_seed(0), 3))
@@ -330,7 +329,7 @@ def test_rl_can_learn_to_use_the_tail_from_its_first_step():
 
 
 def test_a_policy_that_observes_another_tail_than_it_blends_is_refused():
-    config = PolicyConfig("diffusion", width=32, horizon=6, chunk=4, cross_fade=1)
+    config = config_of("diffusion", width=32, horizon=6, chunk=4, cross_fade=1)
     with pytest.raises(UserError, match=r"blends 1 steps \(rl.cross_fade\) and observes 2"):
         policies.make_policy(config, dataclasses.replace(LAYOUT, tail=2))
 

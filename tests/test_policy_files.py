@@ -5,11 +5,10 @@ import json
 
 import pytest
 import torch
-from policy_samples import LAYOUT, draw, make
+from policy_samples import LAYOUT, config_of, draw, make
 
 from diffrl import policy as policies
 from diffrl.base.errors import UserError
-from diffrl.policy import PolicyConfig
 from diffrl.presets import get_preset
 
 
@@ -81,7 +80,7 @@ def test_a_policy_saved_before_a_setting_existed_is_read_and_written_as_it_was(t
     again = policies.load(tmp_path)
     assert (again.config.noise_everywhere, again.layout.tail) == (False, 0)
     observing = policies.make_policy(
-        PolicyConfig("diffusion", width=32, horizon=6, chunk=4, cross_fade=2),
+        config_of("diffusion", width=32, horizon=6, chunk=4, cross_fade=2),
         dataclasses.replace(LAYOUT, tail=2),
     )
     policies.save(tmp_path / "tail", observing)

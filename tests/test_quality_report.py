@@ -10,9 +10,11 @@ from quality_samples import CONFIG, arms, minimum_jerk, trajectory, write_data_s
 
 from diffrl import quality
 from diffrl.base import intervals
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.generation.stage import dataset_path
+from diffrl.presets import get_preset
 from diffrl.quality.report import compare_over_tasks, over_tasks
 from diffrl.quality.trajectory import Trajectory
 
@@ -147,7 +149,7 @@ def home(tmp_path, monkeypatch):
     """A home with two small data sets of preset smoke, and no reference beside it."""
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "clone"))
     for source in ("diffusion", "gaussian"):
-        path = dataset_path("libero_object/0", source, "deterministic", "smoke")
+        path = dataset_path(get_preset("smoke"), "libero_object/0", Arm(source, "deterministic"))
         path.parent.mkdir(parents=True)
         write_data_set(path, [t for t in arms() if t.source == source])
         path.with_name(f".{path.stem}-killed.tmp.hdf5").write_bytes(b"half a file")
@@ -164,7 +166,7 @@ def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(hom
     changed = record.stat().st_mtime_ns
     assert quality.run_quality("smoke").tests.equals(first.tests)
     assert record.stat().st_mtime_ns == changed
-    path = dataset_path("libero_object/0", "diffusion", "deterministic", "smoke")
+    path = dataset_path(get_preset("smoke"), "libero_object/0", Arm("diffusion", "deterministic"))
     write_data_set(path, [t for t in arms(seed=5) if t.source == "diffusion"])
     quality.run_quality("smoke")
     assert record.read_bytes() != written
@@ -173,7 +175,9 @@ def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(hom
 def test_what_varies_from_the_same_start_is_measured_on_the_repeated_ones_alone(home):
     before = quality.run_quality("smoke").summary
     assert not before["measure"].str.startswith("own_").any()
-    path = dataset_path("libero_object/0", "diffusion", "deterministic", "smoke", repeated=True)
+    path = dataset_path(
+        get_preset("smoke"), "libero_object/0", Arm("diffusion", "deterministic"), repeated=True
+    )
     path.parent.mkdir(parents=True)
     same = [dataclasses.replace(t, start_state=f"fresh/1/{k % 2}") for k, t in enumerate(arms(8.0))]
     write_data_set(path, [t for t in same if t.source == "diffusion"])
@@ -187,13 +191,13 @@ def test_what_varies_from_the_same_start_is_measured_on_the_repeated_ones_alone(
 
 
 def test_an_arm_with_one_success_is_left_out_and_told(home, capsys):
-    path = dataset_path("libero_object/0", "diffusion", "stochastic", "smoke")
+    path = dataset_path(get_preset("smoke"), "libero_object/0", Arm("diffusion", "stochastic"))
     path.parent.mkdir(parents=True)
     only = next(arms())
     write_data_set(path, [dataclasses.replace(only, source="diffusion", mode="stochastic")])
     arms_left = set(map(tuple, quality.run_quality("smoke").summary[["source", "mode"]].to_numpy()))
     assert arms_left == {("diffusion", "deterministic"), ("gaussian", "deterministic")}
-    assert "diffusion stochastic on libero_object/0 has 1 success" in capsys.readouterr().out
+    assert "diffusion-stochastic on libero_object/0 has 1 success" in capsys.readouterr().out
 
 
 def test_a_count_of_one_per_task_enters_no_test():

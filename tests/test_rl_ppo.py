@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from policy_samples import config_of
 from rl_samples import LAYOUT, make
 
 from diffrl import policy as policies
@@ -264,7 +265,7 @@ def test_scaled_rewards_are_clipped_at_ten():
 
 def test_an_image_policys_ratio_is_one_before_its_first_step(monkeypatch):
     layout = dataclasses.replace(LAYOUT, image_size=32)
-    config = policies.PolicyConfig("diffusion", width=16, horizon=4, chunk=4)
+    config = config_of("diffusion", width=16, horizon=4, chunk=4)
     policy, critic = policies.make_policy(config, layout, seed=1), Critic(layout)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (8, 3, 32, 32), generator=generator, dtype=torch.uint8)

@@ -14,9 +14,10 @@ from rl_samples import LAYOUT
 
 from diffrl import policy as policies
 from diffrl.base import artifacts, checkpoint
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import FORCE
 from diffrl.base.errors import UserError
-from diffrl.presets import ALGORITHMS, MODES, RLConfig, get_preset
+from diffrl.presets import ALGORITHMS, RLConfig, get_preset
 from diffrl.rl import records, train
 from diffrl.rl import stage as rl_stage
 from diffrl.rl.learn import Learner
@@ -101,7 +102,9 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
         folder = tmp_path / algorithm
         folder.mkdir()
         (folder / policies.WEIGHTS).write_text(algorithm)
-        first = [Trial(f"official/{k}", mode, 0, success=True) for mode in MODES for k in range(4)]
+        first = [
+            Trial(f"official/{k}", mode, 0, success=True) for mode in POLICY_MODES for k in range(4)
+        ]
         table = records.trial_table(first).assign(policy="expert")
         table.to_csv(folder / "trials.csv")
         found.append(("libero_object/0", algorithm, 0, folder))

@@ -67,7 +67,7 @@ def test_a_word_that_training_never_met_says_nothing():
 
 def test_the_vlas_of_one_seed_are_trained_before_those_of_the_next():
     laptop = PRESETS["laptop"]
-    arms = vla_stage.arms_of(laptop)
+    arms = vla_stage.models_of(laptop)
     assert [seed for _, seed in arms] == [0] * 5 + [1] * 5
     assert tuple(data for data, _ in arms[:5]) == laptop.vla.data
 

@@ -8,10 +8,11 @@ import h5py
 import pytest
 from vla_samples import TINY, standing_episode, toy_frames
 
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import write_episodes
-from diffrl.generation.stage import dataset_path, sources_of
+from diffrl.generation.stage import arms_of, dataset_path
 from diffrl.presets import PRESETS
 from diffrl.sim.tasks import get_task
 from diffrl.vla import stage as vla_stage
@@ -47,9 +48,11 @@ def test_data_sets_that_cannot_teach_are_refused_with_their_names(tmp_path):
 
 
 def test_training_data_are_named_by_source_mode_count_and_mixture():
-    assert vla_stage.parts_of("diffusion-deterministic") == [("diffusion", "deterministic", None)]
+    assert vla_stage.parts_of("diffusion-deterministic") == [
+        (Arm("diffusion", "deterministic"), None)
+    ]
     mixed = "operator-recorded+diffusion-deterministic:10"
-    assert vla_stage.parts_of(mixed)[1] == ("diffusion", "deterministic", 10)
+    assert vla_stage.parts_of(mixed)[1] == (Arm("diffusion", "deterministic"), 10)
     assert vla_stage.arm_of(mixed) == ("operator+diffusion:10", "recorded+deterministic")
     assert vla_stage.arm_of("gaussian-stochastic") == ("gaussian", "stochastic")
     for wrong in ("diffusion", "diffusion-deterministic:0", "a-b+", ""):
@@ -84,7 +87,7 @@ def test_every_preset_s_further_data_fit_its_demonstrations(preset):
 
 def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
-    path = dataset_path("libero_object/0", "gaussian", "stochastic", "smoke")
+    path = dataset_path(PRESETS["smoke"], "libero_object/0", Arm("gaussian", "stochastic"))
     with pytest.raises(UserError, match="run notebook 02"):
         vla_stage.files_of("gaussian-stochastic", PRESETS["smoke"])
     path.parent.mkdir(parents=True)
@@ -117,7 +120,7 @@ def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_every_preset_makes_the_data_that_its_vlas_learn_from(preset):
-    made = {f"{source}-{mode}" for source, mode in sources_of(preset)}
+    made = {str(arm) for arm in arms_of(preset)}
     named = {
         f"{part.source}-{part.mode}"
         for data in (*preset.vla.data, *preset.vla.further)

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from diffrl.base.arm import Arm
 from diffrl.base.scale import cores
 from diffrl.benchmark.common import timed
 from diffrl.evaluation.policies import open_policy
 from diffrl.evaluation.protocol import Policy, Trial
-from diffrl.evaluation.stage import Arm, Job, evaluate, plan
+from diffrl.evaluation.stage import Job, evaluate, plan
 from diffrl.presets import get_preset
 from diffrl.sim import compiler
 from diffrl.sim.tasks import get_task

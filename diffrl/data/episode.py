@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffrl.base.arm import MODES, SOURCES
 from diffrl.base.errors import UserError
 
-SOURCES = ("operator", "human", "teleoperation", "diffusion", "gaussian")
-MODES = ("recorded", "deterministic", "stochastic")
 CONTROL_HZ = 20  # LIBERO's control rate
 IMAGES = ("agentview_rgb", "eye_in_hand_rgb")  # LIBERO's names of the two cameras' frames
 WIDTHS = {
@@ -45,7 +44,7 @@ class Episode:
         instruction: what the robot is told.
         start_state: id of the start state, ``""`` when unknown.
         seed: of the policy's noise in this trial.
-        source: who acted, one of `SOURCES`.
+        source: who acted, one of `SOURCES`, or a policy class of one's own.
         mode: how its actions were chosen, one of `MODES`.
         success: whether the task's goal was reached.
         states: (L, 1 + nq + nv) float64, MuJoCo's time [s], qpos, qvel.
@@ -171,8 +170,9 @@ class Episode:
                 "task",
                 f"is {self.task!r}; letters, digits, '_', ',', '-' and one '/' are allowed",
             )
-        if self.source not in SOURCES:
-            yield "source", f"is {self.source!r}; it must be one of {', '.join(SOURCES)}"
+        if not self.source.isidentifier():
+            known = ", ".join(SOURCES)
+            yield "source", f"is {self.source!r}; it must be a word, such as {known}"
         if self.mode not in MODES:
             yield "mode", f"is {self.mode!r}; it must be one of {', '.join(MODES)}"
         for name in ("seed", "attempt"):

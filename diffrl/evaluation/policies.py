@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from diffrl import policy as rl_policy
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import config_hash, file_hash, read_json, user_path
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes
 from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
 from diffrl.policy import trial_generator
 from diffrl.policy.decide import decide, in_blocks
-from diffrl.presets import MODES
 from diffrl.vla import model as vla
 from diffrl.vla.model import ACTION, CAMERAS, Inputs, proprioception
 
@@ -73,7 +73,7 @@ class Expert(Base):
 
     def __init__(self, folder: str | Path, mode: str = "deterministic"):
         super().__init__()
-        if mode not in MODES:
+        if mode not in POLICY_MODES:
             raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
         folder = user_path(folder)
         self.policy, self.mode = rl_policy.load(folder), mode

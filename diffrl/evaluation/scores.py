@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from diffrl.base.arm import POLICY_MODES, Arm
 from diffrl.base.intervals import (
     holm,
     interval_over_tasks,
@@ -19,7 +20,7 @@ from diffrl.base.intervals import (
     stratified_bootstrap,
     wilson,
 )
-from diffrl.presets import ALGORITHMS, MODES
+from diffrl.presets import ALGORITHMS
 from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task
 
@@ -31,9 +32,9 @@ EFFECTS = {  # of the four arms of RL data; weights of (source, mode)
     "interaction": (1.0, -1.0, -1.0, 1.0),
 }
 _TESTED = ["p", "p_holm", "tasks", "low_tasks", "high_tasks", "p_tasks", "p_tasks_holm", "by_seed"]
-_CELLS = [f"{source} {mode}" for source in ALGORITHMS for mode in MODES]
+_CELLS = [Arm(source, mode).joined(" ") for source in ALGORITHMS for mode in POLICY_MODES]
 _DIFFUSION, _GAUSSIAN = _CELLS[:2], _CELLS[2:]
-_DEMONSTRATOR = ["operator recorded"]
+_DEMONSTRATOR = [Arm("operator").joined(" ")]
 CONTRASTS = {  # planned: each a mean over (firsts, seconds) of mean(firsts) − mean(seconds)
     "RL − demonstrator": [(_CELLS, _DEMONSTRATOR)],
     "diffusion − gaussian": [([d], [g]) for d, g in zip(_DIFFUSION, _GAUSSIAN)],
@@ -215,7 +216,8 @@ def mixtures(table: pd.DataFrame) -> pd.DataFrame:
     for source, mode in arms[arms["source"].str.contains("+", regex=False)].to_numpy():
         sources, modes = source.split("+"), mode.split("+")
         modes = modes * len(sources) if len(modes) == 1 else modes
-        pairs += [(f"{source} {mode}", f"{a} {b}") for a, b in zip(sources, modes, strict=True)]
+        whole = Arm(source, mode).joined(" ")
+        pairs += [(whole, Arm(*part).joined(" ")) for part in zip(sources, modes, strict=True)]
     return compare(table, pairs) if pairs else compare(table[:0])
 
 
@@ -326,7 +328,7 @@ def beside_paper(pairs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for pair in pairs.itertuples():
-        (ours, mode), (source, other) = pair.first.split(), pair.second.split()
+        (ours, mode), (source, other) = Arm.parse(pair.first), Arm.parse(pair.second)
         matched = mode == ("deterministic" if other == "recorded" else other)
         if ours == "diffusion" != source and matched:
             known = source in PAPER and mode == "deterministic"

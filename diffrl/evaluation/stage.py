@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from diffrl.base.arm import Arm
 from diffrl.base.artifacts import (
     FORCE,
     config_hash,
@@ -36,30 +37,13 @@ from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol,
 from diffrl.presets import Preset
 from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task, suite_tasks
-from diffrl.vla.stage import arm_of, arms_of, finished, model_folder
+from diffrl.vla.stage import arm_of, finished, model_folder, models_of
 
 OFFICIAL = 50  # start states of every LIBERO task
 COPIES = 8  # robots that a process simulates at once: one block of the compact VLA's
 HERE = ("compact", "expert", "oracle", "random", "openpi")  # cheap enough for a process per core
 COLUMNS = ["suite", "task", "source", "mode", "training_seed", "start_state", "trial_seed"]
 COLUMNS += ["status", "steps", "seconds"]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Who is evaluated: the columns of the record that name the policy's data and training."""
-
-    source: str  # operator, human, gaussian, diffusion; or what kind of policy it is
-    mode: str = "recorded"  # recorded, deterministic, stochastic
-    training_seed: int = 0
-
-    def __post_init__(self):
-        for word in (self.source, self.mode):
-            if word.split() != [word]:
-                raise UserError(
-                    f"An arm's source and mode are single words, and {word!r} is none: tables join "
-                    'them by a space, as in "diffusion deterministic".'
-                )
 
 
 def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
@@ -98,7 +82,16 @@ class Job:
     )  # its name (`diffrl.evaluation.policies.open_policy`), or an object with `infer`
     trials: tuple[Trial, ...]  # planned beforehand, see `plan`
     folder: Path
-    arm: Arm
+    arm: Arm  # what the policy learned from, or what kind of policy it is
+    training_seed: int = 0
+
+    def __post_init__(self):
+        for word in self.arm:
+            if word.split() != [word]:
+                raise UserError(
+                    f"An arm's source and mode are single words, and {word!r} is none: tables join "
+                    'them by a space, as in "diffusion deterministic".'
+                )
 
 
 def evaluate(
@@ -177,13 +170,14 @@ def _play_all(items: list[tuple], workers: int) -> None:
 def _record(job: Job) -> pd.DataFrame:
     """Write a job's table and what belongs to it."""
     outcomes = _recorded(job.folder, _key(job.policy))
-    table = pd.DataFrame([_row(outcomes[t], job.arm) for t in job.trials], columns=COLUMNS)
+    table = pd.DataFrame([_row(outcomes[t], job) for t in job.trials], columns=COLUMNS)
     errors = {
         str(tuple(t)): outcomes[t].message for t in job.trials if outcomes[t].status == "error"
     }
     write_csv(job.folder / "trials.csv", table)
     seen = protocol(table, _pictures(job.policy))
-    about = {"policy": _name(job), "protocol": seen, "errors": errors, "arm": job.arm}
+    arm = job.arm._asdict() | {"training_seed": job.training_seed}
+    about = {"policy": _name(job), "protocol": seen, "errors": errors, "arm": arm}
     write_json(job.folder / "trials.json", {**about, "provenance": provenance(about)})
     if errors:
         print(
@@ -261,9 +255,9 @@ def _forget_errors(folder: Path, key: str) -> None:
             write_json(part, [record for record in records if record[3] != "error"])
 
 
-def _row(outcome: Outcome, arm: Arm) -> list:
+def _row(outcome: Outcome, job: Job) -> list:
     trial = outcome.trial
-    who = [arm.source, arm.mode, arm.training_seed]
+    who = [*job.arm, job.training_seed]
     what = [outcome.status, outcome.steps, round(outcome.seconds, 3)]
     return [get_task(trial.task).suite, trial.task, *who, trial.start_state, trial.seed, *what]
 
@@ -280,14 +274,14 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
         UserError: a VLA is not trained, or with other settings or data than the preset's.
     """
     folder = runs_dir(preset.name)
-    for data, seed in arms_of(preset):
+    for data, seed in models_of(preset):
         if not finished(preset, data, seed):
             raise UserError(
                 f"{model_folder(preset.name, data, seed)} holds no VLA of preset {preset.name}'s "
                 "settings and data: train it first, with "
                 f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
             )
-    table = _evaluate_arms(preset, arms_of(preset), plan_of(preset), workers)
+    table = _evaluate_models(preset, models_of(preset), plan_of(preset), workers)
     write_csv(folder / "vla_trials.csv", table)
     write_csv(folder / "evaluation.csv", summarise(table))
     write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
@@ -305,22 +299,22 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
 
     They play the others' trials; see ``vla_further_trials.csv``.
     """
-    arms = [arm for arm in arms_of(preset, True) if finished(preset, *arm)]
-    if not arms:
+    models = [model for model in models_of(preset, True) if finished(preset, *model)]
+    if not models:
         return pd.DataFrame(columns=COLUMNS)
-    table = _evaluate_arms(preset, arms, plan_of(preset), workers)
+    table = _evaluate_models(preset, models, plan_of(preset), workers)
     write_csv(runs_dir(preset.name) / "vla_further_trials.csv", table)
     return table
 
 
-def _evaluate_arms(
-    preset: Preset, arms: Sequence[tuple[str, int]], trials: list[Trial], workers: int | None
+def _evaluate_models(
+    preset: Preset, models: Sequence[tuple[str, int]], trials: list[Trial], workers: int | None
 ) -> pd.DataFrame:
     jobs = []
-    for data, seed in arms:
-        model = model_folder(preset.name, data, seed)
-        arm = Arm(*arm_of(data), seed)
-        jobs.append(Job(f"compact:{model}", tuple(trials), model / "evaluation", arm))
+    for data, seed in models:
+        folder = model_folder(preset.name, data, seed)
+        name, records = f"compact:{folder}", folder / "evaluation"
+        jobs.append(Job(name, tuple(trials), records, arm_of(data), seed))
     return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
 
 

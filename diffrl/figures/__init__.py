@@ -4,6 +4,7 @@ Every function takes a tidy table (or arrays) and returns a matplotlib Figure; `
 it as PDF and PNG, with the table behind it as CSV and its caption as text.
 """
 
+from diffrl.base.arm import LABELS
 from diffrl.figures.data import action_statistics, throughput_bars
 from diffrl.figures.experiments import ARM_CAPTION, arm_comparison, factorial_forest, jerk_curves
 from diffrl.figures.learning import contact_sheet, learning_curves
@@ -19,7 +20,6 @@ from diffrl.figures.quality import (
 )
 from diffrl.figures.style import (
     COLOURS,
-    LABELS,
     arm_label,
     arm_order,
     arm_style,

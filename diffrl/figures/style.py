@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl.base import artifacts
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 
 COLOURS = {
@@ -24,15 +25,7 @@ COLOURS = {
     "gaussian": "#D55E00",
     "diffusion": "#0072B2",
 }
-LABELS = {
-    "operator": "Scripted operator",
-    "human": "Human",
-    "teleoperation": "Teleoperation, another task",
-    "gaussian": "Gaussian RL",
-    "diffusion": "Diffusion RL",
-}
 _OTHER = ("#E69F00", "#56B4E9", "#882255", "#332288")  # sources that are not the series' own
-_MODES = ("recorded", "deterministic", "stochastic")
 
 SINGLE, DOUBLE = 3.5, 7.1  # inches: one and two columns of a paper
 
@@ -83,15 +76,9 @@ def colour(source: str) -> str:
 
 
 def arm_label(source: str, mode: str = "recorded", newline: bool = False) -> str:
-    """ "Diffusion RL, deterministic"; recorded data have no mode to name.
-
-    A source may be a part or a mixture (`diffrl.vla.stage.arm_of`): "Human + Diffusion RL (10)".
-    """
-    parts = [part.partition(":") for part in source.split("+")]
-    name = " + ".join(LABELS.get(n, n) + (f" ({count})" if count else "") for n, _, count in parts)
-    if newline:
-        name = name.replace(", ", ",\n")
-    return name if mode == "recorded" else f"{name},{chr(10) if newline else ' '}{mode}"
+    """Return `Arm.label`; with `newline`, a line for each of its parts."""
+    label = Arm(source, mode).label
+    return label.replace(", ", ",\n") if newline else label
 
 
 def arm_style(source: str, mode: str = "recorded") -> dict:
@@ -106,10 +93,10 @@ def arm_style(source: str, mode: str = "recorded") -> dict:
     }
 
 
-def arm_order(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """The (source, mode) pairs of a table in the order of the series: operator … diffusion."""
-    pairs = set(zip(table["source"], table["mode"]))
-    return sorted(pairs, key=lambda pair: (_rank(pair[0], list(COLOURS)), _rank(pair[1], _MODES)))
+def arm_order(table: pd.DataFrame) -> list[Arm]:
+    """The arms of a table in the order of the series: operator … diffusion."""
+    arms = {Arm(source, mode) for source, mode in zip(table["source"], table["mode"])}
+    return sorted(arms, key=lambda arm: arm.order)
 
 
 def error_bar(value, low, high) -> np.ndarray:
@@ -141,7 +128,3 @@ def save_figure(
     with artifacts.atomic_path(paths["txt"]) as temporary:
         temporary.write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
     return paths
-
-
-def _rank(item, order):
-    return (order.index(item), "") if item in order else (len(order), item)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from diffrl.base.arm import Arm
 from diffrl.base.artifacts import plain, read_json
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
@@ -12,8 +13,6 @@ from diffrl.presets import Preset
 from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates, fresh_start_states
 
-Source = Literal["operator", "human", "diffusion", "gaussian"]
-Mode = Literal["recorded", "deterministic", "stochastic"]
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 
 
@@ -37,7 +36,7 @@ class Attempt:
 Play = Callable[[int, int], Iterable[Attempt]]  # (first, count) -> attempts first, first + 1, …
 
 
-def expert_folders(task: str, source: str, preset: Preset) -> list[Path]:
+def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
     """Return the folders of the experts that take turns; none for demonstrations.
 
     Raises:
@@ -72,7 +71,7 @@ class Player:
 
     Args:
         scene: of the task.
-        source, mode: who acts, and how.
+        arm: who acts, and how.
         preset: its seeds and the operator's settings.
         folders: of the experts; start state k belongs to expert k mod len(folders).
         threads: of the simulator; they change nothing but the time.
@@ -81,8 +80,7 @@ class Player:
     """
 
     scene: Scene
-    source: Source
-    mode: Mode
+    arm: Arm
     preset: Preset
     folders: Sequence[Path] = ()
     threads: int | None = None
@@ -90,7 +88,7 @@ class Player:
 
     def __call__(self, first: int, count: int) -> list[Attempt]:
         """Play attempts `first` … `first + count - 1`; fewer where humans recorded no more."""
-        if self.source == "human":
+        if self.arm.source == "human":
             return self._human(first, count)
         attempts = []
         for turn in range(self.repeats):
@@ -102,7 +100,7 @@ class Player:
         """Play attempts, each from another start state, with the noise of one turn."""
         seed, first = self.preset.generation.seed, numbers[0] // self.repeats
         starts = fresh_start_states(self.scene, len(numbers), seed, first)
-        if self.source == "operator":
+        if self.arm.source == "operator":
             return self._operator(numbers, starts, seed + turn)
         owners = [(first + row) % len(self.folders) for row in range(len(numbers))]
         attempts = []
@@ -143,7 +141,7 @@ class Player:
 
         torch.set_num_threads(self.preset.rl.torch_threads)  # sums in one order everywhere
         policy, options = policies.load(folder), {"threads": self.threads, "record": True}
-        trials = rollout(policy, self.scene, starts, self.mode, seed, **options)
+        trials = rollout(policy, self.scene, starts, self.arm.mode, seed, **options)
         return [
             _attempt(number, folder.name, t.start_state, t.episode, t.success, t.error)
             for number, t in zip(numbers, trials)

@@ -23,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from diffrl.base.arm import Arm, Mode
 from diffrl.base.artifacts import Stage, file_hash, forced, runs_dir, write_csv
 from diffrl.base.errors import UserError
 from diffrl.base.intervals import wilson
@@ -31,7 +32,7 @@ from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, find_human_file, replay
 from diffrl.data.integrity import check_bytes
-from diffrl.generation.attempts import ATTEMPT, Mode, Play, Player, Source, expert_folders
+from diffrl.generation.attempts import ATTEMPT, Play, Player, expert_folders
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
@@ -45,13 +46,13 @@ RECORD = [
 
 
 # -- one data set ----------------------------------------------------------------------------------
-def dataset_path(task: str, source: str, mode: str, preset: str, repeated: bool = False) -> Path:
+def dataset_path(preset: Preset, task: str, arm: Arm, repeated: bool = False) -> Path:
     """Return where a data set lies: LIBERO's file name, in a folder per source and mode.
 
     Those of repeated start states, see `repeat_all`, lie apart.
     """
-    known, place = get_task(task), runs_dir(preset) / ("repeated" if repeated else "datasets")
-    return place / f"{source}-{mode}" / known.suite / f"{known.name}_demo.hdf5"
+    known, place = get_task(task), runs_dir(preset.name) / ("repeated" if repeated else "datasets")
+    return place / str(arm) / known.suite / f"{known.name}_demo.hdf5"
 
 
 def collect(
@@ -107,10 +108,9 @@ def collect(
 
 
 def generate(
-    task: str,
-    source: Source,
-    mode: Mode,
     preset: Preset,
+    task: str,
+    arm: Arm,
     *,
     threads: int | None = None,
     force: bool = False,
@@ -127,8 +127,9 @@ def generate(
     Raises:
         UserError: the experts are missing.
     """
-    path = dataset_path(task, source, mode, preset.name, repeated)
-    experts = expert_folders(task, source, preset)
+    path = dataset_path(preset, task, arm, repeated)
+    source, mode = arm
+    experts = expert_folders(preset, task, source)
     settings = {"preset": preset.name, "task": task, "source": source, "mode": mode}
     settings |= _settings(source, preset)
     wanted, limit = preset.generation.episodes, preset.generation.max_attempts
@@ -146,10 +147,10 @@ def generate(
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
     _discard_other(path, attrs, force or _listed(path) > wanted or _forced(path))
     began = time.perf_counter()
-    play = Player(load_scene(task), source, mode, preset, experts, threads, **options)
+    play = Player(load_scene(task), arm, preset, experts, threads, **options)
     batch = limit if repeated else BATCH  # a turn's start states side by side
     attempts = collect(path, task, attrs, play, wanted, limit, batch, bar)
-    row = _record(task, source, mode, attempts, (time.perf_counter() - began) / 60)
+    row = _record(task, arm, attempts, (time.perf_counter() - began) / 60)
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
     stage.finish(row, outputs=[path] if row["episodes"] else [], seed=preset.generation.seed)
@@ -191,7 +192,7 @@ def _forced(path: Path) -> bool:
     return any(forced(file) for file in logs if file.exists())
 
 
-def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: float) -> dict:
+def _record(task: str, arm: Arm, attempts: pd.DataFrame, minutes: float) -> dict:
     """The row of ``generation.csv``: the share of successes counts no attempt that diverged."""
     outcomes = attempts["outcome"].value_counts()
     count = {name: int(outcomes.get(name, 0)) for name in ("success", "failure", "error")}
@@ -200,36 +201,36 @@ def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: 
     steps = attempts.loc[attempts["outcome"] == "success", "steps"].mean()
     share = count["success"] / max(fair, 1)
     values = (count["success"], len(attempts), count["failure"], count["error"], share, low, high)
-    return dict(zip(RECORD, (task, source, mode, *values, float(steps), round(minutes, 2))))
+    return dict(zip(RECORD, (task, *arm, *values, float(steps), round(minutes, 2))))
 
 
 # -- all data sets of a preset ---------------------------------------------------------------------
-def sources_of(preset: Preset) -> list[tuple[Source, Mode]]:
-    """Return the (source, mode) of a preset's data sets: the demonstrations' and the experts'.
+def arms_of(preset: Preset) -> list[Arm]:
+    """Return the arms of a preset's data sets: the demonstrations' and the experts'.
 
     People's join the operator's where LIBERO_DATASETS names their folder.
     """
     sources = [preset.demonstrations.source, *(["human"] if os.environ.get(VARIABLE) else [])]
-    experts = [(source, mode) for mode in preset.generation.modes for source in ALGORITHMS]
-    return [*((source, "recorded") for source in dict.fromkeys(sources)), *experts]
+    experts = [Arm(source, mode) for mode in preset.generation.modes for source in ALGORITHMS]
+    return [*(Arm(source) for source in dict.fromkeys(sources)), *experts]
 
 
 def generate_all(
     preset: Preset,
     tasks: Sequence[str] | None = None,
-    sources: Sequence[tuple[Source, Mode]] | None = None,
+    arms: Sequence[Arm] | None = None,
     workers: int | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
     """Make every data set of a preset in parallel processes; return ``generation.csv``."""
-    rows = _make_all(preset, tasks, sources or sources_of(preset), workers, force)
+    rows = _make_all(preset, tasks, arms or arms_of(preset), workers, force)
     return _write_record(preset.name, rows)
 
 
 def repeat_all(
     preset: Preset,
     tasks: Sequence[str] | None = None,
-    sources: Sequence[tuple[Source, Mode]] | None = None,
+    arms: Sequence[Arm] | None = None,
     workers: int | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
@@ -238,23 +239,24 @@ def repeat_all(
     What varies there is the policy's own, not the start states' as in the data sets. Returns rows
     as of ``generation.csv``; people repeat nothing.
     """
-    pairs = [pair for pair in sources or sources_of(preset) if pair[0] != "human"]
-    return _make_all(preset, tasks, pairs, workers, force, repeated=True)
+    arms = [arm for arm in arms or arms_of(preset) if arm.source != "human"]
+    return _make_all(preset, tasks, arms, workers, force, repeated=True)
 
 
 def _make_all(
     preset: Preset,
     tasks: Sequence[str] | None,
-    pairs: Sequence[tuple[Source, Mode]],
+    arms: Sequence[Arm],
     workers: int | None,
     force: bool,
     repeated: bool = False,
 ) -> pd.DataFrame:
-    items = [(task, *pair) for task in tasks or preset.tasks for pair in pairs]
-    items = [item for item in items if item[1] == preset.demonstrations.source or _there(*item)]
-    for task, source, _ in items:
-        expert_folders(task, source, preset)  # a missing expert is said before hours of work
-    if not items and pairs:
+    items = [(task, arm) for task in tasks or preset.tasks for arm in arms]
+    demonstrator = preset.demonstrations.source
+    items = [(t, arm) for t, arm in items if arm.source == demonstrator or _there(t, arm)]
+    for task, arm in items:
+        expert_folders(preset, task, arm.source)  # a missing expert is said before hours of work
+    if not items and arms:
         raise UserError("Nothing is left to make: see above why.")
     if not items:
         return pd.DataFrame(columns=RECORD)
@@ -262,29 +264,29 @@ def _make_all(
     options = {"preset": preset, "threads": threads, "force": force, "show": workers == 1}
     options["repeated"] = repeated
     function = functools.partial(_generate, **options)
-    names = [f"{task} {source} {mode}" for task, source, mode in items]
+    names = [f"{task} {arm}" for task, arm in items]
     what = "repeated start states" if repeated else "data sets"
     rows = map_tasks(function, items, names=names, workers=workers, description=what)
     return pd.concat(rows, ignore_index=True)
 
 
-def _there(task: str, source: str, mode: str) -> bool:
+def _there(task: str, arm: Arm) -> bool:
     """Whether a data set can be had; people's, which may be there of some tasks only, is told."""
     try:
-        return source != "human" or find_human_file(get_task(task)).is_file()
+        return arm.source != "human" or find_human_file(get_task(task)).is_file()
     except UserError as error:
         print(f"Left out: {error}")
         return False
 
 
 def _generate(
-    item: tuple, preset: Preset, threads: int, force: bool, show: bool, repeated: bool
+    item: tuple[str, Arm], preset: Preset, threads: int, force: bool, show: bool, repeated: bool
 ) -> pd.DataFrame:
-    config, name = preset.generation, " ".join(item)
+    (task, arm), config = item, preset.generation
     total = config.repeats * config.repeated_starts if repeated else config.episodes
-    with progress(total, name, "episode") if show else contextlib.nullcontext() as bar:
+    with progress(total, f"{task} {arm}", "episode") if show else contextlib.nullcontext() as bar:
         options = {"threads": threads, "force": force, "bar": bar, "repeated": repeated}
-        return generate(*item, preset, **options)
+        return generate(preset, task, arm, **options)
 
 
 def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -300,7 +302,7 @@ def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
 def main(
     preset: str = "laptop",
     task: str | None = None,
-    source: Source | None = None,
+    source: str | None = None,
     mode: Mode | None = None,
     workers: int | None = None,
     human_demos: Path | None = None,
@@ -322,19 +324,17 @@ def main(
     if human_demos is not None:
         os.environ[VARIABLE] = str(human_demos)
     settings = get_preset(preset)
-    pairs = [
-        pair
-        for pair in sources_of(settings)
-        if source in (None, pair[0]) and mode in (None, pair[1])
-    ]
-    if not pairs:
-        known = ", ".join(f"{s} {m}" for s, m in sources_of(settings))
-        raise UserError(f"Preset {preset} makes no {source} {mode} data; it makes {known}.")
+    every = arms_of(settings)
+    arms = [a for a in every if source in (None, a.source) and mode in (None, a.mode)]
+    if not arms:
+        known = ", ".join(map(str, every))
+        asked = "-".join(word for word in (source, mode) if word)
+        raise UserError(f"Preset {preset} makes no {asked} data; it makes {known}.")
     tasks = [get_task(task).id] if task else settings.tasks
-    table = generate_all(settings, tasks, pairs, workers, force)
-    repeat_all(settings, tasks, pairs, workers, force)
+    table = generate_all(settings, tasks, arms, workers, force)
+    repeat_all(settings, tasks, arms, workers, force)
     for row in table[table["task"].isin(tasks)].to_dict("records"):
-        if (row["source"], row["mode"]) in pairs:
+        if (row["source"], row["mode"]) in arms:
             if not row["episodes"]:
                 print(
                     "{task} {source} {mode}: none of {attempts} attempts succeeded, so there is no "

@@ -1,9 +1,11 @@
-"""Policies: a diffusion and a Gaussian one, saved as safetensors and JSON.
+"""Policies: a diffusion and a Gaussian one, and any that is registered.
 
-`ChainPolicy` is what RL, the rollouts and the evaluation need of either.
+They are saved as safetensors and JSON. `ChainPolicy` is what RL, the rollouts and the evaluation
+need of any of them.
 """
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -26,9 +28,16 @@ __all__ = [
     "load",
     "make_config",
     "make_policy",
+    "policy_class",
+    "register",
     "save",
     "trial_generator",
 ]
+KINDS = {  # the package's own: module and class, imported when wanted (diffusers takes seconds)
+    "diffusion": "diffrl.policy.diffusion:DiffusionPolicy",
+    "gaussian": "diffrl.policy.gaussian:GaussianPolicy",
+}
+_registered: dict[str, type[ChainPolicy]] = {}
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
 
 
@@ -39,15 +48,44 @@ def make_config(algorithm: str, clone: CloneConfig, rl: RLConfig) -> PolicyConfi
     return PolicyConfig(**{name: settings[name] for name in names})
 
 
+def register(name: str, kind: type[ChainPolicy]) -> None:
+    """Enter a policy class: from now on `name` is an algorithm like "diffusion" and "gaussian".
+
+    It is trained, generates data and is evaluated as they are, in this process. One that the
+    package's commands are to know has its module in `KINDS` instead.
+
+    Raises:
+        UserError: the name is no single word, or is another class's.
+    """
+    if not name.isidentifier():
+        raise UserError(f"A policy class is called by one word, as files are, not {name!r}.")
+    if name in KINDS or _registered.get(name, kind) is not kind:
+        raise UserError(f"There is another policy class {name!r}: choose another name.")
+    _registered[name] = kind
+
+
+def policy_class(algorithm: str) -> type[ChainPolicy]:
+    """Return the class of an algorithm.
+
+    Raises:
+        UserError: nobody registered one of that name.
+    """
+    if algorithm in _registered:
+        return _registered[algorithm]
+    if algorithm not in KINDS:
+        raise UserError(
+            f"There is no algorithm {algorithm!r}: choose {' or '.join((*KINDS, *_registered))}, "
+            "or register a policy class of that name (diffrl.policy.register)."
+        )
+    module, _, name = KINDS[algorithm].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def make_policy(config: PolicyConfig, layout: Layout, seed: int = 0) -> ChainPolicy:
     """Return a new policy with weights from `seed`; one that sees images is on the GPU, if any."""
-    from diffrl.policy.diffusion import DiffusionPolicy  # diffusers takes seconds to import
-    from diffrl.policy.gaussian import GaussianPolicy
-
-    kinds = {"diffusion": DiffusionPolicy, "gaussian": GaussianPolicy}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        policy = kinds[config.algorithm](config, layout)
+        policy = policy_class(config.algorithm)(config, layout)
     # an MLP over states is faster on the CPU, beside the robots
     return policy.to("cuda" if layout.image_size and torch.cuda.is_available() else "cpu")
 

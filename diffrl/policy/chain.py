@@ -10,13 +10,15 @@ Whatever device the weights are on, arguments and results lie on the CPU, where 
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffrl.base.arm import Mode
 from diffrl.base.artifacts import added
 from diffrl.base.errors import UserError
 from diffrl.policy.features import (
@@ -29,32 +31,36 @@ from diffrl.policy.features import (
     tail_columns,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
-from diffrl.presets import Algorithm, Mode, check_choices
+from diffrl.presets import RLConfig, check_choices
 
 LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
 LEAST_RANGE = 0.05  # of an action dimension that the demonstrations hardly use
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`."""
+    """What a saved policy needs to be built again; fields as in `CloneConfig` and `RLConfig`.
 
-    algorithm: Algorithm
-    network: Literal["mlp", "unet", "residual"] = "mlp"
-    width: int = 256
-    horizon: int = 8
-    chunk: int = 8
-    cross_fade: int = 0
-    noise_correlation: float = 0.8
+    Their defaults are there alone. Only what was `added` has its neutral value here, too, as files
+    of earlier versions do not name it.
+    """
+
+    algorithm: str  # a name that `diffrl.policy.policy_class` knows
+    network: Literal["mlp", "unet", "residual"]
+    width: int
+    horizon: int
+    chunk: int
+    cross_fade: int
+    noise_correlation: float
     noise_everywhere: bool = added(False)
-    training_steps: int = 100
-    sampling_steps: int = 5
-    finetuned_steps: int | None = None
-    prediction: Literal["epsilon", "x0"] = "x0"
-    spacing: Literal["leading", "trailing"] = "trailing"
-    sigma_floor: float = 0.1
-    gaussian_std: float = 0.1
+    training_steps: int
+    sampling_steps: int
+    finetuned_steps: int | None
+    prediction: Literal["epsilon", "x0"]
+    spacing: Literal["leading", "trailing"]
+    sigma_floor: float
+    gaussian_std: float
     log_prob_floor: float | None = added(None)
     log_prob_clamp: bool = added(False)
 
@@ -84,6 +90,9 @@ class ChainPolicy(nn.Module):
     and gives `transition` and `loss`.
     """
 
+    own_settings: ClassVar[Mapping[str, str]] = {}  # setting of RL -> the one that this class has
+    random_start: ClassVar[bool] = True  # whether a deterministic plan depends on the noise
+
     steps: int
     prefix: int = 0
     noise_scale: float = 1.0  # of the exploration noise; RL alone changes it, and no file keeps it
@@ -103,6 +112,11 @@ class ChainPolicy(nn.Module):
         factor = noise_factor(config.horizon, config.noise_correlation)
         self.register_buffer("factor", factor, persistent=False)  # L with C = L Lᵀ
         self.register_buffer("whiten", torch.linalg.inv(factor), persistent=False)
+
+    @classmethod
+    def setting(cls, config: RLConfig, name: str) -> Any:
+        """Return a setting of RL, such as "clip", or what this class has in its place."""
+        return getattr(config, cls.own_settings.get(name, name))
 
     @property
     def device(self) -> torch.device:

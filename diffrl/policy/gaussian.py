@@ -1,6 +1,7 @@
 """GaussianPolicy: the rival, a plan drawn from one Gaussian around the network's output."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,11 @@ class GaussianPolicy(ChainPolicy):
     """
 
     steps = 1
+    random_start = False
+    own_settings: ClassVar = {
+        "clip": "gaussian_clip",
+        "actor_learning_rate": "gaussian_learning_rate",
+    }
 
     def __init__(self, config: PolicyConfig, layout: Layout):
         super().__init__(config, layout)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffrl.base import intervals
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.presets import QualityConfig
 from diffrl.quality import consistency
@@ -53,23 +54,21 @@ MEASURES = {
 
 # The questions, fixed before the data: same mode first, the confounded contrast last.
 PLANNED = (
-    (("diffusion", "deterministic"), ("gaussian", "deterministic")),
-    (("diffusion", "stochastic"), ("gaussian", "stochastic")),
-    (("diffusion", "deterministic"), ("operator", "recorded")),
-    (("diffusion", "deterministic"), ("human", "recorded")),
-    (("gaussian", "deterministic"), ("operator", "recorded")),
-    (("gaussian", "deterministic"), ("human", "recorded")),
-    (("diffusion", "deterministic"), ("diffusion", "stochastic")),
-    (("diffusion", "deterministic"), ("gaussian", "stochastic")),
+    (Arm("diffusion", "deterministic"), Arm("gaussian", "deterministic")),
+    (Arm("diffusion", "stochastic"), Arm("gaussian", "stochastic")),
+    (Arm("diffusion", "deterministic"), Arm("operator", "recorded")),
+    (Arm("diffusion", "deterministic"), Arm("human", "recorded")),
+    (Arm("gaussian", "deterministic"), Arm("operator", "recorded")),
+    (Arm("gaussian", "deterministic"), Arm("human", "recorded")),
+    (Arm("diffusion", "deterministic"), Arm("diffusion", "stochastic")),
+    (Arm("diffusion", "deterministic"), Arm("gaussian", "stochastic")),
 )
 # Without noise the Gaussian policy repeats itself exactly: 0 by construction is shown, not tested.
 CONSTRUCTED = {
-    (("gaussian", "deterministic"), name)
+    (Arm("gaussian", "deterministic"), name)
     for name in ("own_position_variance", "own_action_variance")
 }
 MIN_PAIRS = 6  # 2^-6 · 2 = 0.03: fewer pairs can never reach p < 0.05
-
-SOURCES = ("operator", "human", "teleoperation", "gaussian", "diffusion")  # order of the tables
 
 _ARM = ["source", "mode"]
 
@@ -90,14 +89,14 @@ def measure(trajectories: list[Trajectory], config: QualityConfig) -> pd.DataFra
     rows = []
     for task, same_task in _grouped(kept, lambda t: t.task):
         moved = _moved(same_task)
-        for (source, mode), group in _grouped(same_task, lambda t: t.arm):
+        for arm, group in _grouped(same_task, lambda t: t.arm):
             if len(group) < 2:
                 raise UserError(
-                    f"{group[0].label}: the only successful trajectory of {source}/{mode} on "
+                    f"{group[0].label}: the only successful trajectory of {arm} on "
                     f"{task}; variances and intervals need at least two. Add demonstrations."
                 )
             for start_state, name, value in _rows(group, moved, config):
-                rows.append((source, mode, task, start_state, name, value))
+                rows.append((*arm, task, start_state, name, value))
     columns = [*_ARM, "task", "start_state", "measure", "value"]
     table = pd.DataFrame(rows, columns=columns)
     return table[np.isfinite(table["value"])].reset_index(drop=True)
@@ -156,7 +155,7 @@ def over_tasks(summary: pd.DataFrame) -> pd.DataFrame:
             continue
         shown = means.get(("operator", "recorded", row.measure))
         fair = row.source not in ("operator", "teleoperation")  # and not 0 by construction
-        fair &= ((row.source, row.mode), row.measure) not in CONSTRUCTED
+        fair &= (Arm(row.source, row.mode), row.measure) not in CONSTRUCTED
         p = _task_contrast(tasks, shown)["p_tasks"] if fair and shown is not None else np.nan
         rows.append([*intervals.interval_over_tasks(list(tasks.values()))[1:], p])
     return summary.assign(**dict(zip(("low_tasks", "high_tasks", "p_tasks"), np.transpose(rows))))
@@ -207,7 +206,9 @@ def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.Dat
                 continue  # one of the arms is not at hand
             row = _contrast(a, b, config)
             if row is not None:
-                rows.append({"measure": name, "first": "/".join(first), "second": "/".join(second)})
+                rows.append(
+                    {"measure": name, "first": first.joined("/"), "second": second.joined("/")}
+                )
                 rows[-1] |= row
     columns = ["measure", "first", "second", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "n", "test"])
@@ -224,7 +225,7 @@ def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
     """
     found = _task_means(means)
     rows = [
-        _task_contrast(*(found[(*arm.split("/"), row.measure)] for arm in (row.first, row.second)))
+        _task_contrast(*(found[(*Arm.parse(arm), row.measure)] for arm in (row.first, row.second)))
         for row in tests.itertuples()
     ]
     columns = ["difference_tasks", "low_tasks", "high_tasks", "p_tasks", "tasks"]

@@ -12,6 +12,7 @@ import pandas as pd
 import tyro
 
 from diffrl.base import artifacts
+from diffrl.base.arm import SOURCES, Arm
 from diffrl.base.errors import UserError
 from diffrl.data.validate import data_files
 from diffrl.presets import QualityConfig, get_preset
@@ -39,7 +40,7 @@ class Quality(NamedTuple):
             rows = rows[rows["task"] == task]
         tasks = rows["task"][rows["source"] != "teleoperation"].unique()
         counts = rows.groupby(["source", "mode"]).size()
-        arms = ", ".join(f"{source} {mode} {n}" for (source, mode), n in counts.items())
+        arms = ", ".join(f"{Arm(*arm).joined(' ')} {n}" for arm, n in counts.items())
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
         return f"Successful episodes on {where}, control rate 20 Hz, n: {arms}."
 
@@ -101,7 +102,9 @@ def run_quality(preset: str, force: bool = False) -> Quality:
         artifacts.write_csv(path, table)
     counts = units[units["measure"] == "steps"].groupby(["source", "mode"]).size()
     stage.finish(
-        {"/".join(arm): int(n) for arm, n in counts.items()}, outputs=paths, seed=config.seed
+        {Arm(*arm).joined("/"): int(n) for arm, n in counts.items()},
+        outputs=paths,
+        seed=config.seed,
     )
     return Quality(trajectories, *map(pd.read_csv, paths))
 
@@ -111,7 +114,7 @@ def _pairs(trajectories: list[Trajectory], tell: Callable = print) -> list[Traje
     counts = Counter((t.arm, t.task) for t in trajectories)
     for (arm, task), count in counts.items():
         if count < 2:
-            tell(f"Left out: {' '.join(arm)} on {task} has {count} success, too few to measure.")
+            tell(f"Left out: {arm} on {task} has {count} success, too few to measure.")
     return [t for t in trajectories if counts[t.arm, t.task] >= 2]
 
 
@@ -184,12 +187,12 @@ def _measures(rows):
 
 def _order(column):
     """Sort key of a column: sources and measures in the order of the series."""
-    order = {"source": report.SOURCES, "measure": tuple(report.MEASURES)}.get(column.name)
+    order = {"source": SOURCES, "measure": tuple(report.MEASURES)}.get(column.name)
     return column if order is None else column.map({k: f"{i:02d}" for i, k in enumerate(order)})
 
 
 def _text(row):
-    if ((row.source, row.mode), row.measure) in report.CONSTRUCTED:
+    if (Arm(row.source, row.mode), row.measure) in report.CONSTRUCTED:
         return f"{_number(row.value)} (by construction)"
     return _cell(row.value, row.low, row.high)
 

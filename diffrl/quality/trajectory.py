@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 
 MIN_SAMPLES = 4  # a third difference needs four positions
@@ -74,9 +75,9 @@ class Trajectory:
                 )
 
     @property
-    def arm(self) -> tuple[str, str]:
-        """(source, mode): what a comparison holds against another."""
-        return self.source, self.mode
+    def arm(self) -> Arm:
+        """What a comparison holds against another."""
+        return Arm(self.source, self.mode)
 
     @property
     def has_commands(self) -> bool:

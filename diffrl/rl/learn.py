@@ -42,9 +42,8 @@ class Learner:
         threads: int | None = None,
     ):
         self.policy, self.config = policy, config
-        gaussian = policy.config.algorithm == "gaussian"
-        self.clip = config.gaussian_clip if gaussian else config.clip
-        self.base_rate = config.gaussian_learning_rate if gaussian else config.actor_learning_rate
+        self.clip = policy.setting(config, "clip")
+        self.base_rate = policy.setting(config, "actor_learning_rate")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.critic = Critic(policy.layout).to(policy.device)

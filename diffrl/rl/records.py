@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
 from diffrl.base.intervals import wilson
-from diffrl.presets import MODES, Algorithm, Preset
+from diffrl.presets import Algorithm, Preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 
@@ -71,7 +72,7 @@ def expert_rows(
     task, algorithm, seed = names
     fair = trials[~trials["error"]]
     rows = []
-    for mode in MODES:
+    for mode in POLICY_MODES:
         success = fair.loc[fair["mode"] == mode, "success"]
         count, successes = len(success), int(success.sum())
         values = [task, algorithm, mode, seed, count, successes]

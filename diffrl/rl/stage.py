@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from diffrl import policy as policies
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
 from diffrl.base.scale import cores, map_tasks, shares
-from diffrl.presets import ALGORITHMS, MODES, Algorithm, Preset, get_preset
+from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
 from diffrl.rl.journal import Journal
 from diffrl.rl.records import (
     COLUMNS,
@@ -44,7 +45,7 @@ def train_expert(
 
     Args:
         task: "libero_object/0".
-        algorithm: "diffusion" or "gaussian".
+        algorithm: "diffusion", "gaussian", or a policy class that is registered.
         preset: its demonstrations, clone and rl settings are used.
         seed: of demonstrations, weights, noise and start states.
         threads: of the simulator (default: all cores); they change nothing but the time.
@@ -141,7 +142,9 @@ def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int)
         run, policy = Training(task, algorithm, preset, seed, threads), policies.load(folder)
         known = pd.read_csv(folder / "trials.csv").query("policy == 'expert'")
         rows = []
-        for mode in [mode for mode in MODES if (algorithm, mode) != ("gaussian", MODES[0])]:
+        for mode in (
+            POLICY_MODES if policies.policy_class(algorithm).random_start else POLICY_MODES[1:]
+        ):
             for noise in preset.rl.evaluation_seeds:
                 table = known[(known["mode"] == mode) & (known["seed"] == noise)]
                 table = table if len(table) else trial_table(run.play(policy, mode, noise))
@@ -165,7 +168,7 @@ def main(
 
     Args:
         task: e.g. libero_object/0 (`python -m diffrl tasks` lists them).
-        algorithm: of the policy.
+        algorithm: diffusion or gaussian.
         preset: smoke, laptop, gpu or paper.
         seed: of everything random.
         threads: of the simulator; default: all cores.

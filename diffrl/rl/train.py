@@ -18,11 +18,12 @@ import torch
 
 from diffrl import policy as policies
 from diffrl.base import checkpoint
+from diffrl.base.arm import POLICY_MODES, Mode
 from diffrl.base.artifacts import Stage, config_hash, forced, write_csv, write_json
 from diffrl.base.errors import UserError
 from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.policy import ChainPolicy, Layout
-from diffrl.presets import MODES, Algorithm, Mode, Preset
+from diffrl.presets import Algorithm, Preset
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
@@ -54,6 +55,7 @@ class Training:
         journal: Journal | None = None,
         note: Note | None = None,
     ):
+        policies.policy_class(algorithm)  # or a UserError, before anything is computed
         self.task, self.algorithm, self.seed = task, algorithm, seed
         self.preset = preset.of(task)
         self.threads, self.note = threads, note
@@ -210,7 +212,7 @@ class Training:
         write_json(self.folder / "config.json", self.config)
 
     def evaluate(
-        self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = MODES
+        self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = POLICY_MODES
     ) -> list[Trial]:
         """Play the official start states in each mode, with the headline's noise."""
         return [

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
+from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
 from diffrl.base.errors import UserError
 from diffrl.base.scale import cores, map_tasks
@@ -42,8 +43,7 @@ class Part(NamedTuple):
     Of a whole data set the last `VLAConfig.held_out` episodes are not learned from.
     """
 
-    source: str
-    mode: str
+    arm: Arm
     count: int | None = None
 
 
@@ -61,15 +61,15 @@ def parts_of(data: str) -> list[Part]:
             f"{data!r} names no training data: write <source>-<mode>, such as diffusion-"
             "deterministic, with :<episodes> for a part of it, and + between several."
         )
-    return [Part(f[1], f[2], int(f[3]) if f[3] else None) for f in found]
+    return [Part(Arm(f[1], f[2]), int(f[3]) if f[3] else None) for f in found]
 
 
-def arm_of(data: str) -> tuple[str, str]:
-    """Return source and mode as the records name them; of a mixture, those of its parts."""
+def arm_of(data: str) -> Arm:
+    """Return the arm as the records name it; of a mixture, those of its parts."""
     parts = parts_of(data)
-    names = [part.source + (f":{part.count}" if part.count else "") for part in parts]
-    modes = [part.mode for part in parts]
-    return "+".join(names), "+".join(modes if len(set(modes)) > 1 else modes[:1])
+    names = [part.arm.source + (f":{part.count}" if part.count else "") for part in parts]
+    modes = [part.arm.mode for part in parts]
+    return Arm("+".join(names), "+".join(modes if len(set(modes)) > 1 else modes[:1]))
 
 
 def model_folder(preset: str, data: str, seed: int) -> Path:
@@ -100,7 +100,7 @@ def files_of(data: str, preset: Preset) -> list[Path]:
 
 
 def _files(part: Part, preset: Preset) -> list[Path]:
-    return [dataset_path(task, part.source, part.mode, preset.name) for task in preset.vla_tasks]
+    return [dataset_path(preset, task, part.arm) for task in preset.vla_tasks]
 
 
 def load(paths: Sequence[Path], count: int) -> list[Episode]:
@@ -214,7 +214,7 @@ def finished(preset: Preset, data: str, seed: int) -> bool:
         return False
 
 
-def arms_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
+def models_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
     """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
     chosen = preset.vla.further if further else preset.vla.data
     return [(data, seed) for seed in preset.vla.seeds for data in chosen]  # a whole seed first
@@ -231,8 +231,8 @@ def fit_all(
 
     With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
     """
-    arms = arms_of(preset, further)
-    items = [arm for arm in arms if force or not _stage(*arm, preset).done]
+    models = models_of(preset, further)
+    items = [item for item in models if force or not _stage(*item, preset).done]
     if items:
         render_all(preset, workers, further)
     names = [f"{data}, seed {seed}" for data, seed in items]
@@ -242,7 +242,7 @@ def fit_all(
     workers = 1 if shared else workers or (few if device == "cpu" else 1)
     if items:
         map_tasks(function, items, names=names, workers=workers, description="VLAs")
-    rows = [_stage(*arm, preset).records for arm in arms]
+    rows = [_stage(*item, preset).records for item in models]
     table = pd.DataFrame(rows)
     name = "vla_further.csv" if further else "vla.csv"
     write_csv(runs_dir(preset.name) / name, table)
