@@ -385,7 +385,7 @@ def test_an_object_is_found_again_only_if_it_says_what_it_is(tmp_path, capsys):
     policy.fingerprint = "weights of Monday"
     evaluate([job])
     evaluate([job])
-    assert "1 of 1 trials of test_own.Answers are found" in capsys.readouterr().out
+    assert "1 of 1 trials of test_evaluation_own.Answers are found" in capsys.readouterr().out
     assert torch.get_num_threads() == threads
 
 

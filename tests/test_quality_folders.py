@@ -98,7 +98,7 @@ def test_an_arm_with_one_good_episode_is_left_out_with_skip_bad(tmp_path, capsys
     robomimic_file(tmp_path / "one.hdf5", demos=1)
     assert command_line(["quality", str(tmp_path)]) == 1
     assert command_line(["quality", str(tmp_path), "--skip-bad", "--csv"]) == 0
-    assert "one recorded on Lift has 1 success" in capsys.readouterr().err
+    assert "one-recorded on Lift has 1 success" in capsys.readouterr().err
 
 
 def test_the_sound_episodes_of_a_changed_data_set_of_ours_are_measured_with_skip_bad(tmp_path):
