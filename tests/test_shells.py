@@ -13,7 +13,6 @@ import pytest
 
 from diffrl import __main__
 from diffrl.base import jit, opengl
-from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 
 TASK = "libero_object/3"
@@ -96,14 +95,16 @@ print(simulator.states()[0].tolist())
 print([os.environ.get(name) for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "HOME")])
 """
     gpu = {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "0", "CUDA_VISIBLE_DEVICES": "1"}
-    hostile = {"faults": NO_HOME + NO_OPENGL + ANOTHERS_LOG, "DIFFRL_CACHE": str(tmp_path), **gpu}
-    result = shell("-c", code, **hostile)
+    caches = [tmp_path / "hostile", tmp_path / "usual"]  # a model holds its meshes' paths, so both
+    faults = NO_HOME + NO_OPENGL + ANOTHERS_LOG  # are compiled by this very installation
+    result = shell("-c", code, faults=faults, DIFFRL_CACHE=str(caches[0]), **gpu)
     assert result.returncode == 0, result.stderr
-    usual = shell("-c", code)
+    usual = shell("-c", code, DIFFRL_CACHE=str(caches[1]))
     assert result.stdout.splitlines()[0] == usual.stdout.splitlines()[0]
     assert result.stdout.splitlines()[1] == "['egl', '0', None]"  # nothing of it stays
-    [compiled] = (tmp_path / "scenes").glob("*.scene")
-    assert compiled.read_bytes() == (cache_dir() / "scenes" / compiled.name).read_bytes()
+    [compiled], [other] = (list((cache / "scenes").glob("*.scene")) for cache in caches)
+    assert compiled.name == other.name
+    assert compiled.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.sim
