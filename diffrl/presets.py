@@ -1,4 +1,4 @@
-"""Every setting of the series, in one place: one frozen dataclass per stage, four presets.
+"""Every setting of the series, in one place: one frozen dataclass per stage, five presets.
 
 Source marks after a value: [P] the paper's own words, [S] a summary made from its full text,
 [G] the same group's follow-up (arXiv 2511.19528), [D] DPPO's public code (arXiv 2409.00588, v0.8),
@@ -9,7 +9,7 @@ A preset holds settings only; what was measured with it lies in ``runs/<preset>/
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -140,6 +140,8 @@ class RLConfig(_Settings):
     confirm_starts: int = 0  # held-out states on which a new best must be it, the same for each
     # candidate, those of a measurement among them; 0: no second look [C]
     checkpoint_every: int = 1  # iterations [C]
+    half_weights: bool = added(False)  # the clone and the expert that are evaluated have weights
+    # that float16 holds, so that evidence keeps the very networks in half the room [C]
     torch_threads: int = 1  # another number may round differently, so it is a setting [C]
     seeds: tuple[int, ...] = (0,)  # training seeds per task and algorithm [C]
     evaluation_starts: int = 50  # official start states of the final evaluation [L]
@@ -161,6 +163,8 @@ class GenerationConfig:
     seed: int = 1  # of the fresh start states and of the policy's noise [C]
     repeats: int = 8  # rollouts of each start state that is repeated, for quality alone [C]
     repeated_starts: int = 4  # how many they are, per task and source [C]
+    experts: int | None = added(None)  # of a task's, in the order of rl.seeds, that take turns [C];
+    # None: all
 
 
 @dataclass(frozen=True)
@@ -240,11 +244,32 @@ class Preset:
     vla: VLAConfig = VLAConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     own: tuple[tuple[str, str, Any], ...] = ()  # (task, setting, value) of harder tasks [C]
+    suites: tuple[str, ...] = ()  # of a `part`; none: the whole
 
     def of(self, task: str) -> "Preset":
         """Return the settings of one task: with its own count of demonstrations, and `own`."""
         preset = self.with_settings({key: value for name, key, value in self.own if name == task})
         return replace(preset, demonstrations=preset.demonstrations.of(task), own=())
+
+    def part(self, suites: Sequence[str]) -> "Preset":
+        """Return the same preset with the tasks of some suites alone; none: all of them.
+
+        A part shares the whole's folder: its experts and data sets are the whole's. A VLA of a
+        part is another model than that of the whole.
+
+        Raises:
+            UserError: the preset has no task of such a suite.
+        """
+        suites = tuple(dict.fromkeys(suites))
+        known = list(dict.fromkeys(task.partition("/")[0] for task in self.tasks))
+        for suite in suites:
+            if suite not in known:
+                raise UserError(
+                    f"Preset {self.name} has no task of a suite {suite!r}: give --suite one or "
+                    f"several of {', '.join(known)}."
+                )
+        tasks = tuple(t for t in self.tasks if not suites or t.partition("/")[0] in suites)
+        return replace(self, tasks=tasks, suites=suites)
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Preset":
         """Return a preset with some settings changed, such as ``{"rl.iterations": 72}``."""
@@ -254,6 +279,11 @@ class Preset:
             changed = replace(getattr(preset, stage), **{field: value})
             preset = replace(preset, **{stage: changed})
         return preset
+
+    @property
+    def full_name(self) -> str:
+        """Its name and, of a part, the suites: what `get_preset` finds it by."""
+        return ":".join([self.name, "+".join(self.suites)] if self.suites else [self.name])
 
     @property
     def vla_tasks(self) -> tuple[str, ...]:
@@ -366,6 +396,44 @@ _LAPTOP = Preset(
     own=_LAPTOP_OWN,
 )
 
+_FOUR = tuple(
+    f"{suite}/{index}"
+    for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    for index in range(10)
+)
+_REPLICATED = tuple(task for task in _FOUR if int(task.partition("/")[2]) < 5)  # before any result
+_LONG = {  # as laptop's harder tasks: the two subtasks leave few successes in an iteration
+    **_HARDER,
+    "rl.iterations": 40,
+    "clone.first_measure": 1500,
+}
+
+_LIBERO = Preset(
+    name="libero",  # 2 cores, days: all of LIBERO, its four suites of ten first
+    tasks=_ALL,
+    demonstrations=OperatorConfig(count=10),
+    clone=CloneConfig(target_success=0.1),
+    rl=RLConfig(
+        physics="training",
+        iterations=36,
+        target_success=0.99,
+        confirm_starts=192,
+        warmup=4,
+        noise_start=2.0,
+        actor_learning_rate=2e-4,  # one rate and one clip for both classes: with the Gaussian's the
+        clip=0.04,  # diffusion loses no success (experiment `rates` of laptop)
+        clip_first=0.004,
+        half_weights=True,
+    ),
+    generation=GenerationConfig(experts=1),  # each task's data are of one expert, seed 0's
+    vla=VLAConfig(tasks=_FOUR, frame_stride=6, flow_draws=2, seeds=(0, 1, 2)),
+    evaluation=EvaluationConfig(trials=25),
+    own=(
+        *((task, "rl.seeds", (0, 1, 2)) for task in _REPLICATED),
+        *((t, *setting) for t in _suite("libero_10", 10) for setting in _LONG.items()),
+    ),
+)
+
 _GPU = Preset(
     name="gpu",  # one accelerator and many cores: images, the paper's networks, two suites
     tasks=(*_suite("libero_spatial", 10), *_OBJECT),
@@ -432,17 +500,22 @@ _PAPER = Preset(
     evaluation=EvaluationConfig(suites=PRO_SUITES, suite_trials=50),
 )
 
-PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _GPU, _PAPER)}
+PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _LIBERO, _GPU, _PAPER)}
 
 
-def get_preset(name: str) -> Preset:
-    """Return the preset called `name`.
+def get_preset(name: str, suites: Sequence[str] = ()) -> Preset:
+    """Return the preset called `name`, or its part of some suites.
+
+    A part has a name of its own, too: ``libero:libero_object`` or, of two suites,
+    ``libero:libero_object+libero_goal``.
 
     Raises:
-        UserError: no preset has that name.
+        UserError: no preset has that name, or it has no such suite.
     """
-    if isinstance(name, str) and name in PRESETS:
-        return PRESETS[name]
+    if isinstance(name, str):
+        whole, colon, part = name.partition(":")
+        if whole in PRESETS:
+            return PRESETS[whole].part([*(part.split("+") if colon else []), *suites])
     close = difflib.get_close_matches(str(name), PRESETS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(

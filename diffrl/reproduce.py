@@ -212,7 +212,7 @@ def series(preset: Preset, numbers: range) -> None:
             examined = True
         print(f"{label}: running", flush=True)
         start, target = time.monotonic(), executed_folder(preset.name) / notebook.name
-        run_notebook(notebook, target, {"PRESET": preset.name})
+        run_notebook(notebook, target, {"PRESET": preset.full_name})
         seconds = time.monotonic() - start
         stage.finish({"seconds": seconds}, outputs=[target, target.with_suffix(".html")])
         print(f"{label}: done in {_clock(seconds)}", flush=True)
@@ -232,6 +232,7 @@ def _record(preset: Preset, paths: list[Path]) -> None:
 
 def main(
     preset: str = "smoke",
+    suite: tuple[str, ...] = (),
     from_: Annotated[int, tyro.conf.arg(name="from")] = 1,
     only: int | None = None,
     force: bool = False,
@@ -239,12 +240,14 @@ def main(
     """Run the notebooks 01-05; what is finished is found, not computed again.
 
     Args:
-        preset: smoke, laptop, gpu or paper.
+        preset: smoke, laptop, libero, gpu or paper.
+        suite: only these of the preset's suites, e.g. libero_object.
         from_: the first notebook (1 to 5).
         only: just this notebook.
         force: compute everything again, stages inside the notebooks too.
     """
-    settings, numbers, start = get_preset(preset), _chosen(from_, only), time.monotonic()
+    settings = get_preset(preset, suite)
+    preset, numbers, start = settings.name, _chosen(from_, only), time.monotonic()
     if force:
         os.environ[artifacts.FORCE] = repr(time.time())
     elif evidence.restore(preset):

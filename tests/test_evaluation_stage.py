@@ -170,7 +170,11 @@ def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trai
     smoke = get_preset("smoke")
     preset = replace(smoke, evaluation=replace(smoke.evaluation, trials=1))
     assert evaluation_stage.evaluate_further(preset, workers=1).empty
-    vla.save(vla_samples.make_model(), model_folder("smoke", "diffusion-deterministic:10", 0), {})
+    vla.save(
+        vla_samples.make_model(),
+        model_folder(smoke, "diffusion-deterministic:10", 0),
+        {},
+    )
     assert evaluation_stage.evaluate_further(preset, workers=1).empty  # of other settings, perhaps
     monkeypatch.setattr(
         evaluation_stage, "finished", lambda preset, data, seed: data.endswith(":10")

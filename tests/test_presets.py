@@ -1,7 +1,10 @@
 """Presets are found by their names."""
 
+from dataclasses import replace
+
 import pytest
 
+from diffrl.base.artifacts import runs_dir
 from diffrl.base.errors import UserError
 from diffrl.presets import get_preset
 
@@ -11,3 +14,31 @@ def test_what_names_no_preset_is_refused_with_the_names(name):
     with pytest.raises(UserError, match=r"There is no preset .*choose one of smoke, laptop"):
         get_preset(name)
     assert get_preset("smoke").name == "smoke"
+
+
+def test_a_part_of_a_preset_has_the_tasks_of_its_suites_and_the_whole_s_folder():
+    whole = get_preset("libero")
+    part = get_preset("libero", ("libero_object", "libero_10"))
+    assert part.tasks == tuple(t for t in whole.tasks if t[:9] in ("libero_ob", "libero_10"))
+    assert get_preset(part.full_name) == part
+    assert part.full_name == "libero:libero_object+libero_10"
+    assert runs_dir(part.full_name) == runs_dir("libero")
+    assert replace(part, tasks=whole.tasks, suites=()) == whole
+    with pytest.raises(UserError, match=r"no task of a suite 'libero_goal'.*libero_object"):
+        get_preset("smoke", ("libero_goal",))
+
+
+def test_libero_trains_both_classes_alike_and_twenty_tasks_three_times():
+    libero = get_preset("libero")
+    assert len(set(libero.tasks)) == 130
+    assert len(libero.vla_tasks) == 40
+    seeds = {task: libero.of(task).rl.seeds for task in libero.tasks}
+    thrice = [task for task in libero.tasks if seeds[task] == (0, 1, 2)]
+    assert len(thrice) == 20
+    assert set(thrice) <= set(libero.vla_tasks)
+    assert {own for task, own in seeds.items() if task not in thrice} == {(0,)}
+    for task in ("libero_goal/0", "libero_10/2"):
+        rl = libero.of(task).rl
+        assert rl.physics == "training"
+        assert rl.actor_learning_rate == rl.gaussian_learning_rate
+        assert rl.clip == rl.gaussian_clip

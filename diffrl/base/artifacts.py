@@ -46,8 +46,11 @@ def root() -> Path:
 
 
 def runs_dir(preset: str) -> Path:
-    """Return (and create) the folder of what a preset computes; git ignores it."""
-    return make_folder(root() / "runs" / preset)
+    """Return (and create) the folder of what a preset computes; git ignores it.
+
+    A part, "libero:libero_object", shares that of the whole.
+    """
+    return make_folder(root() / "runs" / preset.partition(":")[0])
 
 
 def results_dir(preset: str) -> Path:

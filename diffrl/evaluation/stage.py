@@ -33,7 +33,7 @@ from diffrl.evaluation.play import Outcome, film, play
 from diffrl.evaluation.policies import Oracle, label_of, open_policy
 from diffrl.evaluation.protocol import Policy, Trial
 from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
-from diffrl.presets import Preset
+from diffrl.presets import Preset, get_preset
 from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.stage import arm_of, arms_of, finished, model_folder
@@ -283,7 +283,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     for data, seed in arms_of(preset):
         if not finished(preset, data, seed):
             raise UserError(
-                f"{model_folder(preset.name, data, seed)} holds no VLA of preset {preset.name}'s "
+                f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s "
                 "settings and data: train it first, with "
                 f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
             )
@@ -318,14 +318,15 @@ def _evaluate_arms(
 ) -> pd.DataFrame:
     jobs = []
     for data, seed in arms:
-        model = model_folder(preset.name, data, seed)
+        model = model_folder(preset, data, seed)
         arm = Arm(*arm_of(data), seed)
         jobs.append(Job(f"compact:{model}", tuple(trials), model / "evaluation", arm))
     return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
 
 
 def main(
-    policy: str,
+    policy: str | None = None,
+    preset: str | None = None,
     suite: tuple[str, ...] = (),
     trials: int = OFFICIAL,
     seed: int = 0,
@@ -337,12 +338,15 @@ def main(
 ) -> int:
     """Evaluate a policy by LIBERO's protocol and print success with 95 % intervals.
 
+    With --preset in place of --policy these are the preset's VLAs, by its own number of trials.
+
     Args:
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
             openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60],
             lerobot:<python>?checkpoint=<path>[&replan=8&detail=reduced], or a class of your own
             with infer(obs), as <module>:<class> or <file.py>:<class>, with ?<key>=<text> for what
             it is made with.
+        preset: whose VLAs are evaluated; of some of its suites, those trained on them.
         suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
         trials: official start states per task, 1 to 50.
         seed: of the fixtures' poses and of the policy's noise.
@@ -353,6 +357,12 @@ def main(
         videos: start states to film, e.g. official/0.
         retry_errors: try recorded errors once more.
     """
+    if (policy is None) == (preset is None):
+        raise UserError("Say what to evaluate: a --policy, or the VLAs of a --preset.")
+    if preset is not None:
+        table = evaluate_preset(get_preset(preset, suite), workers)
+        print(summarise(table).to_string(index=False))
+        return int((table["status"] == "error").all())
     kind = label_of(policy)
     if suite:
         planned = plan(tasks_of(suite), trials, seed)

@@ -48,7 +48,7 @@ def expert_folders(task: str, source: str, preset: Preset) -> list[Path]:
     from diffrl.rl.records import config_of, expert_folder  # torch: only where a policy acts
 
     folders = []
-    for seed in preset.rl.seeds:
+    for seed in preset.of(task).rl.seeds[: preset.generation.experts]:
         folder = expert_folder(task, source, preset.name, seed)
         try:
             trained = read_json(folder / "config.json")

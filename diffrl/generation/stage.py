@@ -299,6 +299,7 @@ def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 def main(
     preset: str = "laptop",
+    suite: tuple[str, ...] = (),
     task: str | None = None,
     source: Source | None = None,
     mode: Mode | None = None,
@@ -311,7 +312,8 @@ def main(
     Beside them a few start states are played several times, for the quality of notebook 3 alone.
 
     Args:
-        preset: smoke, laptop, gpu or paper; decides tasks, number of episodes, seeds.
+        preset: smoke, laptop, libero, gpu or paper; decides tasks, number of episodes, seeds.
+        suite: only these of the preset's suites, e.g. libero_object.
         task: only this one, e.g. libero_object/0.
         source: only this one.
         mode: only this one: recorded (demonstrations), deterministic or stochastic (experts).
@@ -321,7 +323,7 @@ def main(
     """
     if human_demos is not None:
         os.environ[VARIABLE] = str(human_demos)
-    settings = get_preset(preset)
+    settings = get_preset(preset, suite)
     pairs = [
         pair
         for pair in sources_of(settings)

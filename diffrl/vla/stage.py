@@ -72,9 +72,13 @@ def arm_of(data: str) -> tuple[str, str]:
     return "+".join(names), "+".join(modes if len(set(modes)) > 1 else modes[:1])
 
 
-def model_folder(preset: str, data: str, seed: int) -> Path:
-    """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0."""
-    return runs_dir(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
+def model_folder(preset: Preset, data: str, seed: int) -> Path:
+    """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0.
+
+    One of a part of the preset's tasks lies apart.
+    """
+    place = runs_dir(preset.name) / "vla" / "+".join(preset.suites)
+    return place / f"{data.replace(':', '-first')}-seed{seed}"
 
 
 def files_of(data: str, preset: Preset) -> list[Path]:
@@ -145,7 +149,7 @@ def prepare(
 
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
-    folder = model_folder(preset.name, data, seed)
+    folder = model_folder(preset, data, seed)
     return Stage(folder, "vla", _settings(data, seed, preset), inputs=files_of(data, preset))
 
 
@@ -157,7 +161,7 @@ def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
 def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
     """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
     data, seed = item
-    stage, folder = _stage(data, seed, preset), model_folder(preset.name, data, seed)
+    stage, folder = _stage(data, seed, preset), model_folder(preset, data, seed)
     if stage.done and not force:
         return stage.records
     torch.set_num_threads(1)
@@ -255,7 +259,7 @@ def losses_of(preset: Preset) -> pd.DataFrame:
     for data in preset.vla.data:
         source, mode = arm_of(data)
         for seed in preset.vla.seeds:
-            curve = pd.read_csv(model_folder(preset.name, data, seed) / "losses.csv")
+            curve = pd.read_csv(model_folder(preset, data, seed) / "losses.csv")
             parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
     return pd.concat(parts, ignore_index=True)
 
@@ -266,7 +270,7 @@ def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -
     Returns rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
     """
     source, mode = arm_of(data)
-    vla = model.load(model_folder(preset.name, data, preset.vla.seeds[0]))
+    vla = model.load(model_folder(preset, data, preset.vla.seeds[0]))
     kept = load(files_of(data, preset)[:1], preset.vla.demonstrations)
     frames = make_frames(kept[-1:], preset.vla, workers=1)
     rows = np.linspace(0, len(frames) - 1, moments + 2).astype(int)[1:-1]
@@ -283,6 +287,7 @@ def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -
 
 def main(
     preset: str = "laptop",
+    suite: tuple[str, ...] = (),
     data: tuple[Path, ...] = (),
     weights: tuple[float, ...] = (),
     out: Path | None = None,
@@ -296,7 +301,9 @@ def main(
     """Train the VLAs of a preset, or one VLA on any data sets.
 
     Args:
-        preset: smoke, laptop, gpu or paper; decides settings, and without --data also sources.
+        preset: smoke, laptop, libero, gpu or paper; decides settings, and without --data also
+            sources.
+        suite: only these of the preset's suites, e.g. libero_object; such VLAs lie apart.
         data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
         weights: of these files; default: all alike.
         out: folder of that VLA.
@@ -309,7 +316,7 @@ def main(
         further: train the preset's VLAs of fewer and of mixed demonstrations instead.
     """
     PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
-    settings = get_preset(preset)
+    settings = get_preset(preset, suite)
     if steps is not None and not data:
         raise UserError(
             "--steps would overwrite the preset's VLAs by others: give --data and --out with it."
