@@ -54,6 +54,8 @@ class OperatorConfig(_Settings):
     counts: tuple[tuple[str, int], ...] = ()  # (task, count) where a task needs another count [C]
     max_attempts: int = 400  # attempts before the operator gives up on a task [C]
     noise: float = 1.0  # scale of the human-like noise: 0 none, 1 calibrated on LIBERO's sets [C]
+    tremor: float | None = added(None)  # scale of its tremor, which then has random numbers of its
+    # own: the same paths with and without it; None: calibrated with the rest, and mixed with it [C]
 
     def __post_init__(self):
         super().__post_init__()
@@ -165,6 +167,7 @@ class GenerationConfig:
     repeated_starts: int = 4  # how many they are, per task and source [C]
     experts: int | None = added(None)  # of a task's, in the order of rl.seeds, that take turns [C];
     # None: all
+    ladder: tuple[tuple[str, str], ...] = added(())  # (source, mode) of arms that say why [C]
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,11 @@ class VLAConfig(_Settings):
     ema: float = 0.99  # decay of the averaged weights, per optimiser step [C]
     held_out: int = 2  # last episodes of each data set, kept for the validation loss [C]
     seeds: tuple[int, ...] = (0,)  # training seeds per source [C]
+    fewer: tuple[tuple[str, int], ...] = added(())  # (data, how many of the seeds) of some [C]
+
+    def seeds_of(self, data: str) -> tuple[int, ...]:
+        """Return the training seeds of one source's VLAs."""
+        return self.seeds[: dict(self.fewer).get(data, len(self.seeds))]
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,8 @@ class EvaluationConfig:
     """LIBERO's protocol, the row of OpenVLA-OFT and openpi."""
 
     trials: int = 50  # official start states per task [L]
+    fewer_trials: int | None = added(None)  # of VLAs with fewer seeds (vla.fewer) and the further
+    # ones; None: as many [C]
     suites: tuple[str, ...] = ()  # further ones, out of distribution; the tasks' own always [C]
     suite_trials: int = 10  # official start states per task of these [C]
     copies: int = 8  # robots simulated at once; changes no result [C]
@@ -408,6 +418,19 @@ _LONG = {  # as laptop's harder tasks: the two subtasks leave few successes in a
     "clone.first_measure": 1500,
 }
 
+_NOISY = ("gaussian-stochastic", "diffusion-stochastic")
+_LADDER = (
+    "steady-recorded",
+    "gaussian_clone-deterministic",
+    "diffusion_clone-deterministic",
+    "diffusion_zero-deterministic",
+)
+_FURTHER = (
+    *(f"{data}:{n}" for n in (5, 15) for data in (*VLAConfig.data[:2], VLAConfig.data[3])),
+    "operator-recorded:24+diffusion-deterministic:24",  # a mixture at equal total
+    "operator-recorded+diffusion-deterministic",  # and at the union
+)
+
 _LIBERO = Preset(
     name="libero",  # 2 cores, days: all of LIBERO, its four suites of ten first
     tasks=_ALL,
@@ -425,9 +448,25 @@ _LIBERO = Preset(
         clip_first=0.004,
         half_weights=True,
     ),
-    generation=GenerationConfig(experts=1),  # each task's data are of one expert, seed 0's
-    vla=VLAConfig(tasks=_FOUR, frame_stride=6, flow_draws=2, seeds=(0, 1, 2)),
-    evaluation=EvaluationConfig(trials=25),
+    generation=GenerationConfig(
+        experts=1,  # each task's data are of one expert, seed 0's
+        ladder=(
+            ("steady", "recorded"),
+            ("gaussian_clone", "deterministic"),
+            ("diffusion_clone", "deterministic"),
+            ("diffusion_zero", "deterministic"),
+        ),
+    ),
+    vla=VLAConfig(
+        data=(*VLAConfig.data, *_LADDER),
+        further=_FURTHER,
+        tasks=_FOUR,
+        frame_stride=6,
+        flow_draws=2,
+        seeds=(0, 1, 2),
+        fewer=(*((data, 2) for data in (*_NOISY, *_LADDER)), *((data, 1) for data in _FURTHER)),
+    ),
+    evaluation=EvaluationConfig(trials=25, fewer_trials=10),
     own=(
         *((task, "rl.seeds", (0, 1, 2)) for task in _REPLICATED),
         *((t, *setting) for t in _suite("libero_10", 10) for setting in _LONG.items()),

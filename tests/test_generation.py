@@ -16,11 +16,14 @@ from diffrl.base import artifacts
 from diffrl.base.artifacts import FORCE
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes, validate_file
-from diffrl.generation.attempts import Attempt, Player, expert_folders
+from diffrl.demonstrator.episodes import operator_episodes
+from diffrl.generation.attempts import Attempt, Player, demonstrations_of, expert_folders
 from diffrl.generation.stage import collect, dataset_path, generate, sources_of
-from diffrl.presets import get_preset
+from diffrl.presets import OperatorConfig, get_preset
+from diffrl.quality import Trajectory
 from diffrl.rl.records import config_of, expert_folder
 from diffrl.sim import starts as sim_starts
+from diffrl.sim.scene import load_scene
 
 
 def attempt(number):
@@ -109,6 +112,54 @@ def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
     other = smoke.with_settings({"rl.iterations": 99})
     with pytest.raises(UserError, match=r"of the settings of preset smoke: run notebook 01"):
         generate(samples.TASK, "diffusion", "deterministic", other)
+
+
+def test_a_clone_is_a_source_of_its_own_in_the_folder_of_its_expert(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke").with_settings({"rl.seeds": (0, 1), "generation.experts": 1})
+    folder = expert_folder(samples.TASK, "gaussian", "smoke", 0)
+    artifacts.write_json(folder / "config.json", config_of(samples.TASK, "gaussian", smoke, 0))
+    (folder / "policy.safetensors").touch()
+    assert expert_folders(samples.TASK, "gaussian_clone", smoke) == [folder / "clone"]
+    assert expert_folders(samples.TASK, "gaussian", smoke) == [folder]  # the first of two seeds
+    with pytest.raises(UserError, match=r"no diffusion expert.*--algorithm diffusion"):
+        expert_folders(samples.TASK, "diffusion_zero", smoke)
+
+
+def test_libero_makes_the_ladder_s_data_and_a_vla_of_each():
+    libero = get_preset("libero")
+    made = {f"{source}-{mode}" for source, mode in sources_of(libero)}
+    assert len(made) == 9
+    assert set(libero.vla.data) == made
+
+
+def test_the_steady_operator_is_the_operator_without_tremor():
+    libero = get_preset("libero")
+    steady = demonstrations_of("steady", libero)
+    assert steady.tremor == 0
+    assert dataclasses.replace(steady, tremor=libero.demonstrations.tremor) == (
+        demonstrations_of("operator", libero)
+    )
+
+
+@pytest.mark.sim
+def test_without_tremor_the_same_layouts_are_played_on_the_same_ways_but_smoother():
+    scene = load_scene(samples.TASK)
+    shown = {}
+    for tremor in (0.0, 1.0):
+        config = OperatorConfig(tremor=tremor)
+        starts = sim_starts.fresh_start_states(scene, 2, 1)
+        found = [e for e, _ in operator_episodes(scene, starts, 1, config, threads=1)]
+        shown[tremor] = found
+    for still, shaking in zip(shown[0.0], shown[1.0], strict=True):
+        assert still.start_state == shaking.start_state
+        assert np.array_equal(still.states[0], shaking.states[0])
+        paths = [Trajectory.from_episode(e).position for e in (still, shaking)]
+        assert abs(len(paths[0]) / len(paths[1]) - 1) < 0.25
+        gaps = np.linalg.norm(paths[0][:, None] - paths[1][None], axis=-1).min(axis=1)
+        assert np.median(gaps) < 0.02  # m: one way
+        change = [np.abs(np.diff(e.actions[:, :6], axis=0)).mean() for e in (still, shaking)]
+        assert change[0] < change[1]
 
 
 def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():

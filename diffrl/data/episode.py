@@ -14,6 +14,7 @@ import numpy as np
 from diffrl.base.errors import UserError
 
 SOURCES = ("operator", "human", "teleoperation", "diffusion", "gaussian")
+SOURCES += ("steady", "diffusion_clone", "gaussian_clone", "diffusion_zero")  # generation.attempts
 MODES = ("recorded", "deterministic", "stochastic")
 CONTROL_HZ = 20  # LIBERO's control rate
 IMAGES = ("agentview_rgb", "eye_in_hand_rgb")  # LIBERO's names of the two cameras' frames

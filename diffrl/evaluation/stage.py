@@ -32,7 +32,15 @@ from diffrl.evaluation.own import Own, adapt
 from diffrl.evaluation.play import Outcome, film, play
 from diffrl.evaluation.policies import Oracle, label_of, open_policy
 from diffrl.evaluation.protocol import Policy, Trial
-from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
+from diffrl.evaluation.scores import (
+    ARM,
+    compare,
+    effects,
+    factorial,
+    protocol,
+    summarise,
+    with_means,
+)
 from diffrl.presets import Preset, get_preset
 from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task, suite_tasks
@@ -81,10 +89,15 @@ def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
     ]
 
 
-def plan_of(preset: Preset) -> list[Trial]:
-    """Plan what each VLA of a preset plays: its tasks, and some of the further suites' trials."""
+def plan_of(preset: Preset, data: str = "") -> list[Trial]:
+    """Plan what a preset's VLA of `data` plays: its tasks, and some of the further suites' trials.
+
+    One of the further data, or with fewer seeds, may play fewer: the first of the others' states.
+    """
     settings = preset.evaluation
-    own = plan(preset.vla_tasks, settings.trials, settings.seed)
+    few = data in preset.vla.further or data in dict(preset.vla.fewer)
+    count = settings.fewer_trials if few and settings.fewer_trials else settings.trials
+    own = plan(preset.vla_tasks, count, settings.seed)
     others = plan(tasks_of(settings.suites), settings.suite_trials, settings.seed)
     return list(dict.fromkeys(own + others))
 
@@ -271,9 +284,9 @@ def _row(outcome: Outcome, arm: Arm) -> list:
 def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
 
-    ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
-    ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
-    ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
+    ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm with the
+    means over suites and tasks, ``evaluation_seeds.csv`` of each training seed,
+    ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
     policy's class and of the noise, ``effects.csv`` the planned contrasts over tasks.
 
     Raises:
@@ -287,14 +300,18 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
                 "settings and data: train it first, with "
                 f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
             )
-    table = _evaluate_arms(preset, arms_of(preset), plan_of(preset), workers)
+    table = _evaluate_arms(preset, arms_of(preset), workers)
     write_csv(folder / "vla_trials.csv", table)
-    write_csv(folder / "evaluation.csv", summarise(table))
+    suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
+    write_csv(folder / "evaluation.csv", with_means(table, suites))
     write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     beyond = table[table["suite"].isin(preset.evaluation.suites)]
     parts = [table, beyond.assign(suite="out of distribution")]
+    if len(suites) > 1:
+        own = table[table["suite"].isin(suites)]
+        parts.append(own.assign(suite="mean_tasks"))
     write_csv(folder / "evaluation_effects.csv", pd.concat(map(factorial, parts)))
     write_csv(folder / "effects.csv", pd.concat(map(effects, parts)))
     return table
@@ -308,19 +325,21 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
     arms = [arm for arm in arms_of(preset, True) if finished(preset, *arm)]
     if not arms:
         return pd.DataFrame(columns=COLUMNS)
-    table = _evaluate_arms(preset, arms, plan_of(preset), workers)
+    table = _evaluate_arms(preset, arms, workers)
     write_csv(runs_dir(preset.name) / "vla_further_trials.csv", table)
     return table
 
 
 def _evaluate_arms(
-    preset: Preset, arms: Sequence[tuple[str, int]], trials: list[Trial], workers: int | None
+    preset: Preset, arms: Sequence[tuple[str, int]], workers: int | None
 ) -> pd.DataFrame:
     jobs = []
     for data, seed in arms:
         model = model_folder(preset, data, seed)
         arm = Arm(*arm_of(data), seed)
-        jobs.append(Job(f"compact:{model}", tuple(trials), model / "evaluation", arm))
+        jobs.append(
+            Job(f"compact:{model}", tuple(plan_of(preset, data)), model / "evaluation", arm)
+        )
     return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
 
 

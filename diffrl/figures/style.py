@@ -23,6 +23,10 @@ COLOURS = {
     "teleoperation": "#CC79A7",
     "gaussian": "#D55E00",
     "diffusion": "#0072B2",
+    "steady": "#999999",
+    "gaussian_clone": "#E69F00",
+    "diffusion_clone": "#56B4E9",
+    "diffusion_zero": "#332288",
 }
 LABELS = {
     "operator": "Scripted operator",
@@ -30,6 +34,10 @@ LABELS = {
     "teleoperation": "Teleoperation, another task",
     "gaussian": "Gaussian RL",
     "diffusion": "Diffusion RL",
+    "steady": "Operator without tremor",
+    "gaussian_clone": "Gaussian clone",
+    "diffusion_clone": "Diffusion clone",
+    "diffusion_zero": "Diffusion RL, zero latent",
 }
 _OTHER = ("#E69F00", "#56B4E9", "#882255", "#332288")  # sources that are not the series' own
 _MODES = ("recorded", "deterministic", "stochastic")

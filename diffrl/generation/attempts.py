@@ -8,11 +8,22 @@ from typing import Literal
 from diffrl.base.artifacts import plain, read_json
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
-from diffrl.presets import Preset
+from diffrl.presets import OperatorConfig, Preset
 from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates, fresh_start_states
 
-Source = Literal["operator", "human", "diffusion", "gaussian"]
+Source = Literal[
+    "operator",
+    "human",
+    "steady",  # the operator without tremor, on the same layouts and ways
+    "diffusion",
+    "gaussian",
+    "diffusion_clone",  # what RL started from, success-filtered as all are
+    "gaussian_clone",
+    "diffusion_zero",  # the diffusion expert whose first latent is zero
+]
+CLONE = "_clone"  # ends the name of a clone as a source
+DEMONSTRATORS = ("operator", "human", "steady")
 Mode = Literal["recorded", "deterministic", "stochastic"]
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 
@@ -38,31 +49,34 @@ Play = Callable[[int, int], Iterable[Attempt]]  # (first, count) -> attempts fir
 
 
 def expert_folders(task: str, source: str, preset: Preset) -> list[Path]:
-    """Return the folders of the experts that take turns; none for demonstrations.
+    """Return the folders of the policies that take turns; none for demonstrations.
+
+    A clone's is that in its expert's.
 
     Raises:
         UserError: an expert is missing, or was trained with other settings than the preset's.
     """
-    if source in ("operator", "human"):
+    if source in DEMONSTRATORS:
         return []
     from diffrl.rl.records import config_of, expert_folder  # torch: only where a policy acts
 
+    algorithm = source.removesuffix(CLONE).removesuffix("_zero")
     folders = []
     for seed in preset.of(task).rl.seeds[: preset.generation.experts]:
-        folder = expert_folder(task, source, preset.name, seed)
+        folder = expert_folder(task, algorithm, preset.name, seed)
         try:
             trained = read_json(folder / "config.json")
             known = (folder / "policy.safetensors").is_file()
         except UserError:
             known = False
-        if not known or trained != plain(config_of(task, source, preset, seed)):
+        if not known or trained != plain(config_of(task, algorithm, preset, seed)):
             raise UserError(
-                f"There is no {source} expert for {task} in {folder}"
+                f"There is no {algorithm} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "
-                f"or `python -m diffrl train --task {task} --algorithm {source} "
+                f"or `python -m diffrl train --task {task} --algorithm {algorithm} "
                 f"--preset {preset.name} --seed {seed}`."
             )
-        folders.append(folder)
+        folders.append(folder / "clone" if source.endswith(CLONE) else folder)
     return folders
 
 
@@ -102,7 +116,7 @@ class Player:
         """Play attempts, each from another start state, with the noise of one turn."""
         seed, first = self.preset.generation.seed, numbers[0] // self.repeats
         starts = fresh_start_states(self.scene, len(numbers), seed, first)
-        if self.source == "operator":
+        if self.source in DEMONSTRATORS:
             return self._operator(numbers, starts, seed + turn)
         owners = [(first + row) % len(self.folders) for row in range(len(numbers))]
         attempts = []
@@ -124,12 +138,10 @@ class Player:
     def _operator(self, numbers: list[int], starts: StartStates, seed: int) -> list[Attempt]:
         from diffrl.demonstrator.episodes import operator_episodes
 
-        config = self.preset.demonstrations
+        config = demonstrations_of(self.source, self.preset)
         episodes = operator_episodes(self.scene, starts, seed, config, self.threads)
         return [
-            _attempt(
-                number, "operator", name, episode, bool(episode and episode.success), not episode
-            )
+            self._attempt(number, self.source, name, episode, not episode)
             for number, name, (episode, _) in zip(numbers, starts.ids, episodes)
         ]
 
@@ -143,22 +155,29 @@ class Player:
 
         torch.set_num_threads(self.preset.rl.torch_threads)  # sums in one order everywhere
         policy, options = policies.load(folder), {"threads": self.threads, "record": True}
+        policy.latent_scale = 0.0 if self.source == "diffusion_zero" else 1.0
         trials = rollout(policy, self.scene, starts, self.mode, seed, **options)
         return [
-            _attempt(number, folder.name, t.start_state, t.episode, t.success, t.error)
+            self._attempt(number, _name(folder), t.start_state, t.episode, t.error)
             for number, t in zip(numbers, trials)
         ]
 
+    def _attempt(
+        self, number: int, policy: str, start: str, episode: Episode | None, error: bool
+    ) -> Attempt:
+        success = episode is not None and episode.success
+        outcome = "error" if error else "success" if success else "failure"
+        if episode is not None:
+            episode = replace(episode, source=self.source, policy=policy, attempt=number)
+        return Attempt(number, start, policy, outcome, episode)
 
-def _attempt(
-    number: int,
-    policy: str,
-    start_state: str,
-    episode: Episode | None,
-    success: bool,
-    error: bool = False,
-) -> Attempt:
-    outcome = "error" if error else "success" if success else "failure"
-    if episode is not None:
-        episode = replace(episode, policy=policy, attempt=number)
-    return Attempt(number, start_state, policy, outcome, episode)
+
+def demonstrations_of(source: str, preset: Preset) -> OperatorConfig:
+    """Return how a preset's operator moves; as "steady" it does so without any tremor."""
+    config = preset.demonstrations
+    return replace(config, tremor=0.0) if source == "steady" else config
+
+
+def _name(folder: Path) -> str:
+    """ "diffusion-seed0", or "diffusion-seed0-clone"."""
+    return f"{folder.parent.name}-clone" if folder.name == "clone" else folder.name

@@ -31,7 +31,15 @@ from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, find_human_file, replay
 from diffrl.data.integrity import check_bytes
-from diffrl.generation.attempts import ATTEMPT, Mode, Play, Player, Source, expert_folders
+from diffrl.generation.attempts import (
+    ATTEMPT,
+    Mode,
+    Play,
+    Player,
+    Source,
+    demonstrations_of,
+    expert_folders,
+)
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
@@ -159,8 +167,11 @@ def generate(
 def _settings(source: str, preset: Preset) -> dict:
     """What decides the episodes, beside the experts; not how many of them there are."""
     settings = {"seed": preset.generation.seed}
-    if source == "operator":
-        settings["noise"] = preset.demonstrations.noise
+    if source in ("operator", "steady"):
+        config = demonstrations_of(source, preset)
+        settings["noise"] = config.noise
+        if config.tremor is not None:
+            settings["tremor"] = config.tremor
     return settings
 
 
@@ -205,13 +216,17 @@ def _record(task: str, source: str, mode: str, attempts: pd.DataFrame, minutes: 
 
 # -- all data sets of a preset ---------------------------------------------------------------------
 def sources_of(preset: Preset) -> list[tuple[Source, Mode]]:
-    """Return the (source, mode) of a preset's data sets: the demonstrations' and the experts'.
+    """Return the (source, mode) of a preset's data sets: demonstrations, experts, the ladder.
 
     People's join the operator's where LIBERO_DATASETS names their folder.
     """
     sources = [preset.demonstrations.source, *(["human"] if os.environ.get(VARIABLE) else [])]
     experts = [(source, mode) for mode in preset.generation.modes for source in ALGORITHMS]
-    return [*((source, "recorded") for source in dict.fromkeys(sources)), *experts]
+    return [
+        *((source, "recorded") for source in dict.fromkeys(sources)),
+        *experts,
+        *preset.generation.ladder,
+    ]
 
 
 def generate_all(

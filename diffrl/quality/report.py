@@ -70,6 +70,7 @@ CONSTRUCTED = {
 MIN_PAIRS = 6  # 2^-6 · 2 = 0.03: fewer pairs can never reach p < 0.05
 
 SOURCES = ("operator", "human", "teleoperation", "gaussian", "diffusion")  # order of the tables
+SOURCES += ("steady", "gaussian_clone", "diffusion_clone", "diffusion_zero")
 
 _ARM = ["source", "mode"]
 

@@ -155,7 +155,7 @@ def _stage(data: str, seed: int, preset: Preset) -> Stage:
 
 def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
     # the other models decide nothing here
-    return replace(preset.vla, data=(data,), further=(), seeds=(seed,))
+    return replace(preset.vla, data=(data,), further=(), seeds=(seed,), fewer=())
 
 
 def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
@@ -221,7 +221,8 @@ def finished(preset: Preset, data: str, seed: int) -> bool:
 def arms_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
     """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
     chosen = preset.vla.further if further else preset.vla.data
-    return [(data, seed) for seed in preset.vla.seeds for data in chosen]  # a whole seed first
+    seeds = preset.vla.seeds  # a whole seed first
+    return [(d, seed) for seed in seeds for d in chosen if seed in preset.vla.seeds_of(d)]
 
 
 def fit_all(
@@ -258,7 +259,7 @@ def losses_of(preset: Preset) -> pd.DataFrame:
     parts = []
     for data in preset.vla.data:
         source, mode = arm_of(data)
-        for seed in preset.vla.seeds:
+        for seed in preset.vla.seeds_of(data):
             curve = pd.read_csv(model_folder(preset, data, seed) / "losses.csv")
             parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
     return pd.concat(parts, ignore_index=True)
