@@ -3,9 +3,11 @@
 FILE is a recording of people (shared/teleop/medical_box.hdf5: 90 demonstrations in LIBERO's
 simulator, at 20 Hz, of another task; origin in its attributes). The operator shows a few tasks
 with several scales of tremor; layouts and paths are the same for each. The scale that is taken
-minimises the sum of the squared logarithms of two ratios, operator / teleoperation, of the mean
-over episodes of jerk (RMS) and action change, found on a fine grid by interpolating between the
-scales that were played. ``results/libero/tremor.csv`` has a row per scale, the fitted one marked.
+minimises the sum of the squared logarithms of two ratios, operator / teleoperation: of jerk (RMS)
+and of action change, each a mean over episodes, divided by the mean speed. Without that division
+no tremor at all would fit best, as these people moved at about half the operator's speed. The
+minimum is looked for on a fine grid between the scales that were played, by interpolation.
+``results/libero/tremor.csv`` has a row per scale and one of the fitted one, played as well.
 """
 
 import argparse
@@ -37,7 +39,9 @@ def measures(trajectories: list[Trajectory]) -> dict[str, float]:
     rows = [trajectory_measures(t) for t in trajectories]
     speeds = [row["path_length"] / ((row["steps"] - 1) / CONTROL_HZ) for row in rows]
     means = {name: float(np.mean([row[name] for row in rows])) for name in FITTED}
-    return {**means, "speed": float(np.mean(speeds)), "episodes": len(rows)}
+    speed = float(np.mean(speeds))
+    by_speed = {f"{name}_by_speed": value / speed for name, value in means.items()}
+    return {**means, "speed": speed, **by_speed, "episodes": len(rows)}
 
 
 def shown(scale: float, episodes: int) -> dict[str, float]:
@@ -59,7 +63,7 @@ def fit(table: pd.DataFrame, target: dict[str, float]) -> float:
     """Return the scale, to two digits, whose interpolated measures come nearest to `target`."""
     grid = np.arange(table["scale"].min(), table["scale"].max() + 0.005, 0.01)
     error = 0.0
-    for name in FITTED:
+    for name in (f"{name}_by_speed" for name in FITTED):
         error = error + np.log(np.interp(grid, table["scale"], table[name]) / target[name]) ** 2
     return float(round(grid[np.argmin(error)], 2))
 
