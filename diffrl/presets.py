@@ -434,7 +434,10 @@ _FURTHER = (
 _LIBERO = Preset(
     name="libero",  # 2 cores, days: all of LIBERO, its four suites of ten first
     tasks=_ALL,
-    demonstrations=OperatorConfig(count=10),
+    demonstrations=OperatorConfig(
+        count=10,
+        tremor=1.08,  # fitted to teleoperation: diffrl/demonstrator/tremor.csv
+    ),
     clone=CloneConfig(target_success=0.1),
     rl=RLConfig(
         physics="training",

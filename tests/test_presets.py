@@ -1,9 +1,13 @@
 """Presets are found by their names."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+import diffrl
 from diffrl.base.artifacts import runs_dir
 from diffrl.base.errors import UserError
 from diffrl.presets import get_preset
@@ -42,3 +46,17 @@ def test_libero_trains_both_classes_alike_and_twenty_tasks_three_times():
         assert rl.physics == "training"
         assert rl.actor_learning_rate == rl.gaussian_learning_rate
         assert rl.clip == rl.gaussian_clip
+
+
+def test_the_tremor_of_libero_s_demonstrator_is_the_fitted_one():
+    table = pd.read_csv(Path(diffrl.__file__).parent / "demonstrator" / "tremor.csv")
+    fitted = table[table["who"] == "operator, fitted"].iloc[0]
+    assert get_preset("libero").demonstrations.tremor == fitted["scale"]
+    people = table[table["who"] == "teleoperation"].iloc[0]
+    played = table[table["who"] == "operator"]
+
+    def error(rows):
+        names = ("jerk_rms_by_speed", "action_change_by_speed")
+        return sum(np.log(rows[name].astype(float) / people[name]) ** 2 for name in names)
+
+    assert error(fitted) <= error(played).min()  # no scale that was played comes nearer

@@ -286,8 +286,9 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
 
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm with the
     means over suites and tasks, ``evaluation_seeds.csv`` of each training seed,
-    ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
-    policy's class and of the noise, ``effects.csv`` the planned contrasts over tasks.
+    ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences,
+    ``evaluation_effects.csv`` those of the policy's class and of the noise, ``effects.csv`` the
+    planned contrasts over tasks.
 
     Raises:
         UserError: a VLA is not trained, or with other settings or data than the preset's.
