@@ -48,3 +48,16 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     monkeypatch.setattr(tool, "judged", lambda *_: pytest.fail("it was there"))
     tool.main(**options, preset="tiny", workers=1)
     pd.testing.assert_frame_equal(pd.read_csv(path), table)
+
+
+def test_a_task_that_neither_class_learned_is_tried_once_more_with_both():
+    path = Path(__file__).parents[1] / "tools" / "tasks_to_retry.py"
+    spec = importlib.util.spec_from_file_location("tasks_to_retry", path)
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    success = {
+        "libero_goal/0": {"diffusion": 0.85, "gaussian": 0.4},
+        "libero_goal/1": {"diffusion": 0.95, "gaussian": 0.4},  # one class learned it: it can be
+        "libero_goal/2": {"gaussian": 0.99},  # the diffusion's clone never succeeded
+        "libero_goal/3": {"diffusion": 0.2, "gaussian": 0.1},
+    }
+    assert tool.to_retry(success, tried={"libero_goal/3"}) == ["libero_goal/0", "libero_goal/2"]
