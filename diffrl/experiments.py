@@ -310,7 +310,8 @@ def _stage(arm: Arm, task: str, seed: int, preset: str) -> Stage:
         name: getattr(settings.quality, name) for name in ("episodes", "neighbours", "phases")
     }
     config = records.config_of(task, arm.algorithm, settings, seed) | {"quality": quality}
-    return Stage(run_folder(arm, task, seed, preset), "run", config)
+    folder = run_folder(arm, task, seed, preset)
+    return Stage(folder, "run", config, format=records.FORMAT)  # a run is the training of an expert
 
 
 def _run(item: tuple[Arm, str, int], preset: str, threads: int) -> None:

@@ -59,7 +59,7 @@ def train_expert(
     run = Training(task, algorithm, preset, seed, threads, folder, journal)
     if force:
         run.drop_checkpoints()
-    if run.stage.done and not force:
+    if not force and run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
     policy, learner, minutes = run.train()
     run.journal.say("evaluating")
