@@ -2,7 +2,9 @@
 # make test                       every test but the slow ones; the smoke series is one of them
 # make check-slow · check-kills · check-cluster · check-lerobot   what takes longer, or needs its own environment
 # make evidence PRESET=laptop     pack runs/laptop into results/ and figures/, which git keeps
-# make lint · make lab · make doctor · make readme · make clean
+# make lint                       style, types, spelling; `pre-commit install` has git ask before each commit
+# make coverage                   which lines the fast tests reach
+# make lab · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
 
@@ -14,10 +16,10 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-cluster \
-  check-lerobot lint lab doctor readme clean
+  check-lerobot lint coverage lab doctor readme clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 ready: $(INSTALLED) filter
 	@test -e $(VENV)/.renderer || { $(RUN) -m diffrl.base.opengl && touch $(VENV)/.renderer; } || true
@@ -86,6 +88,13 @@ check-lerobot: ready
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+	@$(RUN) -m codespell_lib
+
+# the tests that neither step the simulator nor train, so it is a lower bound
+coverage: $(INSTALLED)
+	@$(RUN) -m pytest -q -m 'not sim and not slow and not cluster and not notebooks' \
+	  --cov --cov-report=term $(ARGS)
 
 lab: ready
 	@$(RUN) -m jupyterlab notebooks
