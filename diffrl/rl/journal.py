@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -38,7 +39,7 @@ class Journal:
         )
         self.say(f"{title}: {done} of {total} done")
 
-    def row(self, values: dict, done: int, shown: tuple[str, ...]) -> None:
+    def row(self, values: dict[str, Any], done: int, shown: tuple[str, ...]) -> None:
         """Advance to `done` units; show and log some of `values`, all go to TensorBoard."""
         text = {name: f"{values[name]:.3g}" for name in shown if _is_number(values.get(name))}
         if self.bar is not None:
@@ -59,11 +60,11 @@ class Journal:
             self.board.flush()
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
 
 
-def _board(folder: Path):
+def _board(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
