@@ -21,7 +21,7 @@ from diffrl.base.errors import UserError
 
 MEMORY = 256 * 2**20  # bytes that a reader may take beyond its input
 PATIENCE = 60  # seconds until a reader counts as hung
-EXAMPLES = 20  # inputs of a round; DIFFRL_FUZZ_SECONDS asks for rounds until so much has passed
+EXAMPLES = 8  # inputs of a round; DIFFRL_FUZZ_SECONDS asks for rounds until so much has passed
 CODE = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "exec")
 CODE += ("import", "socket.connect", "ctypes.dlopen")
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "shutil.move")
@@ -114,6 +114,7 @@ def _child(read, folder: Path, report: int):
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.chdir(folder)  # what removes a folder names its files without it
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + 4 * MEMORY, now + 4 * MEMORY))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -141,7 +142,8 @@ def _watch(name: str, given: tuple, folder: Path, seen: list) -> None:
     if name == "open" and isinstance(given[0], str) and given[2] & (os.O_WRONLY | os.O_RDWR):
         _inside(name, given[0], folder, seen)
     if name in CHANGES:
-        _inside(name, given[0], folder, seen)
+        for path in given[: 2 if name in ("os.rename", "os.link") else 1]:
+            _inside(name, path, folder, seen)
 
 
 def _trusted(given: tuple) -> bool:

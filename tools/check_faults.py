@@ -31,7 +31,8 @@ from diffrl.base.artifacts import make_folder, root, write_csv
 
 SERIES = Path(__file__).with_name("small_series.py")
 CLOCKS = ["minutes", "seconds", "seconds_collect", "seconds_update", "sps", "time"]  # may differ
-COLUMNS = ["fault", "stage", "number", "phase", "ended", "told", "litter", "same"]
+COLUMNS = ["fault", "stage", "number", "phase", "ended", "times", "told", "litter", "same"]
+IN_A_ROW = 4  # kills before a stage is left to end
 MOST = 900.0  # seconds that a stage may take
 DISK = 64 * 2**20  # bytes of the small file system
 MEMORY = 700 * 2**20  # bytes beyond what the imports take, which no stage makes do with
@@ -166,13 +167,17 @@ def phase_of(stage: str, home: Path) -> str:
 
 
 def kill(bench: Bench, stage: str, seconds: float) -> dict:
-    """SIGKILL at a random moment of the stage."""
-    home = bench.restore(stage)
-    child = start(stage, home)
-    time.sleep(bench.draw.uniform(0, seconds))
-    child.send_signal(signal.SIGKILL)
-    code, _ = finish(child)
-    return {"ended": "killed" if code < 0 else "over before", "told": True, "home": home}
+    """SIGKILL at random moments of the stage, `IN_A_ROW` times unless it is over before."""
+    home, killed = bench.restore(stage), 0
+    for _ in range(IN_A_ROW):
+        child = start(stage, home)
+        time.sleep(bench.draw.uniform(0, seconds / 2))
+        child.send_signal(signal.SIGKILL)
+        code, _ = finish(child)
+        killed += code == -signal.SIGKILL
+        if code == 0:
+            break
+    return {"ended": "killed", "times": killed, "told": True, "home": home}
 
 
 def clock(bench: Bench, stage: str, seconds: float) -> dict:
@@ -315,6 +320,7 @@ def try_fault(fault: str, stage: str, number: int, bench: Bench, seconds: float)
     tried = FAULTS[fault](bench, stage, seconds)
     home, row = tried["home"], {"fault": fault, "stage": stage, "number": number}
     row |= {"phase": phase_of(stage, home), "ended": tried["ended"], "told": tried["told"]}
+    row["times"] = tried.get("times", 1)
     row["litter"] = litter(home)
     same = complete(stage, home) and records(home) == records(bench.after(stage))
     if not (same and tried["told"]):
@@ -324,7 +330,8 @@ def try_fault(fault: str, stage: str, number: int, bench: Bench, seconds: float)
 
 def planned(kills: int, each: int) -> list[tuple[str, str, int]]:
     """Every (fault, stage, number): kills spread over the stages, then the other faults."""
-    tries = [("kill", STAGES[k % len(STAGES)], k // len(STAGES)) for k in range(kills)]
+    rows = range(-(-kills // IN_A_ROW))
+    tries = [("kill", STAGES[k % len(STAGES)], k // len(STAGES)) for k in rows]
     for fault in list(FAULTS)[1:]:
         stages = STAGES if fault != "corrupted input" else tuple(INPUTS)
         tries += [(fault, stage, number) for number in range(each) for stage in stages]
@@ -362,7 +369,9 @@ def main(
         print(*rows[-1].values(), sep="  ", flush=True)
     table = pd.DataFrame(rows, columns=COLUMNS)
     groups = table.groupby(["fault", "phase"], sort=False)
-    counts = groups.agg(tries=("same", "size"), told=("told", "sum"), same=("same", "sum"))
+    counts = groups.agg(
+        tries=("times", "sum"), ends=("same", "size"), told=("told", "sum"), same=("same", "sum")
+    )
     print(counts.to_string())
     if len(table) >= len(tries):
         write_csv(root() / "results" / "faults.csv", counts.reset_index())
