@@ -101,7 +101,7 @@ def test_the_records_say_with_which_config_versions_and_machine(results):
 
 
 def test_every_figure_comes_as_pdf_png_and_csv_with_a_caption(series):
-    figures = series[0] / "figures" / "smoke"
+    figures = series[0] / "runs" / "smoke" / "figures"
     names = {path.stem for path in figures.iterdir()}
     assert {name[:2] for name in names} == {"01", "02", "03", "04", "05"}
     for name in names:
