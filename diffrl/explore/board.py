@@ -115,7 +115,7 @@ class Board:
             t = entry.trajectory
             outcome = {True: "", False: " (failed)", None: ""}[t.success]
             self._figure.text(
-                (left + 2) / WIDTH, 1 - 24 / HEIGHT, arm_label(*t.arm) + outcome,
+                (left + 2) / WIDTH, 1 - 35 / HEIGHT, arm_label(*t.arm) + outcome,
                 color=self._styles[index]["color"], fontsize=9, fontweight="bold",
             )  # fmt: skip
             if why := self.pictures.missing(entry):
