@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from diffrl.base.artifacts import Stage, file_hash, forced, runs_dir, write_csv
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import heartbeat
 from diffrl.base.intervals import wilson
 from diffrl.base.scale import map_tasks, progress, shares
 from diffrl.data.attributes import libero_attributes
@@ -148,7 +149,9 @@ def generate(
     began = time.perf_counter()
     play = Player(load_scene(task), source, mode, preset, experts, threads, **options)
     batch = limit if repeated else BATCH  # a turn's start states side by side
-    attempts = collect(path, task, attrs, play, wanted, limit, batch, bar)
+    with heartbeat(path.parent, path.stem) as sign:
+        sign.tell(phase="attempts", total=wanted)
+        attempts = collect(path, task, attrs, play, wanted, limit, batch, bar)
     row = _record(task, source, mode, attempts, (time.perf_counter() - began) / 60)
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")

@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from accelerate import PartialState
 
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.hdf5 import read_attributes
@@ -165,7 +167,8 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
     config = _settings(data, seed, preset)
-    losses, minutes = train(frames, held_out, config, seed, folder, about, device)
+    with heartbeat(folder, "vla") if PartialState().is_main_process else nullcontext():
+        losses, minutes = train(frames, held_out, config, seed, folder, about, device)
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
