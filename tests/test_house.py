@@ -23,6 +23,7 @@ ROOMS = (
     "figures",
     "experiments",
     "evidence",
+    "status",
     "doctor",
     "benchmark",
     "reproduce",

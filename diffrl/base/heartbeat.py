@@ -34,7 +34,12 @@ class Heartbeat:
         self._stop = threading.Event()
 
     def tell(self, **values: Any) -> None:
-        """Remember values for the next sign: phase, done, total, success, rate (units a second)."""
+        """Remember values for the next sign: phase, done, total, success, rate (steps a second).
+
+        The moment and the count at which a phase begins are kept, for its remaining time.
+        """
+        if "phase" in values:
+            values |= {"phase_began": time.time(), "phase_first": values.get("done")}
         self._told = self._told | values  # a new dictionary, as the thread may read the old one
 
     def write(self) -> None:

@@ -148,11 +148,11 @@ def prepare(
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
     folder = model_folder(preset.name, data, seed)
-    return Stage(folder, "vla", _settings(data, seed, preset), inputs=files_of(data, preset))
+    return Stage(folder, "vla", settings_of(data, seed, preset), inputs=files_of(data, preset))
 
 
-def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
-    # the other models decide nothing here
+def settings_of(data: str, seed: int, preset: Preset) -> VLAConfig:
+    """Return what decides a VLA, beside its data; the preset's other models do not."""
     return replace(preset.vla, data=(data,), further=(), seeds=(seed,))
 
 
@@ -166,7 +166,7 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     frames, held_out = mix(data, preset)
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
-    config = _settings(data, seed, preset)
+    config = settings_of(data, seed, preset)
     with heartbeat(folder, "vla") if PartialState().is_main_process else nullcontext():
         losses, minutes = train(frames, held_out, config, seed, folder, about, device)
     row = {**about, "training_seed": seed}
