@@ -167,8 +167,8 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
     config = settings_of(data, seed, preset)
-    with heartbeat(folder, "vla") if PartialState().is_main_process else nullcontext():
-        losses, minutes = train(frames, held_out, config, seed, folder, about, device)
+    with heartbeat(folder, "vla") if PartialState().is_main_process else nullcontext() as sign:
+        losses, minutes = train(frames, held_out, config, seed, folder, about, device, sign)
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
