@@ -26,6 +26,7 @@ from tqdm import tqdm
 from diffrl.base.arm import Arm, Mode
 from diffrl.base.artifacts import Stage, file_hash, forced, runs_dir, write_csv
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.intervals import wilson
 from diffrl.base.scale import map_tasks, progress, shares
 from diffrl.data.attributes import libero_attributes
@@ -64,6 +65,7 @@ def collect(
     limit: int,
     batch: int = BATCH,
     bar: tqdm | None = None,
+    sign: Heartbeat | None = None,
 ) -> pd.DataFrame:
     """Store the first `wanted` successes among at most `limit` attempts; return all attempts.
 
@@ -79,6 +81,7 @@ def collect(
         limit: attempts at most.
         batch: attempts per call of `play`.
         bar: counts the successes.
+        sign: of the run's life; it is told the successes.
     """
     log = path.with_suffix(".attempts.csv")
     with EpisodeWriter(path, task, attrs) as writer:
@@ -104,6 +107,8 @@ def collect(
                 if successes == wanted:
                     break
             write_csv(log, pd.DataFrame(rows, columns=ATTEMPT))
+            if sign is not None:
+                sign.tell(done=successes, success=successes / len(rows))
     return pd.DataFrame(rows, columns=ATTEMPT)
 
 
@@ -149,7 +154,9 @@ def generate(
     began = time.perf_counter()
     play = Player(load_scene(task), arm, preset, experts, threads, **options)
     batch = limit if repeated else BATCH  # a turn's start states side by side
-    attempts = collect(path, task, attrs, play, wanted, limit, batch, bar)
+    with heartbeat(path.parent, path.stem) as sign:
+        sign.tell(phase="attempts", done=_listed(path), total=wanted)
+        attempts = collect(path, task, attrs, play, wanted, limit, batch, bar, sign)
     row = _record(task, arm, attempts, (time.perf_counter() - began) / 60)
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
