@@ -12,11 +12,10 @@ import pandas as pd
 from diffrl.base.artifacts import Stage, config_hash, read_json, root
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import read
-from diffrl.generation.stage import sources_of
+from diffrl.generation.stage import arms_of, dataset_path
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl.records import config_of
-from diffrl.sim.tasks import get_task
-from diffrl.vla.stage import arms_of, settings_of
+from diffrl.vla.stage import models_of, settings_of
 
 COLUMNS = ["task", "stage", "seed", "state", "where", "phase", "done", "total", "success"]
 COLUMNS += ["rate", "minutes_left", "message"]
@@ -46,18 +45,17 @@ def _experts(preset: Preset, home: Path) -> Iterator[dict]:
 
 def _datasets(preset: Preset, home: Path) -> Iterator[dict]:
     for task in preset.tasks:
-        known = get_task(task)
-        for source, mode in sources_of(preset):
-            folder = home / "datasets" / f"{source}-{mode}" / known.suite
-            name = f"{known.name}_demo"
+        for arm in arms_of(preset):
+            path = dataset_path(preset, task, arm)
+            folder, name = path.parent, path.stem
             experts = home / "experts" / task.replace("/", "-")
-            inputs = experts.glob(f"{source}-seed*/expert.done.json")
+            inputs = experts.glob(f"{arm.source}-seed*/expert.done.json")
             state = _newer(folder / f"{name}.done.json", inputs)
-            yield _row(task, f"data {source}-{mode}", preset.generation.seed, folder, name, state)
+            yield _row(task, f"data {arm}", preset.generation.seed, folder, name, state)
 
 
 def _vlas(preset: Preset, home: Path) -> Iterator[dict]:
-    for data, seed in arms_of(preset):
+    for data, seed in models_of(preset):
         folder = home / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
         state = _finished(folder, "vla", settings_of(data, seed, preset))
         yield _row("all", f"VLA {data}", seed, folder, "vla", state)
