@@ -122,7 +122,7 @@ def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
 def test_every_preset_makes_the_data_that_its_vlas_learn_from(preset):
     made = {str(arm) for arm in arms_of(preset)}
     named = {
-        f"{part.source}-{part.mode}"
+        str(part.arm)
         for data in (*preset.vla.data, *preset.vla.further)
         for part in vla_stage.parts_of(data)
     }
