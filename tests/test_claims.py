@@ -31,21 +31,6 @@ def test_what_notebook_01_says_of_laptop_s_clones_is_what_the_records_say():
     assert (min(counts), max(counts)) == (1, 20)
 
 
-def test_what_notebook_01_says_of_the_settings_that_were_tried_is_what_the_records_say():
-    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "tuning.csv")
-    assert table["algorithm"].value_counts().to_dict() == {"diffusion": 10, "gaussian": 10}
-    assert table["seed"].unique().tolist() == [0]
-    rl = get_preset("laptop").rl  # the rows `laptop` are called after it
-    own = f"rl.noise_start={rl.noise_start}; rl.actor_learning_rate={rl.actor_learning_rate}"
-    assert table.loc[table["try"] == "laptop", "changes"].tolist() == [own, own]
-    there = table[table["task"] == "libero_object/3"]
-    good = there["measured"].map(lambda row: max(map(float, row.split())) >= 0.9)
-    assert good.groupby(there["algorithm"]).sum().to_dict() == {"diffusion": 4, "gaussian": 9}
-    assert there["algorithm"].value_counts().to_dict() == {"diffusion": 8, "gaussian": 10}
-    assert not good[(there["algorithm"] == "diffusion") & (there["try"] == "laptop")].any()
-    assert "laptop" not in there.loc[there.groupby("algorithm")["auc"].idxmax(), "try"].tolist()
-
-
 def test_what_notebook_01_says_of_the_official_start_states_is_what_the_records_say(laptop_run):
     laptop = laptop_run
     experts = pd.read_csv(laptop / "experts.csv").query("algorithm == 'diffusion'")

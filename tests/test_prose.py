@@ -40,7 +40,8 @@ def commands(text):
 
 
 def test_commands_are_found_in_code_and_in_sentences():
-    text = "Try `python -m diffrl tasks --suite\npro`.\n```\npython -m diffrl doctor --json  # --no\n```"
+    code = "python -m diffrl doctor --json  # --no"
+    text = f"Try `python -m diffrl tasks --suite\npro`.\n```\n{code}\n```"
     assert [*commands(text)] == [("tasks", ["--suite"]), ("doctor", ["--json"])]
 
 
