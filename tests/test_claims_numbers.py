@@ -1,6 +1,7 @@
 """Every number that a notebook states of preset laptop is the records' number, rounded."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -157,3 +158,16 @@ def test_notebook_05_states_the_numbers_of_the_evaluation():
     looks = rates["libero_object_object", "gaussian", "deterministic"]
     assert f"at {100 * words:.0f} %, and significantly" in text
     assert f"at {100 * looks:.0f} %, and not significantly" in text
+
+
+def test_the_report_states_what_readme_and_the_notebooks_state():
+    """Its numbers are theirs, which the tests above compare with the records."""
+    report = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## Limits")[0]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = " ".join([said(1), said(3), said(5), " ".join(readme.split()).replace("−", "-")])
+    findings = " ".join(report.split("## ", 1)[1].split()).replace("−", "-")
+    intervals = re.findall(r"\[[-+\d., ]+\]", findings)
+    shares = re.findall(r"\d[\d.]* %", findings)
+    assert (len(intervals), len(shares)) == (10, 6)
+    known = known.replace("+", "")
+    assert [part for part in intervals + shares if part.replace("+", "") not in known] == []

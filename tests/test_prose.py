@@ -82,6 +82,16 @@ def test_what_contributing_names_stands_in_the_file_that_it_names():
             assert re.search(rf"\b_?{word}\b", source), f"{recipe.splitlines()[0]}: {name}"
 
 
+OBSCURE = r"told apart|tells? \w+ apart|\bmend(s|ed|ing)?\b|\b(is|are) said of\b|\b(is|are) told\b"
+
+
+def test_no_sentence_for_readers_uses_the_words_that_the_house_avoids():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "diffrl").rglob("*.py")]
+    for text in [*map(text_of, [*PAGES, *NOTEBOOKS]), *sources]:
+        found = re.search(OBSCURE, " ".join(text.split()), re.IGNORECASE)
+        assert not found, found.string[max(found.start() - 60, 0) : found.end() + 60]
+
+
 def test_contributing_has_the_six_recipes():
     recipes = re.findall(r"^## (.*)$", text_of(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
     assert [recipe.lower() for recipe in recipes] == [
