@@ -25,7 +25,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "reproduce": ("diffrl.reproduce:main", "run the notebooks 01-05 headlessly"),
     "tasks": ("diffrl.sim.scene:tasks_command", "list LIBERO's tasks"),
     "train": ("diffrl.rl.stage:main", "clone a policy and improve it by RL"),
-    "experiment": ("diffrl.experiments:main", "train the arms of a controlled experiment"),
+    "experiment": ("diffrl.experiments:main", "train the variants of a controlled experiment"),
     "operator": ("diffrl.demonstrator.stage:main", "try the scripted operator on tasks"),
     "generate": ("diffrl.generation.stage:main", "roll out an expert into a data set"),
     "validate": ("diffrl.data.validate:main", "check data-set files"),
@@ -121,7 +121,7 @@ def _run(arguments: list[str]) -> int:
             raise
         return _tell(f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}: unset it, or use egl, osmesa.")
     except KeyboardInterrupt:
-        print("Interrupted; the same command continues where it can.", file=sys.stderr)
+        print("Interrupted. The same command continues this work.", file=sys.stderr)
         return 130
 
 

@@ -29,7 +29,7 @@ from diffrl.base.opengl import find_opengl
 BOWL_LIMIT = 0.02  # m; 3.3.2 moves it by about 0.014, mujoco >= 3.4 by about 0.06 (measured)
 DISK_NEEDED = 2.0  # GB for one small preset; our choice
 MEMORY_NEEDED = 4.0  # GB; our choice
-REINSTALL = "`pip install --force-reinstall --no-deps {}` or `make clean` and `make` mend it."
+REINSTALL = "`pip install --force-reinstall --no-deps {}` or `make clean` and `make` fix it."
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def check_versions() -> list[Finding]:
             continue
         grave = version == "missing" or "==" in specifier
         detail = f"{name} is {version}, but pyproject.toml asks for {specifier}"
-        remedy = f'`pip install "{name}{specifier}"` (or `make`) mends it.'
+        remedy = f'`pip install "{name}{specifier}"` (or `make`) fixes it.'
         findings.append(Finding("versions", "problem" if grave else "warning", detail, remedy))
     return findings or [Finding("versions", "ok", f"{len(found)} packages are within their pins")]
 
@@ -189,7 +189,7 @@ def check_behaviour() -> list[Finding]:
     except UserError as error:
         return [Finding("simulator", "problem", str(error), "The remedy is in the message.")]
     except Exception as error:  # whatever another mujoco or a broken LIBERO raises
-        remedy = "Mend the problems above, and unset MUJOCO_GL; then call again."
+        remedy = "Fix the problems above and unset MUJOCO_GL. Then run the doctor again."
         return [Finding("simulator", "problem", f"it does not start: {error}", remedy)]
     detail = f"libero_spatial/5 settles: the bowl moves {100 * shift:.1f} cm at most"
     if shift <= BOWL_LIMIT:

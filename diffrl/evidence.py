@@ -338,7 +338,7 @@ def main(preset: str = "libero") -> None:
     """Pack a run into results/ and figures/, which git keeps.
 
     Args:
-        preset: whose run in runs/ is packed.
+        preset: the preset whose run in runs/ is packed.
     """
     name = get_preset(preset).name
     results = artifacts.results_dir(name)

@@ -241,7 +241,7 @@ def run_experiment(
         workers: processes; default: one per core.
         physics: of training. What is measured is always played on LIBERO's own; variants in
             training physics have names of their own.
-        seeds: only these of the experiment's; default: all.
+        seeds: train these seeds of the experiment only; default: all.
     """
     items = [run for run in _runs(name, physics) if seeds is None or run[2] in seeds]
     names = [f"{variant.name}, {task}, seed {seed}" for variant, task, seed in items]
@@ -592,14 +592,14 @@ def main(
     physics: Physics = "exact",
     seeds: tuple[int, ...] | None = None,
 ) -> None:
-    """Train the variants of an experiment, several seeds each; what is finished is found.
+    """Train the variants of an experiment, several seeds each. Finished runs are found.
 
     Args:
-        name: of the experiment.
-        preset: whose settings the variants change.
+        name: the experiment.
+        preset: the preset whose settings the variants change.
         workers: processes; default: one per core.
-        physics: of training; what is measured is always played on LIBERO's own.
-        seeds: only these of the experiment's; default: all.
+        physics: physics of training; whatever is measured is played in LIBERO's own.
+        seeds: train these seeds of the experiment only; default: all.
     """
     table = run_experiment(name, preset, workers, physics, seeds)
     print(summary(table).round(3).to_string(index=False))

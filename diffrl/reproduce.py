@@ -236,13 +236,13 @@ def main(
     only: int | None = None,
     force: bool = False,
 ) -> int:
-    """Run the notebooks 01-05; what is finished is found, not computed again.
+    """Run notebooks 01 to 05. Finished stages are found and not computed again.
 
     Args:
         preset: smoke, laptop, gpu or paper.
-        from_: the first notebook (1 to 5).
-        only: just this notebook.
-        force: compute everything again, stages inside the notebooks too.
+        from_: number of the first notebook, 1 to 5.
+        only: number of the only notebook to run.
+        force: compute everything again, the stages inside the notebooks as well.
     """
     settings, numbers, start = get_preset(preset), _chosen(from_, only), time.monotonic()
     if force:

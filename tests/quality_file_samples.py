@@ -35,6 +35,6 @@ def wander(seed, steps):
 
 
 def read(path, **options):
-    """The trajectories and the lines that are told."""
+    """The trajectories and the notes."""
     lines = []
     return quality.read_trajectories(path, tell=lines.append, **options), "\n".join(lines)

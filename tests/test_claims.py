@@ -31,21 +31,6 @@ def test_what_notebook_01_says_of_laptop_s_clones_is_what_the_records_say():
     assert (min(counts), max(counts)) == (1, 20)
 
 
-def test_what_notebook_01_says_of_the_settings_that_were_tried_is_what_the_records_say():
-    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "tuning.csv")
-    assert table["algorithm"].value_counts().to_dict() == {"diffusion": 10, "gaussian": 10}
-    assert table["seed"].unique().tolist() == [0]
-    rl = get_preset("laptop").rl  # the rows `laptop` are called after it
-    own = f"rl.noise_start={rl.noise_start}; rl.actor_learning_rate={rl.actor_learning_rate}"
-    assert table.loc[table["try"] == "laptop", "changes"].tolist() == [own, own]
-    there = table[table["task"] == "libero_object/3"]
-    good = there["measured"].map(lambda row: max(map(float, row.split())) >= 0.9)
-    assert good.groupby(there["algorithm"]).sum().to_dict() == {"diffusion": 4, "gaussian": 9}
-    assert there["algorithm"].value_counts().to_dict() == {"diffusion": 8, "gaussian": 10}
-    assert not good[(there["algorithm"] == "diffusion") & (there["try"] == "laptop")].any()
-    assert "laptop" not in there.loc[there.groupby("algorithm")["auc"].idxmax(), "try"].tolist()
-
-
 def test_what_notebook_01_says_of_the_official_start_states_is_what_the_records_say(laptop_run):
     laptop = laptop_run
     experts = pd.read_csv(laptop / "experts.csv").query("algorithm == 'diffusion'")
@@ -394,6 +379,12 @@ def test_what_notebook_03_says_of_laptop_is_what_the_records_say():
         assert len(less) == 15
 
 
+def readme_text():
+    """README in one line."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    return " ".join(text.split()).replace("−", "-")
+
+
 def test_what_readme_says_of_jerk_and_speed_is_what_the_records_say():
     root = Path(__file__).parent.parent
     table = pd.read_csv(root / "results" / "laptop" / "quality.csv")
@@ -404,10 +395,43 @@ def test_what_readme_says_of_jerk_and_speed_is_what_the_records_say():
         return np.log(means[name]["diffusion"] / means[name]["gaussian"])
 
     jerk, time, length = map(log_ratio, ("jerk_rms", "steps", "path_length"))
-    readme = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    assert len(jerk) == 15
     for gaps, said in (
-        (jerk, "{:.2f} times as large (95 % interval over fifteen tasks {:.2f} to {:.2f})"),
-        (-3 * time, "accounts for {:.2f} [{:.2f}, {:.2f}]"),
-        (jerk + 3 * time - length, "(jerk·T³/L) {:.2f} [{:.2f}, {:.2f}] is left"),
+        (jerk, "they have {:.2f} times the jerk of the Gaussian policy's data [{:.2f}, {:.2f}]"),
+        (jerk + 3 * time - length, "path length {:.2f} times [{:.2f}, {:.2f}], which is not sig"),
     ):
-        assert said.format(*np.exp(intervals.interval_over_tasks(gaps))) in readme
+        assert said.format(*np.exp(intervals.interval_over_tasks(gaps))) in readme_text()
+
+
+def test_what_readme_says_of_the_vlas_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "effects.csv")
+    effects = table[table["scope"] == "libero_object"].set_index("contrast")
+    interval = "{points:.1f} points{} [{low:+.1f}, {high:+.1f}]"
+    taught, kind = effects.loc["RL − demonstrator"], effects.loc["diffusion − gaussian"]
+    assert "+" + interval.format(" of success", **taught) in readme_text()
+    assert "is " + interval.format("", **kind) in readme_text()
+    assert (taught["tasks"], kind["tasks"]) == (10, 10)
+    assert kind["p_tasks"] > 0.05
+    paper = {name: 100 * (scores.PAPER["diffusion"] - scores.PAPER[name]) for name in scores.PAPER}
+    assert f"reports {paper['human']:+.1f} points over people's" in readme_text()
+    assert f"reports {paper['gaussian']:+.1f} points, which this" in readme_text()
+    assert not kind["low"] <= paper["gaussian"] <= kind["high"]
+
+
+def test_what_readme_says_of_the_factorial_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
+    chosen = EXPERIMENTS["factorial"]
+    runs = table[table["arm"].isin([variant.name for variant in chosen.variants])]
+    runs = runs[runs["task"].isin(chosen.tasks)]
+    found = factorial_effects(runs, ("jerk_rms",)).set_index(["mode", "effect"])
+    found = found.loc["deterministic"]
+    assert len(found) == 7
+    for effect, said in (
+        ("white − correlated", "white instead of correlated noise"),
+        ("faded − cut", "cross-faded chunks"),
+        ("diffusion − gaussian", "diffusion instead of Gaussian"),
+    ):
+        row = found.loc[effect]
+        interval = "{difference:+.1f} m/s³ [{low:+.1f}, {high:+.1f}]".format(**row)
+        assert f"{said} {interval}" in readme_text()
+        assert row["p_holm"] > 0.05

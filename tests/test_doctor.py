@@ -1,4 +1,4 @@
-"""The doctor finds what is off and says how to mend it."""
+"""The doctor finds what is wrong and says how to fix it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_the_installed_versions_are_within_their_pins():
     assert [finding.status for finding in doctor.check_versions()] == ["ok"]
 
 
-def test_another_mujoco_is_a_problem_with_the_command_that_mends_it(monkeypatch):
+def test_another_mujoco_is_a_problem_with_the_command_that_fixes_it(monkeypatch):
     found = artifacts.versions()
     monkeypatch.setattr(artifacts, "versions", lambda: {**found, "mujoco": "3.4.0"})
     [finding] = doctor.check_versions()

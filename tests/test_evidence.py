@@ -1,4 +1,4 @@
-"""Evidence: a run is packed into few files and comes back byte by byte, or the fault is told."""
+"""Evidence: a run is packed into few files and comes back byte by byte, or names the fault."""
 
 import gzip
 import json

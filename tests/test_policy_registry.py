@@ -94,7 +94,7 @@ def test_a_name_is_given_once_and_is_one_word(registered):
     for name in (registered, "diffusion"):
         with pytest.raises(UserError, match="choose another name"):
             policies.register(name, type("Other", (Unbounded,), {}))
-    with pytest.raises(UserError, match="called by one word"):
+    with pytest.raises(UserError, match="needs one word"):
         policies.register("two words", Unbounded)
 
 

@@ -6,7 +6,7 @@ The operator is clean: ten of its demonstrations often clone to 100 %, and what 
 cannot be improved from a sparse reward. Each task's first n demonstrations are cloned by both
 policies, n = 1, 2, …, until both succeed on 25-75 % of 24 held-out start states (no official one),
 or on more although they have three; `--counts` tries exactly those.
-Writes `results/laptop/clones.csv`; `presets.py` carries the counts that were chosen from it.
+Writes `runs/laptop/clones.csv`; `presets.py` carries the counts that were chosen from it.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
-"""Write README's tables of results from the records in results/, so that no number is typed twice.
+"""Write results/README.md, the tables of all presets, from the records: no number is typed twice.
 
-``python tools/results_table.py`` rewrites the part between the two markers; ``--check`` exits with
-1 if that would change it.
+``python tools/results_table.py`` writes the file; ``--check`` exits with 1 if that would change it.
 """
 
 import json
@@ -14,9 +13,24 @@ import pandas as pd
 from diffrl.base.intervals import wilson
 from diffrl.presets import PRESETS
 from diffrl.quality import MEASURES
+from diffrl.sim.tasks import MAX_STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+HEAD = """# Results
+
+These tables are written by `make readme` from the records beside this file; do not edit them here.
+Evaluation follows the protocol of OpenVLA-OFT and openpi: official start states, ten settle steps,
+at most {limits} control steps.
+Success is the share of all trials, pooled; a trial that ended in an error of the simulator enters
+no rate. One training seed stands behind each expert of `laptop`.
+"""
+SUITE_NAMES = {
+    "libero_spatial": "Spatial",
+    "libero_object": "Object",
+    "libero_goal": "Goal",
+    "libero_10": "Long",
+    "libero_90": "LIBERO-90",
+}
 SHOWN = ("jerk_rms", "ldlj_cartesian", "action_change", "steps", "position_variance")
 NOTHING = "No preset has results yet: `make reproduce` makes them."
 
@@ -122,7 +136,7 @@ def throughput(record: dict) -> str:
     if missing := parts - record.keys():
         raise SystemExit(
             f"results/throughput.json lacks {', '.join(sorted(missing))}: it was begun anew on "
-            "another machine; run `python -m diffrl benchmark`."
+            "another machine. Run `python -m diffrl benchmark`."
         )
     machine, camera = record["machine"], record["camera_fps"]
     measured = ""
@@ -185,8 +199,9 @@ TABLES = (
 
 
 def generate() -> str:
-    """Return the generated part of README: speed, and every preset with records, by its size."""
-    parts = []
+    """Return the whole file: speed, and every preset with records, by its size."""
+    limits = ", ".join(f"{MAX_STEPS[suite]} ({name})" for suite, name in SUITE_NAMES.items())
+    parts = [HEAD.format(limits=limits).rstrip()]
     speed = ROOT / "results" / "throughput.json"
     if speed.is_file():
         parts.append(throughput(json.loads(speed.read_text(encoding="utf-8"))))
@@ -195,20 +210,18 @@ def generate() -> str:
             path = ROOT / "results" / preset / name
             if path.is_file() and (text := function(pd.read_csv(path))):
                 parts.append(f"**Preset `{preset}`. {title}**\n\n{text}")
-    return "\n\n".join(parts) or NOTHING
+    return "\n\n".join(parts if len(parts) > 1 else [*parts, NOTHING]) + "\n"
 
 
 def main() -> int:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    wanted = f"{before}{BEGIN}\n{generate()}\n{END}{after}"
+    page = ROOT / "results" / "README.md"
+    wanted = generate()
     if "--check" in sys.argv[1:]:
-        if wanted != text:
-            print("README's results differ from results/: run `make readme`.", file=sys.stderr)
-        return int(wanted != text)
-    readme.write_text(wanted, encoding="utf-8")
+        differs = not page.is_file() or page.read_text(encoding="utf-8") != wanted
+        if differs:
+            print("results/README.md differs from the records: run `make readme`.", file=sys.stderr)
+        return int(differs)
+    page.write_text(wanted, encoding="utf-8")
     return 0
 
 

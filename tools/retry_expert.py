@@ -1,11 +1,11 @@
-"""Train an expert of preset `laptop` again with other settings, and say which of the two is better.
+"""Train an expert of preset `laptop` again with other settings, and compare the two.
 
     .venv/bin/python tools/retry_expert.py libero_spatial/0 low-rate annealed
 
 Each name is a try of TRIES, of the diffusion policy or of `--algorithm`. Its records go to
-`results/laptop/tried/<task>-<name>/` (`-gaussian` at the end), its weights stay in `build/`. It and
+`runs/laptop/tried/<task>-<name>/` (`-gaussian` at the end), its weights stay in `build/`. It and
 the expert then play held-out start states that neither was chosen on, which gives
-`results/laptop/tried/held_out.csv`: a training chooses among eight policies or so by 48 states, so
+`runs/laptop/tried/held_out.csv`: a training chooses among eight policies or so by 48 states, so
 the measurement that chose one flatters it, and the official states are for the reader alone.
 """
 

@@ -4,8 +4,8 @@
     python3 tools/strip_notebook.py [NOTEBOOK]    print a notebook (or standard input) stripped
 
 It needs Python alone and runs from a copy in git's own folder, which all worktrees share, so a
-removed `.venv`, a second worktree or an older commit cannot go without it. Git is told that it is
-required: where it is missing or fails, `git add` fails too. Its bytes are nbstripout's.
+removed `.venv`, a second worktree or an older commit cannot go without it. Git's configuration
+requires it: where it is missing or fails, `git add` fails too. Its bytes are nbstripout's.
 """
 
 import json

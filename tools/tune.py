@@ -5,8 +5,8 @@
 Each name changes the recipe that tuning began with; both policies try it (or `--algorithms` of
 them), from clones of the same demonstrations, and are judged on held-out start states alone: no
 official one is played. Success and smoothness (mean jerk in m/s³ and steps of the best policy's
-successes) are those of deterministic rollouts. Rows are appended to `results/laptop/tuning.csv`;
-what is there is not run again.
+successes) are those of deterministic rollouts. Rows are appended to `runs/laptop/tuning.csv`;
+a row that exists is not run again.
 """
 
 import functools

@@ -5,7 +5,7 @@
 Each name changes the preset laptop's VLA. It learns from the operator's demonstrations of the ten
 libero_object tasks, never from a policy's, so that no source of the comparison is favoured among
 the experts' four; it plays fresh start states that no data set and no evaluation uses. Rows are
-appended to `results/laptop/vla_tuning.csv`; what is there is not run again.
+appended to `runs/laptop/vla_tuning.csv`; a row that exists is not run again.
 """
 
 import dataclasses

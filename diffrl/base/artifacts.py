@@ -122,8 +122,8 @@ def lock(path: Path, busy: str) -> int:
         raise UserError(busy) from error
     except OSError as error:
         print(
-            f"Warning: the file system of {path} offers no locks ({error.strerror}): see to it "
-            "yourself that no second process writes there.",
+            f"Warning: the file system of {path} offers no locks ({error.strerror}). Make "
+            "sure that no second process writes there.",
             file=sys.stderr,
         )
     return handle

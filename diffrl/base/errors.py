@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the file or setting and the remedy.
+    """Something the user can fix: the message names the file or setting and the remedy.
 
     The command line prints the message as one paragraph, without a traceback, and exits with 1.
     """

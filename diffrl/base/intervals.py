@@ -86,7 +86,7 @@ def stratified_mean_interval(values, strata, confidence=0.95):
 
 
 def interval_over_tasks(values, confidence=0.95):
-    """Mean over tasks with Student's t interval: what another choice of tasks might have said.
+    """Mean over tasks with Student's t interval: how much another choice of tasks might change it.
 
     values (k,): one number a task, in which start states, trajectories and training seeds are
     averaged already. That is the analysis of cluster-level summaries (Donner & Klar 2000; Hayes &

@@ -56,7 +56,7 @@ def environment(**values: str | None) -> Iterator[None]:
 def import_mujoco() -> ModuleType:
     """Import mujoco; where the OpenGL that it loads with itself is missing, without OpenGL.
 
-    Physics needs none, and whoever wants pictures is told by `find_opengl`.
+    Physics needs none; `find_opengl` reports the fault to whoever wants pictures.
 
     Raises:
         RuntimeError: MUJOCO_GL holds a word that mujoco does not know.
@@ -120,7 +120,7 @@ def find_opengl() -> OpenGL:
     """Return the first backend that works; ``MUJOCO_GL``, if set, is the only one that is tried.
 
     Raises:
-        UserError: none works; the message holds each reason and the command that mends it.
+        UserError: none works; the message holds each reason and the command that fixes it.
     """
     wanted, reasons = _wanted(), []
     if wanted in _OFF:

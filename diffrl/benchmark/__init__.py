@@ -37,20 +37,19 @@ def main(
     target: float = 0.97,
     json: bool = False,
 ) -> None:
-    """Measure how fast everything is here; write results/throughput.json and figures.
+    """Measure the speed of each part on this machine; write results/throughput.json and figures.
 
     Args:
-        what: the simulator, the camera, data sets, the measures of quality, RL training, a VLA's
-            evaluation, or all of them; each takes minutes. `minutes` trains whole experts, minutes
-            each, and is not part of `all`.
-        suites: which of the official suites.
-        seconds: each arm runs at least so long in each round (simulator).
-        rounds: of all arms (simulator); the median is reported.
-        states: drawn of each task (camera).
-        tasks: in which training physics is compared with exact (training; default: eight of five
-            suites), or to be learned (minutes; default: libero_object's ten).
-        algorithm: of the experts (minutes).
-        target: success that must be confirmed (minutes).
+        what: the part to measure; each takes minutes. `minutes` trains whole experts and is not
+            part of `all`.
+        suites: simulator: the suites to measure.
+        seconds: simulator: how long each arm runs at least in each round.
+        rounds: simulator: number of rounds; the median is reported.
+        states: camera: number of states of each task that are drawn.
+        tasks: training: the tasks in which both physics are compared (default: eight of five
+            suites). minutes: the tasks to learn (default: libero_object's ten).
+        algorithm: minutes: the policy class of the experts.
+        target: minutes: the success that must be confirmed.
         json: print the record instead of a table.
     """
     unknown = [suite for suite in suites if suite not in SUITES]

@@ -41,7 +41,7 @@ class Episode:
 
     Attributes:
         task: ``"libero_object/0"``, or a name of its own for a task outside LIBERO.
-        instruction: what the robot is told.
+        instruction: the sentence that the robot is given.
         start_state: id of the start state, ``""`` when unknown.
         seed: of the policy's noise in this trial.
         source: who acted, one of `SOURCES`, or a policy class of one's own.

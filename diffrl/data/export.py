@@ -66,7 +66,7 @@ def main(
         paths: HDF5 data sets of ours, or folders of them.
         to: new folder of the export.
         format: a LeRobotDataset v3 with a data-set card, or LIBERO's HDF5 with images.
-        size: of the square images, pixels.
+        size: width and height of the images in pixels.
         detail: LIBERO's exact pictures, or meshes reduced for software renderers.
         workers: rendering processes; default: one per core.
     """

@@ -292,7 +292,7 @@ def _check_top(file: h5py.File, path: Path, kind: str) -> Iterator[Finding]:
             continue
         listed = {entry.decode(errors="replace") for entry in mask[()].tolist()}
         if unknown := sorted(listed - set(file["data"])):
-            yield Finding(path, f"mask/{name}", f"it names {unknown[0]!r}, which is not there")
+            yield Finding(path, f"mask/{name}", f"it names {unknown[0]!r}, which does not exist")
     found = len(file["data"])
     if "num_demos" not in attrs:
         yield Finding(path, "data@num_demos", f"it is missing; there are {found} episodes", _AS_IS)

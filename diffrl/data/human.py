@@ -50,7 +50,7 @@ def find_human_file(task: Task, folder: Path | None = None) -> Path:
         )
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UserError(
-            f"The human demonstrations of {task.id} are not here. Point {VARIABLE} (or "
+            f"The human demonstrations of {task.id} were not found. Point {VARIABLE} (or "
             f"--human-demos) to a folder with {name}, install the download "
             "(`pip install 'diffrl[hub]'`), or use the scripted operator (source 'operator')."
         )

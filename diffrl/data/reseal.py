@@ -104,10 +104,10 @@ def _set(group: h5py.Group, name: str, value: int) -> Iterator[str]:
 
 
 def main(paths: tyro.conf.Positional[tuple[Path, ...]]) -> int:
-    """Seal data sets again that you changed on purpose, and print what has changed in them.
+    """Seal data sets that you changed on purpose, and print what has changed in them.
 
-    Every other reader refuses a file whose bytes are not those that were written. What was made of
-    it before (exports, VLAs) is stale, and is made again by the commands that made it.
+    All other commands refuse a file whose bytes are not those that diffrl wrote. Exports and VLAs
+    that were made from the old file are stale; the commands that made them make them again.
 
     Args:
         paths: HDF5 data sets that diffrl wrote.

@@ -34,7 +34,7 @@ def _unfinished(file: Path, folder: Path) -> bool:
 
 
 def main(paths: tyro.conf.Positional[tuple[Path, ...]]) -> int:
-    """Check data sets – ours, LIBERO's official ones, its collector's – and print what is wrong.
+    """Check data sets (ours, LIBERO's official ones, its collector's) and print what is wrong.
 
     Args:
         paths: HDF5 files, or folders of them.

@@ -42,11 +42,11 @@ def main(
     Args:
         tasks: ids such as libero_object/0, or whole suites; all takes LIBERO's 130.
         attempts: episodes per task, on fresh start states (never the official ones).
-        preset: whose results folder gets the tables.
+        preset: the preset whose folder in runs/ gets the tables.
         noise: scale of the human-like noise; 0 is a steady machine, 1 is calibrated.
-        seed: of the start states and of the noise.
+        seed: seed of the start states and of the noise.
         threads: simulator threads; they change no result.
-        force: try tasks again that the table holds already.
+        force: also try the tasks that the table already holds.
     """
     if attempts < 1:
         raise UserError(f"--attempts must be at least 1, it is {attempts}.")

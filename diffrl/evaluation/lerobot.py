@@ -65,7 +65,7 @@ class LeRobot(OpenPI):
         """Start the server and return its port.
 
         Raises:
-            UserError: it does not start; the message ends with what it said.
+            UserError: it does not start; the message ends with its last line.
         """
         output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # lives as long as the server
         try:
@@ -89,7 +89,7 @@ class LeRobot(OpenPI):
             if ended:
                 raise UserError(
                     f"lerobot's server for {self.command[-1]} did not start: "
-                    f"{lines[-1] if lines else 'it said nothing'}"
+                    f"{lines[-1] if lines else 'it printed nothing'}"
                 )
             time.sleep(0.2)
         self.server.kill()

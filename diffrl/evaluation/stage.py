@@ -335,17 +335,17 @@ def main(
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
             openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60],
             lerobot:<python>?checkpoint=<path>[&replan=8&detail=reduced], or a class of your own
-            with infer(obs), as <module>:<class> or <file.py>:<class>, with ?<key>=<text> for what
-            it is made with.
-        suite: suites or tasks, e.g. libero_object or libero_goal/7; an oracle brings its own.
+            with infer(obs), as <module>:<class> or <file.py>:<class>; ?<key>=<text> after it is
+            passed to the class.
+        suite: suites or tasks, e.g. libero_object or libero_goal/7. An oracle needs none.
         trials: official start states per task, 1 to 50.
-        seed: of the fixtures' poses and of the policy's noise.
-        workers: processes; default: the cores (one for lerobot and a class of your own, whose
-            model each would load). It changes no result.
+        seed: seed of the fixtures' poses and of the policy's noise.
+        workers: processes; default: one per core, and one alone for lerobot and for a class of
+            your own, because each would load the model. It changes no result.
         copies: robots that a process simulates at once. It changes no result.
         out: folder of the records; default: runs/evaluations/<policy>. A second call continues.
         videos: start states to film, e.g. official/0.
-        retry_errors: try recorded errors once more.
+        retry_errors: play the trials that ended in an error once more.
     """
     kind = label_of(policy)
     if suite:

@@ -1,8 +1,8 @@
 """One look for all figures: palette, sizes, and how a figure is saved.
 
-Colours are those of Okabe & Ito (2008), told apart by the common colour-vision deficiencies; a
-source has one colour everywhere. The mode is fill and line style: filled and solid is deterministic
-(or recorded), open and dashed is stochastic – so the figures also survive a grey printer.
+Colours are those of Okabe & Ito (2008), which stay different with the common colour-vision
+deficiencies; a source has one colour everywhere. The mode is fill and line style: filled and solid
+is deterministic (or recorded), open and dashed is stochastic, so figures survive a grey printer.
 """
 
 import functools

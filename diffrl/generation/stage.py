@@ -255,9 +255,9 @@ def _make_all(
     demonstrator = preset.demonstrations.source
     items = [(t, arm) for t, arm in items if arm.source == demonstrator or _there(t, arm)]
     for task, arm in items:
-        expert_folders(preset, task, arm.source)  # a missing expert is said before hours of work
+        expert_folders(preset, task, arm.source)  # a missing one is reported before hours of work
     if not items and arms:
-        raise UserError("Nothing is left to make: see above why.")
+        raise UserError("No data set can be made: the lines above give the reasons.")
     if not items:
         return pd.DataFrame(columns=RECORD)
     workers, threads = shares(len(items), workers)
@@ -271,7 +271,7 @@ def _make_all(
 
 
 def _there(task: str, arm: Arm) -> bool:
-    """Whether a data set can be had; people's, which may be there of some tasks only, is told."""
+    """Whether a data set can be made; a person's that is missing is reported."""
     try:
         return arm.source != "human" or find_human_file(get_task(task)).is_file()
     except UserError as error:
@@ -310,16 +310,17 @@ def main(
 ) -> None:
     """Roll out experts (or the operator) into data sets of successful episodes.
 
-    Beside them a few start states are played several times, for the quality of notebook 3 alone.
+    A few start states are also played several times; notebook 3 alone uses these episodes.
 
     Args:
-        preset: smoke, laptop, gpu or paper; decides tasks, number of episodes, seeds.
-        task: only this one, e.g. libero_object/0.
-        source: only this one.
-        mode: only this one: recorded (demonstrations), deterministic or stochastic (experts).
+        preset: smoke, laptop, gpu or paper. It sets tasks, number of episodes and seeds.
+        task: generate for this task only, e.g. libero_object/0.
+        source: generate from this source only.
+        mode: generate in this mode only: recorded (demonstrations), deterministic or stochastic
+            (experts).
         workers: processes; default: one per core.
         human_demos: folder of LIBERO's official data sets (or set LIBERO_DATASETS).
-        force: begin anew even if a data set is there.
+        force: generate again even if a data set exists.
     """
     if human_demos is not None:
         os.environ[VARIABLE] = str(human_demos)

@@ -58,7 +58,7 @@ def register(name: str, kind: type[ChainPolicy]) -> None:
         UserError: the name is no single word, or is another class's.
     """
     if not name.isidentifier():
-        raise UserError(f"A policy class is called by one word, as files are, not {name!r}.")
+        raise UserError(f"A policy class needs one word as its name, and {name!r} is none.")
     if name in KINDS or _registered.get(name, kind) is not kind:
         raise UserError(f"There is another policy class {name!r}: choose another name.")
     _registered[name] = kind

@@ -1,4 +1,4 @@
-"""Measures across trajectories of one task: how much do they differ, and what is a clone told?
+"""Measures across trajectories of one task: how much they differ, overall and given the state.
 
 Dispersion is a mean over pairs, ½ E|x_i - x_j|² = variance, so one matrix of squared distances
 serves every notion of "the same moment" and keeps two questions apart: pairs with the same start

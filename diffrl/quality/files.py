@@ -36,7 +36,8 @@ def read_files(paths: list[Path], *, tell: Callable = tell_user, **options) -> l
     """Read several files; `options` are those of `read_trajectories`.
 
     Files of one name from different folders are different arms and start states, never pooled. The
-    same file is read once. With ``skip_bad`` a file without one good episode is left out and told.
+    same file is read once. With ``skip_bad`` a file without one good episode is left out, with a
+    note.
     """
     files: dict[Path, Path] = {}
     for path in map(Path, paths):

@@ -229,7 +229,7 @@ def commands(
     """Return the actions of a file as LIBERO's commands, (T, 7) in [-1, 1] – or all as (T, 0).
 
     They are clipped where the file names the controller that does so. Whatever else is not plainly
-    a command is left out, and told: measures in other units would look like LIBERO's.
+    a command is left out, and a note says so: measures in other units would look like LIBERO's.
     """
     clips = description.clips()
     widths = sorted({actions.shape[1] for actions in stored})

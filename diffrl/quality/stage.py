@@ -137,9 +137,9 @@ def main(
         as_json: print the rows as JSON.
         as_csv: print the rows as CSV (source, mode, task, measure, value, low, high, n, and the
             interval over tasks).
-        source: name for the trajectories' source; files without one are named by folder and file.
-        rate: control rate in Hz, for files that do not say theirs; it must not contradict them.
-        neighbours: k of the action variance given the state.
+        source: name of the trajectories' source; default: the file's own, or its folder and name.
+        rate: control rate in Hz, for files that do not state theirs. It must not contradict a file.
+        neighbours: number of neighbours k for the action variance given the state.
         skip_bad: leave out, and name, episodes and files that cannot be measured.
     """
     if not files:

@@ -51,7 +51,7 @@ class Journal:
                     self.board.add_scalar(f"{self.title}/{name}", value, done)
 
     def close(self) -> None:
-        """End the bar, and let TensorBoard's files hold all that was said."""
+        """End the bar, and flush TensorBoard's files."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -50,7 +50,7 @@ def train_expert(
         seed: of demonstrations, weights, noise and start states.
         threads: of the simulator (default: all cores); they change nothing but the time.
         folder: where it lies; default: `expert_folder`.
-        force: begin anew, whatever is there.
+        force: train again, whatever exists.
         journal: bar and log; default: a log file alone.
 
     Raises:
@@ -168,11 +168,11 @@ def main(
 
     Args:
         task: e.g. libero_object/0 (`python -m diffrl tasks` lists them).
-        algorithm: diffusion or gaussian.
-        preset: smoke, laptop, gpu or paper.
-        seed: of everything random.
-        threads: of the simulator; default: all cores.
-        force: begin anew even if the expert is there.
+        algorithm: the policy's class, diffusion or gaussian.
+        preset: the settings: smoke, laptop, gpu or paper.
+        seed: training seed, from which everything random is drawn.
+        threads: threads of the simulator; default: all cores. They change no result.
+        force: train again even if the expert exists.
         tensorboard: also write TensorBoard's files (needs the package tensorboard).
     """
     settings = get_preset(preset)

@@ -142,7 +142,7 @@ def load_scene(task_id: str) -> Scene:
         except FileNotFoundError as error:
             raise UserError(
                 f"{error.filename} is missing, so {task.id} cannot be compiled: `python -m diffrl "
-                "doctor` compares LIBERO's files with the official ones and says what mends them."
+                "doctor` compares LIBERO's files with the official ones and says how to fix them."
             ) from error
         _write(path, key.encode(), *compiled)
     meta, arrays = _read(path, key.encode())
@@ -166,9 +166,11 @@ def _read(path: Path, key: bytes) -> tuple[dict, dict]:
 
 
 def tasks_command(suite: str = "all", compile: bool = False) -> None:
-    """Print the table of LIBERO's tasks: id, instruction; with --compile bodies, goal and ok.
+    """Print LIBERO's tasks, each with its id and instruction.
 
-    suite: one suite, `all` (the 130 tasks) or `pro` (LIBERO-PRO's 160 entries).
+    Args:
+        suite: a suite, `all` (the 130 tasks) or `pro` (LIBERO-PRO's 160 entries).
+        compile: also compile each task, and print its bodies, its goal and whether that worked.
     """
     groups = {"all": SUITES, "pro": PRO_SUITES}.get(suite, (suite,))
     tasks = [task for name in groups for task in suite_tasks(name)]

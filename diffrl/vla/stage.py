@@ -296,17 +296,17 @@ def main(
     """Train the VLAs of a preset, or one VLA on any data sets.
 
     Args:
-        preset: smoke, laptop, gpu or paper; decides settings, and without --data also sources.
+        preset: smoke, laptop, gpu or paper. It sets everything that no other option does.
         data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
-        weights: of these files; default: all alike.
-        out: folder of that VLA.
-        seed: of that VLA.
+        weights: how often each file is drawn from, relative to the others; default: all alike.
+        out: folder of the VLA that is trained on --data.
+        seed: training seed of that VLA.
         steps: optimiser steps; default: the preset's.
         workers: processes; default: one per core.
-        device: cpu, or cuda for a compiled step (bfloat16 on both, where the hardware multiplies
-            it); of `accelerate launch`, which lets several GPUs share each batch.
-        force: train again what is there.
-        further: train the preset's VLAs of fewer and of mixed demonstrations instead.
+        device: cpu, or cuda for a compiled step; bfloat16 is used on both, where the hardware
+            multiplies it. `accelerate launch` lets several GPUs share each batch.
+        force: train again even if a VLA exists.
+        further: train the preset's VLAs on fewer and on mixed demonstrations instead.
     """
     PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
     settings = get_preset(preset)

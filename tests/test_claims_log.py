@@ -1,0 +1,101 @@
+"""What docs/LOG.md says of results is what the records say."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffrl.presets import ALGORITHMS, get_preset
+
+
+def log_text():
+    """docs/LOG.md in one line."""
+    text = (Path(__file__).parents[1] / "docs" / "LOG.md").read_text(encoding="utf-8")
+    return " ".join(text.split())
+
+
+def log_rows(*columns):
+    """The cells of the log's table whose header is `columns`, row by row."""
+    text = (Path(__file__).parents[1] / "docs" / "LOG.md").read_text(encoding="utf-8")
+    table = text.split("| " + " | ".join(columns) + " |\n")[1].split("\n\n")[0]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.split("\n")[1:]]
+
+
+def test_the_log_s_table_of_settings_is_that_of_the_records():
+    tuning = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "tuning.csv")
+    names = ["base", "warmup-", "noise half", "noise+", "noise++", "clip+", "rate+"]
+    names += ["noise+ rate+", "noise+ minibatch-", "laptop"]
+    assert set(tuning["try"]) == set(names)
+    runs = tuning.set_index(["algorithm", "try"])
+    for name, cells in zip(names, log_rows("setting", "diffusion", "Gaussian"), strict=True):
+        for algorithm, cell in zip(ALGORITHMS, cells[1:], strict=True):
+            run = runs.loc[(algorithm, name)]
+            shares = " ".join(f"{100 * float(share):.0f}" for share in run["measured"].split())
+            task = "" if run["task"] == "libero_object/3" else f" ({run['task']})"
+            assert cell == f"{shares} %, jerk {run['jerk_rms']:.1f}{task}"
+
+
+def test_the_log_s_table_of_second_tries_is_that_of_the_records(laptop_run):
+    held_out = pd.read_csv(laptop_run / "tried" / "held_out.csv")
+    assert (held_out["trials"] == 192).all()
+    known = held_out.set_index(["task", "algorithm", "try"])["successes"]
+    names = {
+        "the expert": "expert",
+        "small batches, annealed": "small-batches-annealed",
+        "small batches, constant": "small-batches-constant",
+        "low rate": "low-rate",
+        "annealed": "annealed",
+        "twenty demonstrations, 54 iterations": "more-demonstrations",
+    }
+    experts = pd.read_csv(laptop_run / "experts.csv").set_index(["task", "algorithm", "mode"])
+    rows = log_rows("task", "try", "official, of 50", "held out, of 192")
+    assert len(rows) == len(known)
+    for where, title, official, successes in rows:
+        task, _, rival = where.partition(", ")
+        algorithm, name = rival.lower() or "diffusion", names[title]
+        assert known[task, algorithm, name] == int(successes)
+        found = experts.loc[(task, algorithm)]
+        if name != "expert":
+            folder = f"{task.replace('/', '-')}-{name}" + f"-{rival.lower()}" * bool(rival)
+            found = pd.read_csv(laptop_run / "tried" / folder / "expert.csv").set_index("mode")
+        assert found.loc["deterministic", "successes"] == int(official)
+
+
+def test_what_the_log_says_of_experts_and_physics_is_what_the_records_say():
+    results = Path(__file__).parents[1] / "results"
+    experts = pd.read_csv(results / "laptop" / "experts.csv").query("mode == 'deterministic'")
+    counts = experts.groupby("algorithm")["successes"].sum()
+    assert f"diffusion {counts['diffusion']} of 750 official trials" in log_text()
+    assert f"Gaussian {counts['gaussian']} (" in log_text()
+    assert ((experts["minutes"] > 20).sum(), len(experts)) == (11, 30)
+    long = experts.loc[experts["control_steps"] > 600_000, "task"]
+    assert [*long] == ["libero_10/2"] * 2
+    clones = pd.read_csv(results / "laptop" / "clones.csv").set_index(["task", "demonstrations"])
+    shares = [clones.loc[("libero_object/0", n), "diffusion"] for n in (1, 2, 3)]
+    assert "{:.0f}, {:.0f} and {:.0f} %".format(*(100 * np.array(shares))) in log_text()
+
+    physics = pd.read_csv(results / "training_physics_options.csv")
+    cheap = physics[physics["option"] == "frozen, 12 steps"]
+    assert len(cheap) == 8
+    ratios = f"{cheap['ratio'].min():.1f} to {cheap['ratio'].max():.1f} times as"
+    assert f"{ratios} cheap" in log_text()
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{ratios} fast on eight tasks" in " ".join(readme.split())
+    assert cheap["hand_mm"].between(0.45, 0.55).all()
+    hasty = physics[physics["option"] == "frozen, 12 steps, 1 iteration"]
+    assert (hasty["hand_mm"] > 100).sum() == 5
+
+
+def test_what_the_log_says_of_the_settings_that_were_tried_is_what_the_records_say():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "tuning.csv")
+    assert table["algorithm"].value_counts().to_dict() == {"diffusion": 10, "gaussian": 10}
+    assert table["seed"].unique().tolist() == [0]
+    rl = get_preset("laptop").rl  # the rows `laptop` are called after it
+    own = f"rl.noise_start={rl.noise_start}; rl.actor_learning_rate={rl.actor_learning_rate}"
+    assert table.loc[table["try"] == "laptop", "changes"].tolist() == [own, own]
+    there = table[table["task"] == "libero_object/3"]
+    good = there["measured"].map(lambda row: max(map(float, row.split())) >= 0.9)
+    assert good.groupby(there["algorithm"]).sum().to_dict() == {"diffusion": 4, "gaussian": 9}
+    assert there["algorithm"].value_counts().to_dict() == {"diffusion": 8, "gaussian": 10}
+    assert not good[(there["algorithm"] == "diffusion") & (there["try"] == "laptop")].any()
+    assert "laptop" not in there.loc[there.groupby("algorithm")["auc"].idxmax(), "try"].tolist()
