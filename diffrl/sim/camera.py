@@ -3,7 +3,7 @@
 Exact images equal LIBERO's ``agentview_image`` and ``robot0_eye_in_hand_image`` bit for bit on the
 same renderer, in LIBERO's orientation (OpenGL's: upside down). The options are those of robosuite
 1.4's MjRenderContext. Reduced images (`diffrl.sim.pictures`, `diffrl.sim.layers`) are for OpenGL in
-software: six to twelve times as fast, about 31 dB from the exact ones.
+software: several times as fast, and close to the exact ones (`diffrl benchmark camera`).
 
 OpenGL is found when the first image is wanted (`diffrl.base.opengl`); physics never asks for it,
 and ``MUJOCO_GL`` need not be set.
