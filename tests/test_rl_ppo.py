@@ -21,6 +21,7 @@ from diffrl.rl.ppo import (
     augmented,
     batch_values,
     clip_range,
+    clipped_loss,
     gae,
     learning_rate,
     noise_scale,
@@ -28,6 +29,12 @@ from diffrl.rl.ppo import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def make_critic():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Critic(LAYOUT)
 
 
 def plain_gae(rewards, values, next_values, ended, gamma, lam):
@@ -172,6 +179,41 @@ def test_an_update_makes_rewarded_plans_likelier(algorithm):
     ]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_update_gives_the_same_bytes_on_any_number_of_threads(algorithm):
+    def weights(threads):
+        policy, critic = make(algorithm), make_critic()
+        optimisers = {
+            "actor": torch.optim.Adam(policy.parameters(), lr=1e-3),
+            "critic": torch.optim.Adam(critic.parameters(), lr=1e-3),
+        }
+        config, generator = RLConfig(minibatch=155, epochs=3), torch.Generator().manual_seed(0)
+        batch = make_batch(policy)
+        update(policy, critic, optimisers, batch, config, 0.04, generator, threads=threads)
+        return torch.cat([p.detach().flatten() for m in (policy, critic) for p in m.parameters()])
+
+    alone = weights(1)
+    assert all(torch.equal(weights(threads), alone) for threads in (2, 3, 8))
+
+
+def test_the_parts_of_a_minibatch_add_up_to_its_whole_gradient(monkeypatch):
+    gradients = []
+    for shards in (1, 2, 3):
+        monkeypatch.setattr(ppo, "SHARDS", shards)
+        policy, critic = make("diffusion"), make_critic()
+        optimisers = {
+            "actor": torch.optim.SGD(policy.parameters(), lr=0.0),
+            "critic": torch.optim.SGD(critic.parameters(), lr=0.0),
+        }
+        batch, config = make_batch(policy), RLConfig(minibatch=10_000, epochs=1)
+        update(policy, critic, optimisers, batch, config, 0.04, torch.Generator().manual_seed(0))
+        parts = [p.grad.flatten() for m in (policy, critic) for p in m.parameters()]
+        gradients.append(torch.cat(parts))
+    assert gradients[0].abs().max() > 1e-3
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-6)
+
+
 def test_in_the_critic_s_warm_up_the_policy_stays_as_it_is():
     policy, critic = make("diffusion"), Critic(LAYOUT)
     before = [p.clone() for p in policy.parameters()]
@@ -281,15 +323,16 @@ def test_an_image_policys_ratio_is_one_before_its_first_step(monkeypatch):
 
     def spy(new, old, *others):
         ratios.append((new - old).exp())
-        return actor_loss(new, old, *others)
+        return clipped_loss(new, old, *others)
 
-    monkeypatch.setattr(ppo, "actor_loss", spy)
+    monkeypatch.setattr(ppo, "clipped_loss", spy)
     optimisers = {
         "actor": torch.optim.Adam(policy.parameters(), lr=1e-3),
         "critic": torch.optim.Adam(critic.parameters(), lr=1e-3),
     }
     update(policy, critic, optimisers, batch, RLConfig(epochs=2), 0.04, generator)
-    torch.testing.assert_close(ratios[0], torch.ones(8, policy.steps), atol=1e-5, rtol=0)
-    assert (ratios[1] - 1).abs().max() > 1e-3
+    first, second = torch.cat(ratios[: ppo.SHARDS]), torch.cat(ratios[ppo.SHARDS :])
+    torch.testing.assert_close(first, torch.ones(8, policy.steps), atol=1e-5, rtol=0)
+    assert (second - 1).abs().max() > 1e-3
     seen = augmented(policy, batch, generator).features["image"]
     assert not torch.equal(seen, pixels)  # it is augmented indeed

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from diffrl.base.scale import cores
 from diffrl.policy import ChainPolicy
 from diffrl.policy.nets import Critic
 from diffrl.presets import RLConfig
@@ -30,7 +31,7 @@ class Learner:
         scene: of its task.
         config: the settings of RL.
         seed: of the critic's weights, the noise, the minibatches and the start states.
-        threads: of the simulator; they change nothing but the time.
+        threads: of the simulator and the update; they change nothing but the time.
     """
 
     def __init__(
@@ -44,14 +45,17 @@ class Learner:
         self.policy, self.config = policy, config
         self.clip = policy.setting(config, "clip")
         self.base_rate = policy.setting(config, "actor_learning_rate")
+        self.threads = cores() if threads is None else threads
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.critic = Critic(policy.layout).to(policy.device)
         self.critic.encoder.load_state_dict(policy.encoder.state_dict())
         trained = [p for p in policy.parameters() if p.requires_grad]
+        rates = {"actor": self.base_rate, "critic": config.critic_learning_rate}
+        weights = {"actor": trained, "critic": list(self.critic.parameters())}
         self.optimisers = {
-            "actor": torch.optim.Adam(trained, lr=self.base_rate),
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate),
+            name: torch.optim.Adam(weights[name], lr=rate, fused=True)
+            for name, rate in rates.items()
         }
         self.collector = Collector(policy, scene, config, seed, threads)
         self.generator = torch.Generator().manual_seed(seed)
@@ -81,6 +85,7 @@ class Learner:
             self.clip,
             self.generator,
             learn_actor,
+            self.threads,
         )
         ended = time.perf_counter()
         self.iteration += 1

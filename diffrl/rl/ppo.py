@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from diffrl.rl.collect import Batch
 
 EPSILON = 1e-8  # beside a standard deviation
 IMAGES_AT_ONCE = 1024  # decisions of an image policy that one forward pass sees
+SHARDS = 2  # parts of a minibatch, which two cores work on side by side; not a number of threads
 
 
 def gae(
@@ -65,8 +67,19 @@ def actor_loss(
     log_prob, old: (m, S); advantages: (m,), normalised here; clip: (S,). Step s has its advantage
     discounted by γ_denoising^(S−1−s): the early, noisy steps matter less to the outcome (DPPO).
     """
+    return clipped_loss(log_prob, old, normalised(advantages), clip, gamma_denoising)
+
+
+def normalised(advantages: Tensor) -> Tensor:
+    """Return advantages (m,) with mean 0 and deviation 1."""
+    return (advantages - advantages.mean()) / (advantages.std(correction=0) + EPSILON)
+
+
+def clipped_loss(
+    log_prob: Tensor, old: Tensor, advantages: Tensor, clip: Tensor, gamma_denoising: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`actor_loss` of advantages that are normalised already."""
     steps = log_prob.shape[1]
-    advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + EPSILON)
     discount = gamma_denoising ** torch.arange(steps - 1, -1, -1)
     weighted = advantages[:, None] * discount
     ratio = (log_prob - old).exp()
@@ -171,6 +184,7 @@ def update(
     clip_last: float,
     generator: torch.Generator,
     learn_actor: bool = True,
+    threads: int = 1,
 ) -> dict[str, float]:
     """Improve policy and critic on one batch; return the diagnostics.
 
@@ -186,6 +200,7 @@ def update(
         clip_last: PPO's clip at the last step, which differs between the algorithms.
         generator: of the minibatches and the augmentation.
         learn_actor: whether the policy learns.
+        threads: that work on the parts of a minibatch; they change nothing but the time.
 
     Raises:
         TrainingError: a loss is not finite; the caller's checkpoint is from before this update.
@@ -195,40 +210,114 @@ def update(
     advantages, returns = gae(
         batch.rewards, values, next_values, batch.ended, config.gamma, config.gae_lambda
     )
-    advantages, returns = advantages.flatten(), returns.flatten()
     chains = batch.chains.flatten(0, 1)
     with torch.no_grad():
         old = _in_blocks(policy.log_prob, batch.features, chains)
     first = clip_last * config.clip_first / config.clip
     clip = clip_range(policy.steps, first, clip_last, config.clip_rate)
+    pairs = _Pairs(batch.features, chains, old, advantages.flatten(), returns.flatten())
+    learn = functools.partial(_minibatch, policy, critic, pairs, clip, config.gamma_denoising)
     rows_at_once = max(1, config.minibatch // config.sampling_steps)
     watched: list[dict[str, Tensor]] = []
-    for _ in range(config.epochs):
-        for rows in torch.randperm(len(chains), generator=generator).split(rows_at_once):
-            features = select(batch.features, rows)
-            critic_loss = 0.5 * (critic(features) - returns[rows]).square().mean()
-            _step(optimisers["critic"], critic_loss)
-            watch = {"critic_loss": critic_loss.detach()}
-            if learn_actor:
-                log_prob = policy.log_prob(features, chains[rows])
-                loss, seen = actor_loss(
-                    log_prob, old[rows], advantages[rows], clip, config.gamma_denoising
-                )
-                _step(optimisers["actor"], loss)
-                watch |= {"actor_loss": loss.detach(), **seen}
-                learn_actor = float(seen["approx_kl"]) <= config.target_kl
-            watched.append(watch)
-    return _diagnostics(watched, values.flatten(), returns)
+    with _Workers(threads) as workers:
+        for _ in range(config.epochs):
+            for rows in torch.randperm(len(chains), generator=generator).split(rows_at_once):
+                watch = learn(rows, optimisers, learn_actor, workers)
+                if learn_actor:
+                    learn_actor = float(watch["approx_kl"]) <= config.target_kl
+                watched.append(watch)
+    return _diagnostics(watched, values.flatten(), returns.flatten())
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+@dataclasses.dataclass
+class _Pairs:
+    """What an update learns from: N decisions with their chains (N, S + 1, H, A)."""
+
+    features: Features
+    chains: Tensor
+    old: Tensor  # (N, S) log-densities before the update
+    advantages: Tensor  # (N,)
+    returns: Tensor  # (N,)
+
+
+class _Workers:
+    """Calls a function on some items, in their order, on as many threads as there are."""
+
+    def __init__(self, threads: int):
+        own = torch.get_num_threads()  # of a product: a new thread would take every core
+        self.pool = (
+            ThreadPoolExecutor(
+                min(threads, SHARDS), initializer=torch.set_num_threads, initargs=(own,)
+            )
+            if threads > 1
+            else None
+        )
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.pool is not None:
+            self.pool.shutdown()
+
+    def map(self, function: Callable, items) -> list:
+        """Return function(item) of each."""
+        return list((self.pool.map if self.pool else map)(function, items))
+
+
+def _minibatch(
+    policy: ChainPolicy,
+    critic: nn.Module,
+    pairs: _Pairs,
+    clip: Tensor,
+    gamma_denoising: float,
+    rows: Tensor,
+    optimisers: dict[str, torch.optim.Optimizer],
+    learn_actor: bool,
+    workers: _Workers,
+) -> dict[str, Tensor]:
+    """One step of both optimisers on `rows`; return what to watch.
+
+    The minibatch is cut into `SHARDS` parts whatever the threads, and their losses and gradients
+    are added in order, so the bytes are the same on any number of threads.
+    """
+    advantages = normalised(pairs.advantages[rows])
+    parameters = {name: o.param_groups[0]["params"] for name, o in optimisers.items()}
+
+    def part(share: Tensor) -> tuple[dict[str, tuple], dict[str, Tensor]]:
+        own, weight = rows[share], len(share) / len(rows)
+        features = select(pairs.features, own)
+        losses = {"critic": 0.5 * (critic(features) - pairs.returns[own]).square().mean()}
+        watch: dict[str, Tensor] = {}
+        if learn_actor:
+            log_prob = policy.log_prob(features, pairs.chains[own])
+            losses["actor"], watch = clipped_loss(
+                log_prob, pairs.old[own], advantages[share], clip, gamma_denoising
+            )
+        watch |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+        gradients = {
+            name: torch.autograd.grad(weight * loss, parameters[name], allow_unused=True)
+            for name, loss in losses.items()
+        }
+        return gradients, {name: weight * value for name, value in watch.items()}
+
+    shares = [share for share in torch.arange(len(rows)).tensor_split(SHARDS) if len(share)]
+    gradients, seen = zip(*workers.map(part, shares))
+    watch = {name: sum(one[name] for one in seen) for name in seen[0]}
+    for name in gradients[0]:
+        _step(optimisers[name], watch[f"{name}_loss"], [one[name] for one in gradients])
+    return watch
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor, gradients: list[tuple]) -> None:
+    """Take a step along the sum of some parts' gradients; a weight that none uses has None."""
     if not torch.isfinite(loss):
         raise TrainingError(
             f"PPO's loss is {loss.item()}: lower rl.actor_learning_rate or "
             "rl.critic_learning_rate. The last checkpoint is from before this update."
         )
-    optimiser.zero_grad()
-    loss.backward()
+    for parameter, *parts in zip(optimiser.param_groups[0]["params"], *gradients):
+        parameter.grad = None if parts[0] is None else sum(parts[1:], parts[0])
     optimiser.step()
 
 
