@@ -118,8 +118,15 @@ def _joint_check(model, term: dict):
 def _region_check(model, term: dict):
     site, body = model.site(term["site"]).id, model.body(term["body"]).id
     size = np.array(term["size"])
+    reach = float(np.linalg.norm(size)) + 0.11  # beyond it neither rule holds, however it turns
+
+    def far(data) -> bool:
+        place, x = data.site_xpos[site], data.xpos[body]
+        return any(abs(x.item(i) - place.item(i)) > reach for i in range(3))
 
     def contains(data) -> bool:
+        if far(data):  # nearly always, at a tenth of the cost
+            return False
         extent = np.abs(data.site_xmat[site].reshape(3, 3) @ size)
         lower, upper = data.site_xpos[site] - extent, data.site_xpos[site] + extent
         lower[2] -= 0.01
@@ -127,6 +134,8 @@ def _region_check(model, term: dict):
         return bool((x > lower).all() and (x < upper).all())
 
     def above(data) -> bool:
+        if far(data):
+            return False
         delta = data.site_xmat[site].reshape(3, 3) @ (data.xpos[body] - data.site_xpos[site])
         return bool(
             size[2] - 0.005 < delta[2] < size[2] + 0.10 and (np.abs(delta[:2]) < size[:2]).all()
