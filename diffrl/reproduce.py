@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ SHOWN = {  # records of longer runs that a notebook shows when they are there
     "03": ("experiments.csv",),
     "05": ("vla_further.csv",),
 }
+PULSE = 60.0  # s between two lines of progress where there is no terminal
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -80,11 +82,12 @@ def _package_hash() -> str:
     )
 
 
-def run_notebook(notebook: Path, target: Path, parameters: dict) -> None:
+def run_notebook(notebook: Path, target: Path, parameters: dict, label: str = "") -> None:
     """Execute `notebook` into `target` (.ipynb and .html beside it), both whole or not at all.
 
     Until it is whole the copy is called ``<name>.partial.ipynb``; after an error it stays for
-    inspection. The kernel's output goes to ``<name>.log``, and to a terminal's stderr as it comes.
+    inspection. The kernel's output goes to ``<name>.log``, and to a terminal's stderr as it comes;
+    where there is no terminal, a line a minute tells after `label` how far the kernel came.
 
     Raises:
         CellError: a cell failed.
@@ -96,7 +99,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict) -> None:
 
     artifacts.make_folder(target.parent)
     partial = target.with_suffix(".partial.ipynb")
-    with target.with_suffix(".log").open("w", encoding="utf-8") as log:
+    with target.with_suffix(".log").open("w", encoding="utf-8") as log, _pulse(label, log) as tee:
         try:
             papermill.execute_notebook(
                 notebook,
@@ -107,7 +110,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict) -> None:
                 progress_bar=False,
                 extra_arguments=["--log-level=ERROR"],
                 stdout_file=log,
-                stderr_file=_Tee(log),
+                stderr_file=tee,
                 cwd=artifacts.root(),
             )
         except PapermillExecutionError as error:
@@ -126,16 +129,39 @@ class _Tee:
     """A kernel's stderr: into the log, and onto the terminal if there is one."""
 
     def __init__(self, log):
-        self.log = log
+        self.log, self.last = log, ""
 
     def write(self, text: str) -> None:
         self.log.write(text)
+        if lines := [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]:
+            self.last = _COLOURS.sub("", lines[-1])  # a bar's newest state
         if sys.stderr.isatty():
             sys.stderr.write(text)
 
     def flush(self) -> None:
         self.log.flush()
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _pulse(label: str, log) -> Iterator[_Tee]:
+    """A kernel's stderr that, where there is no terminal, is told of every `PULSE` seconds."""
+    tee, over, began = _Tee(log), threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(PULSE):
+            told = f"{label}: at work for {_clock(time.monotonic() - began)}"
+            print(f"{told}; {tee.last}" if tee.last else told, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    if not sys.stderr.isatty():
+        thread.start()
+    try:
+        yield tee
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def _told(error, notebook: Path, partial: Path) -> Exception:
@@ -212,7 +238,7 @@ def series(preset: Preset, numbers: range) -> None:
             examined = True
         print(f"{label}: running", flush=True)
         start, target = time.monotonic(), executed_folder(preset.name) / notebook.name
-        run_notebook(notebook, target, {"PRESET": preset.name})
+        run_notebook(notebook, target, {"PRESET": preset.name}, label)
         seconds = time.monotonic() - start
         stage.finish({"seconds": seconds}, outputs=[target, target.with_suffix(".html")])
         print(f"{label}: done in {_clock(seconds)}", flush=True)

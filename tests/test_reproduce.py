@@ -73,6 +73,19 @@ def test_the_series_runs_once_and_is_found_afterwards(home, capsys):
     assert json.loads((home / "runs" / "smoke" / "doctor.json").read_text())["ok"]
 
 
+def test_without_a_terminal_a_line_tells_now_and_then_how_far_a_notebook_is(
+    home, capsys, monkeypatch
+):
+    monkeypatch.setattr(reproduce, "PULSE", 0.2)
+    code = "import sys, time\nsys.stderr.write('half\\rexperts: 50%'); time.sleep(2)"
+    write_notebook(home, 1, code)
+    assert main(["reproduce", "--only", "1"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "at work for 0:0" in line]
+    assert len(told) >= 3
+    assert all(line.startswith("[1/5] 01_part") for line in told)
+    assert told[-1].endswith("; experts: 50%")
+
+
 def test_a_changed_notebook_and_those_after_it_run_again(home):
     main(["reproduce"])
     write_notebook(home, 3, "print('changed')")
