@@ -86,8 +86,8 @@ def run_notebook(notebook: Path, target: Path, parameters: dict, label: str = ""
     """Execute `notebook` into `target` (.ipynb and .html beside it), both whole or not at all.
 
     Until it is whole the copy is called ``<name>.partial.ipynb``; after an error it stays for
-    inspection. The kernel's output goes to ``<name>.log``, and to a terminal's stderr as it comes;
-    where there is no terminal, a line a minute tells after `label` how far the kernel came.
+    inspection. The kernel's output goes to ``<name>.log``, and to a terminal's stderr as it comes.
+    Where there is no terminal, a line a minute says how far the kernel is; it begins with `label`.
 
     Raises:
         CellError: a cell failed.
@@ -145,7 +145,7 @@ class _Tee:
 
 @contextlib.contextmanager
 def _pulse(label: str, log) -> Iterator[_Tee]:
-    """A kernel's stderr that, where there is no terminal, is told of every `PULSE` seconds."""
+    """A kernel's stderr; where there is no terminal its newest line is printed every `PULSE` s."""
     tee, over, began = _Tee(log), threading.Event(), time.monotonic()
 
     def tell() -> None:
