@@ -120,6 +120,11 @@ def _run(arguments: list[str]) -> int:
         if "MUJOCO_GL" not in str(error):
             raise
         return _tell(f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}: unset it, or use egl, osmesa.")
+    except MemoryError:
+        return _tell(
+            "The memory is full: close other programs, use fewer --workers or a smaller preset. "
+            "The same command continues where it can."
+        )
     except KeyboardInterrupt:
         print("Interrupted. The same command continues this work.", file=sys.stderr)
         return 130

@@ -23,10 +23,12 @@ import io
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffrl.base import artifacts
@@ -36,11 +38,16 @@ from diffrl.presets import get_preset
 # Folders that a run keeps for itself; of the others, tables and JSON documents are packed.
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
 MARKERS = ("expert.done.json", "run.done.json", "vla.done.json")  # one a run
+LARGEST = 64 * 2**20  # bytes of a table's text; the largest of ours has 5 MiB
 LARGE = 2**20  # bytes above which a table of the preset is compressed
 DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
 RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
 CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json.gz", "environments.json", "layouts.json"
 DOCUMENT_TABLE, RUN_TABLE, WEIGHTS = "documents.csv.gz", "runs.csv", "weights"
+UNREADABLE = (  # what evidence raises that is not whole, or a stranger's
+    *(OSError, EOFError, zlib.error, SafetensorError, csv.Error, RecursionError),
+    *(LookupError, TypeError, AttributeError, ValueError),
+)
 FIGURES = (".pdf", ".png", ".csv", ".txt")
 
 
@@ -211,11 +218,11 @@ def unpack(results: Path, runs: Path) -> None:
         try:
             _unpack_tables(results, whole)
             _unpack_documents(results, whole)
-        except (KeyError, IndexError, ValueError, OSError) as error:
+            _unpack_weights(results, whole)
+        except UNREADABLE as error:
             raise UserError(
                 f"The evidence in {results} is not whole ({error!r}): restore it from git."
             ) from error
-        _unpack_weights(results, whole)
         artifacts.write_json(whole / artifacts.EVIDENCE, {"of": results.name})
         whole.rename(runs)
 
@@ -289,7 +296,13 @@ def _csv_text(columns, rows: list[Mapping]) -> str:
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    return csv.DictReader(io.StringIO(_read(path)))
+    """The rows of a table; each has a cell for every column, or few bytes could be many cells."""
+    reader = csv.reader(io.StringIO(_read(path)))
+    header = next(reader, [])
+    for row in filter(None, reader):
+        if len(row) != len(header):
+            raise ValueError(f"{path.name} has {len(row)} cells under {len(header)} columns")
+        yield dict(zip(header, row))
 
 
 def _compact(value) -> str:
@@ -304,8 +317,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> str:
-    data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    """Read text that may be a stranger's: what it unfolds to is bounded before it takes memory."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"{path.name} holds more than {LARGEST} bytes")
+    return data.decode()
 
 
 # ---- the preset's folders --------------------------------------------------------------------

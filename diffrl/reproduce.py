@@ -24,6 +24,7 @@ from diffrl.base.opengl import find_opengl
 from diffrl.presets import Preset, get_preset
 
 COUNT = 5  # notebooks of the series
+LARGEST = 2**28  # bytes of a notebook, with the pictures that an editor may have left in it
 SHOWN = {  # records of longer runs that a notebook shows when they are there
     "01": ("experiments.csv",),
     "03": ("experiments.csv",),
@@ -70,7 +71,7 @@ def executed_folder(preset: str) -> Path:
 
 def _source_hash(notebook: Path) -> str:
     """Hash what a notebook says, not the outputs that an editor left in it."""
-    cells = artifacts.read_json(notebook).get("cells", [])
+    cells = artifacts.read_json(notebook, LARGEST).get("cells", [])
     return artifacts.config_hash([[c.get("cell_type"), "".join(c.get("source"))] for c in cells])
 
 

@@ -31,6 +31,7 @@ from diffrl.base.errors import UserError
 FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
 EVIDENCE = "evidence.json"  # in a run's folder that `diffrl.evidence` unpacked
 UNPACKED = "unpacked"  # in a marker that it restored
+LARGEST_JSON = 16 * 2**20  # bytes; parsed, the worst take 25 times as much
 
 
 def root() -> Path:
@@ -190,21 +191,30 @@ def json_text(obj: Any) -> str:
     return json.dumps(plain(obj), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file.
+def read_json(path: str | os.PathLike, largest: int = LARGEST_JSON) -> Any:
+    """Read a JSON file of at most `largest` bytes.
 
     Raises:
-        UserError: the file is missing or is no JSON.
+        UserError: the file is missing, too large, nested too deeply, or is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _parse_json(Path(path), largest)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: run the stage that writes it first.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is no valid JSON ({error}): delete it, and the stage that writes it makes it "
             "again."
         ) from error
+
+
+def _parse_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """Read a document that may be a stranger's: its size is known before it takes memory."""
+    with path.open("rb") as stream:
+        data = stream.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"it has more than {largest} bytes")
+    return json.loads(data.decode("utf-8"))
 
 
 def write_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
@@ -385,12 +395,12 @@ class Stage:
             UserError: it was finished with this config and inputs by an older or newer format.
         """
         try:
-            record = json.loads(self.marker.read_text(encoding="utf-8"))
+            record = _parse_json(self.marker)
             if record.get(UNPACKED) is True:
                 return record["key"]["config"] == config_hash(self.config)
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
             made, wanted = dict(record["key"]), dict(self._key)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return False  # no marker, or one that says nothing: the stage is to be done
         before, now = made.pop("format", 1), wanted.pop("format", 1)
         if not outputs_there or made != wanted:

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from diffrl.base.artifacts import atomic_path
 from diffrl.base.errors import UserError
 
+# what a broken file, or a tree of another's making, raises
+UNREADABLE = (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError)
 _ARRAY, _DICT, _TUPLE = "$array", "$dict", "$tuple"
 
 
@@ -38,9 +40,12 @@ def load(path: Path, config_hash: str) -> Any:
         UserError: the file is broken, or belongs to other settings.
     """
     skeleton = check(path, config_hash)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return _restore(skeleton, tensors)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _restore(skeleton, tensors)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def check(path: Path, config_hash: str) -> Any:
@@ -53,10 +58,8 @@ def check(path: Path, config_hash: str) -> Any:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         found, skeleton = metadata["config"], json.loads(metadata["tree"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(
-            f"The checkpoint {path} cannot be read ({error}): delete it to start this run again."
-        ) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
     if found != config_hash:
         raise UserError(
             f"The checkpoint {path} belongs to other settings ({found}, not {config_hash}): "
@@ -64,6 +67,12 @@ def check(path: Path, config_hash: str) -> Any:
             "force=True)."
         )
     return skeleton
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"The checkpoint {path} cannot be read ({error}): delete it to start this run again."
+    )
 
 
 def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 import errno
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -14,6 +15,23 @@ class UserError(Exception):
 
 class TrainingError(UserError):
     """Learning itself went wrong with these settings, and would again: a result, too."""
+
+
+def bounded(settings: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]) -> None:
+    """Check the sizes in a description that may be a stranger's, before anything of them is made.
+
+    Args:
+        settings: by name; names without a limit are left alone, and those that are missing, too.
+        limits: the least and the largest number of each name.
+
+    Raises:
+        ValueError: one is no whole number within its limits.
+    """
+    for name, (least, most) in limits.items():
+        value = settings.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            told = repr(value)[:40]
+            raise ValueError(f"{name} is {told}, where {least} to {most} is possible")
 
 
 def whole(value: Any, name: str, least: int = 1) -> int:

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from diffrl.base.artifacts import file_hash, read_json, user_path
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, bounded
 from diffrl.evaluation.openpi import RENDERED, OpenPI
 
+LARGEST_SIDE = 2048  # pixels of an image that is rendered for a checkpoint
 SERVER = Path(__file__).with_name("lerobot_server.py")
 
 
@@ -100,10 +101,18 @@ def _image_size(folder: Path) -> int:
     """Return the pixels of the square images that a checkpoint was trained on.
 
     Raises:
-        UserError: they are not square, or not all of one size.
+        UserError: they are not square, not all of one size, or the config says nothing of them.
     """
-    features = read_json(folder / "config.json").get("input_features", {}).values()
-    sizes = {size for f in features if f.get("type") == "VISUAL" for size in f["shape"][1:]}
+    try:
+        features = read_json(folder / "config.json").get("input_features", {}).values()
+        sizes = {size for f in features if f.get("type") == "VISUAL" for size in f["shape"][1:]}
+        for size in sizes:
+            bounded({"side": size}, {"side": (1, LARGEST_SIDE)})
+    except (AttributeError, TypeError, LookupError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} does not say what images the checkpoint was trained on "
+            f"({error}): name a folder that lerobot-train wrote."
+        ) from error
     if len(sizes) > 1:
         raise UserError(
             f"{folder} was trained on images with sides of {sorted(sizes)} pixels: only square "

@@ -6,6 +6,7 @@ Arrays travel as maps with byte keys. openpi's own client needs numpy < 2 and wa
 this one is written anew: every wait for the server has an end, and a failure is a trial's error.
 """
 
+import re
 import socket
 import ssl
 import struct
@@ -28,11 +29,15 @@ from diffrl.evaluation.protocol import Base, Trial
 from diffrl.vla.model import ACTION, CAMERAS
 
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
-LARGEST = 64 * 2**20  # bytes of an answer
+LARGEST = 2**20  # bytes of an answer: 18 000 control steps; decoded it may take 80 times as much
 STALLED = (BlockingIOError, ssl.SSLWantWriteError)  # what a send raises that takes too long
 KEYS = dict(zip(CAMERAS, ("observation/image", "observation/wrist_image")))
 RENDERED, SENT = 256, 224  # pixels that openpi's LIBERO example renders and sends
-UNREADABLE = (ValueError, TypeError, KeyError, msgpack.UnpackException)  # what a lie raises
+UNREADABLE = (  # what a lie raises
+    *(ValueError, TypeError, LookupError, ArithmeticError, RecursionError),
+    msgpack.UnpackException,
+)
+_NUMBERS = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])|[<>|=]?[SU][0-9]{1,4}")  # numpy's types
 
 
 def pack(message: Any) -> bytes:
@@ -61,12 +66,22 @@ def unpack(data: bytes) -> Any:
 
 
 def _unpack_array(value: dict) -> Any:
+    """Undo `_pack_array`; numpy would take a type of any size, and of objects, from a stranger."""
     if b"__ndarray__" in value:
-        dtype = np.dtype(value[b"dtype"])
-        return np.frombuffer(value[b"data"], dtype).reshape(value[b"shape"])
+        shape = value[b"shape"]
+        if any(side < 0 for side in shape):  # numpy would guess it
+            raise ValueError(f"an array of shape {shape}")
+        return np.frombuffer(value[b"data"], _dtype(value)).reshape(shape)
     if b"__npgeneric__" in value:
-        return np.dtype(value[b"dtype"]).type(value[b"data"])
+        return _dtype(value).type(value[b"data"])
     return value
+
+
+def _dtype(value: dict) -> np.dtype:
+    kind = value[b"dtype"]
+    if not isinstance(kind, str) or not _NUMBERS.fullmatch(kind):
+        raise ValueError(f"an array of {str(kind)[:40]!r} is none of numbers or text")
+    return np.dtype(kind)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

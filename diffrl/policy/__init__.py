@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffrl.base.artifacts import atomic_path, plain, read_json, write_json
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, bounded
 from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig, trial_generator
 from diffrl.policy.features import Features, Layout
 from diffrl.presets import CloneConfig, RLConfig
@@ -39,6 +39,23 @@ KINDS = {  # the package's own: module and class, imported when wanted (diffuser
 }
 _registered: dict[str, type[ChainPolicy]] = {}
 WEIGHTS, DESCRIPTION = "policy.safetensors", "policy.json"
+# What a description may ask for: a stranger's must not fill the memory before its weights are seen.
+# The largest that we know of are DPPO's networks (1024 wide) and LIBERO's scenes (16 objects).
+SIZES = {
+    "width": (1, 4096),
+    "horizon": (1, 256),
+    "chunk": (1, 256),
+    "cross_fade": (0, 256),
+    "training_steps": (1, 10_000),
+    "sampling_steps": (1, 1000),
+}
+LAYOUT_SIZES = {
+    "objects": (0, 256),
+    "goals": (0, 64),
+    "joints": (0, 256),
+    "image_size": (0, 1024),
+    "tail": (0, 256),
+}
 
 
 def make_config(algorithm: str, clone: CloneConfig, rl: RLConfig) -> PolicyConfig:
@@ -110,15 +127,35 @@ def load(folder: str | Path) -> ChainPolicy:
     folder = Path(folder)
     description = read_json(folder / DESCRIPTION)
     try:
+        bounded(description["config"], SIZES)
+        bounded(description["layout"], LAYOUT_SIZES)
         config = PolicyConfig(**description["config"])
+        fits(folder / WEIGHTS, config.width**2)
         policy = make_policy(config, Layout(**description["layout"]))
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever a description of another's making brings about
         raise UserError(
             f"{folder / DESCRIPTION} does not describe a policy of this version ({error}): "
             "train the expert again."
         ) from error
     load_weights(policy, folder / WEIGHTS)
     return policy.eval()
+
+
+def fits(path: Path, least: int) -> None:
+    """Check that a file can hold a network with `least` weights, which is not yet built.
+
+    Raises:
+        ValueError: it is too small, with two bytes a weight.
+        UserError: it is missing.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): train the expert again.") from error
+    if size < 2 * least:
+        raise ValueError(f"{least} weights or more do not fit into the {size} bytes of {path.name}")
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:

@@ -19,13 +19,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffrl.base.artifacts import atomic_path, read_json, write_json
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, bounded
 from diffrl.presets import VLAConfig
 from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.layers import Glimpses, Layer, time_embedding
 from diffrl.vla.vision import STRIDE, cells, encode, make_encoder, pixels
 
 ACTION = 7  # (dx, dy, dz, drx, dry, drz, gripper)
+# What a description may ask for: a stranger's must not fill the memory before its weights are seen.
+SIZES = {
+    "width": (1, 4096),
+    "heads": (1, 256),
+    "queries": (1, 1024),
+    "encoder_layers": (0, 64),
+    "decoder_layers": (0, 64),
+    "horizon": (1, 1024),
+    "chunk": (1, 1024),
+    "image_size": (1, 1024),
+    "length": (1, 4096),
+}
 PROPRIO = 8  # gripper position 3, axis-angle 3, finger positions 2 [L]
 
 
@@ -250,15 +262,32 @@ def load(folder: Path) -> VLA:
     try:
         fields = {f.name for f in dataclasses.fields(VLAConfig)}
         config = {k: _frozen(v) for k, v in description["config"].items() if k in fields}
+        bounded({**config, "length": description["length"]}, SIZES)
+        layers = sum(config.get(k, 1) for k in ("encoder_layers", "decoder_layers"))
+        _fits(folder / "model.safetensors", layers * config["width"] ** 2)
         statistics = {k: tuple(v) for k, v in description["statistics"].items()}
         words = tuple(description["vocabulary"]), description["length"]
         model = VLA(VLAConfig(**config), *words, Statistics(**statistics))
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever a description of another's making brings about
         raise UserError(
             f"{folder / 'model.json'} does not describe a compact VLA ({error}): train it again."
         ) from error
     load_tensors(model, folder / "model.safetensors")
     return model.eval()
+
+
+def _fits(path: Path, least: int) -> None:
+    """Raise ValueError unless the file can hold `least` weights of two bytes; UserError if none."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read as this model ({error}): train it again."
+        ) from error
+    if size < 2 * least:
+        raise ValueError(f"{least} weights or more do not fit into the {size} bytes of {path.name}")
 
 
 def load_tensors(model: VLA, path: Path) -> None:
