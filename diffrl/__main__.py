@@ -32,6 +32,7 @@ COMMANDS = {  # name: (module:function, one line of help)
     "reseal": ("diffrl.data.reseal:main", "seal data-set files again that you changed yourself"),
     "export": ("diffrl.data.export:main", "convert a data set for other tools"),
     "quality": ("diffrl.quality:main", "measure the trajectories of data-set files"),
+    "view": ("diffrl.explore.view:main", "look at an episode: a page with a slider, or a film"),
     "train-vla": ("diffrl.vla.stage:main", "train a compact VLA on data-set files"),
     "evaluate": ("diffrl.evaluation.stage:main", "evaluate a policy by LIBERO's protocol"),
     "evidence": ("diffrl.evidence:main", "pack a finished run into results/ and figures/"),

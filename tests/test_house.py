@@ -21,6 +21,7 @@ ROOMS = (
     "vla",
     "evaluation",
     "figures",
+    "explore",
     "experiments",
     "evidence",
     "doctor",
