@@ -2,6 +2,7 @@
 # make test                       every test but the slow ones; the smoke series is one of them
 # make check-slow · check-kills · check-cluster · check-lerobot   what takes longer, or needs its own environment
 # make evidence PRESET=laptop     pack runs/laptop into results/ and figures/, which git keeps
+# make check-browser              the explorer in a real Chromium
 # make lint · make lab · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
@@ -14,10 +15,10 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-cluster \
-  check-lerobot lint lab doctor readme clean
+  check-lerobot check-browser lint lab doctor readme clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 ready: $(INSTALLED) filter
 	@test -e $(VENV)/.renderer || { $(RUN) -m diffrl.base.opengl && touch $(VENV)/.renderer; } || true
@@ -35,7 +36,7 @@ evidence: $(INSTALLED)
 BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: ready readers
-	@$(RUN) -m pytest $(BESIDE) -m 'not slow and not cluster' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
+	@$(RUN) -m pytest $(BESIDE) -m 'not slow and not cluster and not browser' $(ARGS) || test $$? -eq 5  # 5: nothing was selected
 
 check-slow: ready readers  # all 130 tasks against LIBERO, long trainings, memory
 	@$(RUN) -m pytest -m slow $(ARGS)
@@ -52,6 +53,11 @@ readers: $(INSTALLED)
 check-cluster: ready  # a Ray cluster of two nodes on this machine
 	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[cluster]'
 	@$(RUN) -m pytest -m cluster $(ARGS)
+
+check-browser: ready  # the explorer's page and widget, moved in a real browser
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  echo "Chromium and its driver are missing: apt-get install chromium chromium-driver" >&2; exit 1; }
+	@$(RUN) -m pytest -m browser $(ARGS)
 
 # A separate environment: lerobot 0.4.4 wants torch < 2.11. It also wants torchvision, for ACT's
 # ResNet, its image transforms and to read films. Where PIP_EXTRA_INDEX_URL names PyTorch's index

@@ -115,7 +115,7 @@ class Board:
             t = entry.trajectory
             outcome = {True: "", False: " (failed)", None: ""}[t.success]
             self._figure.text(
-                (left + 2) / WIDTH, 1 - 24 / HEIGHT, arm_label(*t.arm) + outcome,
+                (left + 2) / WIDTH, 1 - 35 / HEIGHT, arm_label(*t.arm) + outcome,
                 color=self._styles[index]["color"], fontsize=9, fontweight="bold",
             )  # fmt: skip
             if why := self.pictures.missing(entry):
@@ -177,7 +177,9 @@ class Board:
                 for axes in self._curves:
                     for at in np.arange(self.chunk, len(t.actions), self.chunk) / t.rate:
                         axes.axvline(at, color=line["color"], lw=0.5, alpha=0.3, zorder=0)
-        for axes, label in zip(self._curves, ("speed (cm/s)", "jerk (m/s³)", "gripper (cm open)")):
+        known = any(entry.trajectory.opening is not None for entry in self.entries)
+        opening = "gripper (cm open)" if known else "gripper (1 = open)"
+        for axes, label in zip(self._curves, ("speed (cm/s)", "jerk (m/s³)", opening)):
             axes.set_ylabel(label, fontsize=8)
             axes.set_xlim(0, self.time(self.steps - 1))
             axes.set_ylim(bottom=0)

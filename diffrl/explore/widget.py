@@ -3,6 +3,8 @@
 import importlib.util
 import io
 
+import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,7 +44,6 @@ def attended() -> bool:
     return bool(kernel and kernel.get_parent("shell").get("metadata", {}).get("cellId"))
 
 
-@style
 def still(library: Library, chunk: int | None = None) -> Figure:
     """The board of the first episode, and of one from the same start state, in its middle."""
     first = library.entries[0]
@@ -51,7 +52,13 @@ def still(library: Library, chunk: int | None = None) -> Figure:
     board = Board([pair, *library.beside(pair)[:1]], pictures, chunk)
     shown = board.frame(board.steps // 2)
     pictures.close()
-    figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, layout="none")
+    return _as_figure(shown)
+
+
+@style
+def _as_figure(shown: np.ndarray) -> Figure:
+    """A figure of pyplot's, which notebooks know how to show."""
+    figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, layout="none")
     figure.add_axes((0, 0, 1, 1)).imshow(shown, interpolation="none")
     figure.axes[0].axis("off")
     return figure
