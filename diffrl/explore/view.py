@@ -60,8 +60,8 @@ def main(
 def chosen(files: list[Path], episode: int, rate: float | None = None) -> list[Entry]:
     """The episode of the first file, and the second's from the same start state.
 
-    Without one from the same start state it is the second's episode of the same number, and the
-    user is told.
+    Without one from the same start state it is the second's episode of the same number, and a
+    line on stderr says so.
 
     Raises:
         UserError: there is no such episode.
