@@ -31,7 +31,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from diffrl.base import artifacts
+from diffrl.base import artifacts, heartbeat
 from diffrl.base.errors import UserError
 from diffrl.presets import get_preset
 
@@ -81,6 +81,7 @@ def _files(runs: Path) -> Iterator[Path]:
     for path in sorted(runs.rglob("*")):
         parts = path.relative_to(runs).parts
         hidden = path.name.startswith(".") or parts == (artifacts.EVIDENCE,)
+        hidden |= path.name.endswith((heartbeat.RUNNING, heartbeat.FAILED))
         if path.suffix in (".csv", ".json") and not hidden and not WORK & set(parts):
             yield path
 

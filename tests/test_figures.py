@@ -21,6 +21,7 @@ ARMS = [
     ("diffusion", "deterministic"),
     ("diffusion", "stochastic"),
 ]
+STATES = ["running", "running", "done", "failed", "stale", "lost"]
 
 
 def trajectories(n=6, tasks=("libero_object/0", "libero_object/1")):
@@ -86,6 +87,10 @@ def tables():
         ],
         columns=["effect", "mode", "measure", "difference", "low", "high", "p_holm", "a/0", "a/1"],
     )
+    units_of_work = [("data", f"{s}-{m}", f"a/{i}") for s, m in ARMS for i in range(3)]
+    units_of_work += [("VLA", "diffusion-deterministic", "all")]
+    work = pd.DataFrame(units_of_work, columns=["stage", "what", "task"])
+    work = work.assign(state=STATES * 2 + STATES[:4], seed=0, done=4, total=[8, np.nan] * 8)
     return {
         "arm_comparison": (runs,),
         "factorial_forest": (effects,),
@@ -101,6 +106,7 @@ def tables():
         "scaling_curve": (scaling,),
         "throughput_bars": (speed,),
         "action_statistics": (actions,),
+        "work_heatmap": (work,),
         "contact_sheet": ({"before RL": images, "after RL": images}, [0, 1, 2]),
     }
 

@@ -24,6 +24,7 @@ ROOMS = (
     "explore",
     "experiments",
     "evidence",
+    "status",
     "doctor",
     "benchmark",
     "reproduce",

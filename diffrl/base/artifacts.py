@@ -46,9 +46,14 @@ def root() -> Path:
     return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
 
 
+def run_folder(preset: str) -> Path:
+    """Return the folder of what a preset computes, which may not exist; git ignores it."""
+    return root() / "runs" / preset
+
+
 def runs_dir(preset: str) -> Path:
-    """Return (and create) the folder of what a preset computes; git ignores it."""
-    return make_folder(root() / "runs" / preset)
+    """Return (and create) the folder of what a preset computes."""
+    return make_folder(run_folder(preset))
 
 
 def results_dir(preset: str) -> Path:

@@ -9,6 +9,7 @@ An error is no failure: it is counted apart and enters no rate.
 import functools
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from diffrl.base.artifacts import (
     write_json,
 )
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks
 from diffrl.evaluation.own import Own, adapt
 from diffrl.evaluation.play import Outcome, film, play
@@ -230,8 +232,14 @@ def _play_shard(item: tuple) -> int:
             film(o, job.folder / "videos", policy.detail)
         records.append([*o.trial, o.status, o.steps, round(o.seconds, 3), o.message])
         write_json(path, records)
+        wins = sum(record[3] == "success" for record in records)
+        sign.tell(done=len(records), success=wins / len(records))
+        sign.tell(rate=sum(record[4] for record in records) / (time.perf_counter() - began))
 
-    play(policy, trials, copies, lambda trial: trial.start_state in videos, note)
+    began = time.perf_counter()
+    with heartbeat(job.folder, f"trials-{config_hash(trials)}") as sign:
+        sign.tell(phase=trials[0].task, done=0, total=len(trials))
+        play(policy, trials, copies, lambda trial: trial.start_state in videos, note)
     return len(trials)
 
 

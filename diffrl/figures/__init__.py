@@ -28,11 +28,13 @@ from diffrl.figures.style import (
     style,
 )
 from diffrl.figures.success import scaling_curve, success_forest, success_heatmap, task_names
+from diffrl.figures.work import STATE_COLOURS, work_heatmap
 
 __all__ = [
     "ARM_CAPTION",
     "COLOURS",
     "LABELS",
+    "STATE_COLOURS",
     "action_statistics",
     "action_variance_over_phase",
     "arm_comparison",
@@ -58,4 +60,5 @@ __all__ = [
     "success_heatmap",
     "task_names",
     "throughput_bars",
+    "work_heatmap",
 ]

@@ -24,8 +24,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from diffrl.base.arm import Arm, Mode
-from diffrl.base.artifacts import Stage, file_hash, forced, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, file_hash, forced, run_folder, runs_dir, write_csv
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.intervals import wilson
 from diffrl.base.scale import map_tasks, progress, shares
 from diffrl.data.attributes import libero_attributes
@@ -51,8 +52,8 @@ def dataset_path(preset: Preset, task: str, arm: Arm, repeated: bool = False) ->
 
     Those of repeated start states, see `repeat_all`, lie apart.
     """
-    known, place = get_task(task), runs_dir(preset.name) / ("repeated" if repeated else "datasets")
-    return place / str(arm) / known.suite / f"{known.name}_demo.hdf5"
+    known, kind = get_task(task), "repeated" if repeated else "datasets"
+    return run_folder(preset.name) / kind / str(arm) / known.suite / f"{known.name}_demo.hdf5"
 
 
 def collect(
@@ -64,6 +65,7 @@ def collect(
     limit: int,
     batch: int = BATCH,
     bar: tqdm | None = None,
+    sign: Heartbeat | None = None,
 ) -> pd.DataFrame:
     """Store the first `wanted` successes among at most `limit` attempts; return all attempts.
 
@@ -79,10 +81,13 @@ def collect(
         limit: attempts at most.
         batch: attempts per call of `play`.
         bar: counts the successes.
+        sign: shows the successes while the run is at work.
     """
     log = path.with_suffix(".attempts.csv")
+    began = time.perf_counter()
     with EpisodeWriter(path, task, attrs) as writer:
         rows = pd.read_csv(log).to_dict("records") if log.exists() else []
+        before = sum(row["steps"] for row in rows)
         successes = _successes(rows)
         if successes > len(writer):  # the file was deleted, its list was not
             rows, successes = [], 0
@@ -104,6 +109,10 @@ def collect(
                 if successes == wanted:
                     break
             write_csv(log, pd.DataFrame(rows, columns=ATTEMPT))
+            if sign is not None:
+                steps, seconds = sum(row["steps"] for row in rows), time.perf_counter() - began
+                sign.tell(done=successes, success=successes / len(rows))
+                sign.tell(rate=(steps - before) / seconds)
     return pd.DataFrame(rows, columns=ATTEMPT)
 
 
@@ -128,17 +137,12 @@ def generate(
         UserError: the experts are missing.
     """
     path = dataset_path(preset, task, arm, repeated)
-    source, mode = arm
+    source = arm.source
     experts = expert_folders(preset, task, source)
-    settings = {"preset": preset.name, "task": task, "source": source, "mode": mode}
-    settings |= _settings(source, preset)
-    wanted, limit = preset.generation.episodes, preset.generation.max_attempts
-    options = {}
-    if repeated:
-        settings["repeats"] = repeats = preset.generation.repeats
-        wanted = limit = repeats * preset.generation.repeated_starts
-        options["repeats"] = repeats
-    config = {**settings, "episodes": wanted, "max_attempts": limit}
+    config = config_of(preset, task, arm, repeated)
+    settings = dict(config)
+    wanted, limit = settings.pop("episodes"), settings.pop("max_attempts")
+    options = {"repeats": config["repeats"]} if repeated else {}
     weights = [folder / "policy.safetensors" for folder in experts]
     stage = Stage(path.parent, path.stem, config, inputs=weights)
     if stage.done and not force and not (path.exists() and any(check_bytes(path))):
@@ -149,7 +153,9 @@ def generate(
     began = time.perf_counter()
     play = Player(load_scene(task), arm, preset, experts, threads, **options)
     batch = limit if repeated else BATCH  # a turn's start states side by side
-    attempts = collect(path, task, attrs, play, wanted, limit, batch, bar)
+    with heartbeat(path.parent, path.stem) as sign:
+        sign.tell(phase="attempts", done=_listed(path), total=wanted)
+        attempts = collect(path, task, attrs, play, wanted, limit, batch, bar, sign)
     row = _record(task, arm, attempts, (time.perf_counter() - began) / 60)
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
@@ -157,12 +163,17 @@ def generate(
     return pd.DataFrame([row], columns=RECORD)
 
 
-def _settings(source: str, preset: Preset) -> dict:
-    """What decides the episodes, beside the experts; not how many of them there are."""
-    settings = {"seed": preset.generation.seed}
-    if source == "operator":
-        settings["noise"] = preset.demonstrations.noise
-    return settings
+def config_of(preset: Preset, task: str, arm: Arm, repeated: bool = False) -> dict:
+    """Return what decides a data set, beside the experts: its episodes, and how many they are."""
+    config, generation = {"preset": preset.name, "task": task, **arm._asdict()}, preset.generation
+    config["seed"] = generation.seed
+    if arm.source == "operator":
+        config["noise"] = preset.demonstrations.noise
+    counts = {"episodes": generation.episodes, "max_attempts": generation.max_attempts}
+    if repeated:
+        config["repeats"] = generation.repeats
+        counts = dict.fromkeys(counts, generation.repeats * generation.repeated_starts)
+    return config | counts
 
 
 def _discard_other(path: Path, attrs: dict, force: bool) -> None:

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from diffrl.base.artifacts import make_folder
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import Heartbeat
 
 
 class Journal:
@@ -19,6 +20,7 @@ class Journal:
         self.hidden = None if bar else True  # None: tqdm looks whether it is a terminal
         self.title, self.bar = "", None
         self.board = _board(folder) if tensorboard else None
+        self.sign: Heartbeat | None = None  # of the run, while it is at work
 
     def say(self, text: str) -> None:
         """Append a line with the time of day to the log file."""
@@ -37,6 +39,8 @@ class Journal:
             dynamic_ncols=True,
         )
         self.say(f"{title}: {done} of {total} done")
+        if self.sign is not None:
+            self.sign.tell(phase=title, done=done, total=total, rate=None)
 
     def row(self, values: dict, done: int, shown: tuple[str, ...]) -> None:
         """Advance to `done` units; show and log some of `values`, all go to TensorBoard."""
@@ -45,6 +49,10 @@ class Journal:
             self.bar.set_postfix(text)
             self.bar.update(done - self.bar.n)
         self.say(" ".join(f"{name}={value}" for name, value in text.items()))
+        if self.sign is not None:
+            self.sign.tell(done=done)
+            told = {"success": values.get("success"), "rate": values.get("sps")}
+            self.sign.tell(**{name: value for name, value in told.items() if _is_number(value)})
         if self.board is not None:
             for name, value in values.items():
                 if _is_number(value):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
 from diffrl.base.intervals import wilson
 from diffrl.presets import Algorithm, Preset
 from diffrl.rl.rollout import Trial
@@ -21,7 +21,7 @@ COLUMNS = [
 
 def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
     """Return the folder of one expert."""
-    place = runs_dir(preset) / "experts" / get_task(task).id.replace("/", "-")
+    place = run_folder(preset) / "experts" / get_task(task).id.replace("/", "-")
     return place / f"{algorithm}-seed{seed}"
 
 

@@ -15,6 +15,7 @@ import torch
 from diffrl import policy as policies
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
 from diffrl.rl.journal import Journal
@@ -62,15 +63,22 @@ def train_expert(
         run.drop_checkpoints()
     if run.stage.done and not force:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
+    with heartbeat(run.folder, "expert") as run.journal.sign:
+        return _train_anew(run)
+
+
+def _train_anew(run: Training) -> pd.DataFrame:
+    """Train, evaluate and publish a run; return its rows."""
     policy, learner, minutes = run.train()
     run.journal.say("evaluating")
+    run.journal.sign.tell(phase="evaluating", done=None, total=None)
     clone = trial_table(run.evaluate(run.clone()[0]))
     expert = trial_table(run.evaluate(policy))
     trials = pd.concat([clone.assign(policy="clone"), expert.assign(policy="expert")])
     run.publish(policy, learner, {"trials.csv": trials[["policy", *expert.columns]]})
     names, steps = (run.task, run.algorithm, run.seed), learner.control_steps
     rows = expert_rows(names, expert, success_by_mode(clone), steps, minutes)
-    run.stage.finish({"rows": rows.to_dict("records")}, seed=seed)
+    run.stage.finish({"rows": rows.to_dict("records")}, seed=run.seed)
     run.close()
     return rows
 

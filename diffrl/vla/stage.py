@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 from accelerate import PartialState
 
 from diffrl.base.arm import Arm
-from diffrl.base.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks
 from diffrl.data.episode import CONTROL_HZ, Episode
 from diffrl.data.hdf5 import read_attributes
@@ -74,7 +76,7 @@ def arm_of(data: str) -> Arm:
 
 def model_folder(preset: str, data: str, seed: int) -> Path:
     """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0."""
-    return runs_dir(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
+    return run_folder(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
 
 
 def files_of(data: str, preset: Preset) -> list[Path]:
@@ -146,11 +148,11 @@ def prepare(
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
     folder = model_folder(preset.name, data, seed)
-    return Stage(folder, "vla", _settings(data, seed, preset), inputs=files_of(data, preset))
+    return Stage(folder, "vla", settings_of(data, seed, preset), inputs=files_of(data, preset))
 
 
-def _settings(data: str, seed: int, preset: Preset) -> VLAConfig:
-    # the other models decide nothing here
+def settings_of(data: str, seed: int, preset: Preset) -> VLAConfig:
+    """Return what decides a VLA, beside its data; the preset's other models do not."""
     return replace(preset.vla, data=(data,), further=(), seeds=(seed,))
 
 
@@ -164,8 +166,9 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     frames, held_out = mix(data, preset)
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
-    config = _settings(data, seed, preset)
-    losses, minutes = train(frames, held_out, config, seed, folder, about, device)
+    config = settings_of(data, seed, preset)
+    with heartbeat(folder, "vla") if PartialState().is_main_process else nullcontext() as sign:
+        losses, minutes = train(frames, held_out, config, seed, folder, about, device, sign)
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from diffrl.base import checkpoint
 from diffrl.base.artifacts import config_hash, forced, write_csv
 from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import Heartbeat
 from diffrl.presets import VLAConfig
 from diffrl.vla.frames import Frames
 from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_state
@@ -52,6 +53,7 @@ def train(
     folder: str | Path,
     about: dict | None = None,
     device: str = "cpu",
+    sign: Heartbeat | None = None,
 ) -> tuple[pd.DataFrame, float]:
     """Train a VLA and write `model.safetensors`, `model.json` and `losses.csv` to `folder`.
 
@@ -76,10 +78,14 @@ def train(
     every = max(1, config.steps // LOGS)
     silent = None if crew.is_main_process else True
     bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=silent)
+    if sign is not None:
+        sign.tell(phase="VLA", done=run.step, total=config.steps)
     began = time.perf_counter() - run.seconds
     while run.step < config.steps:
         run.running += _step(run, frames, loss_of, device)
         bar.update()
+        if sign is not None:
+            sign.tell(done=run.step)
         if run.step % every == 0 or run.step == config.steps:
             _log(run, held_out, every, device)
             bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
