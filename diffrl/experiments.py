@@ -320,7 +320,8 @@ def _stage(variant: Variant, task: str, seed: int, preset: str) -> Stage:
         name: getattr(settings.quality, name) for name in ("episodes", "neighbours", "phases")
     }
     config = records.config_of(task, variant.algorithm, settings, seed) | {"quality": quality}
-    return Stage(run_folder(variant, task, seed, preset), "run", config)
+    folder = run_folder(variant, task, seed, preset)
+    return Stage(folder, "run", config, format=records.FORMAT)  # a run is an expert's training
 
 
 def _run(item: tuple[Variant, str, int], preset: str, threads: int) -> None:

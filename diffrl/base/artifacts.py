@@ -75,7 +75,7 @@ def cache_dir() -> Path:
     return make_folder(user_path(os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"))
 
 
-def user_path(text: str | os.PathLike) -> Path:
+def user_path(text: str | os.PathLike[str]) -> Path:
     """Return the path that a person wrote; a leading ~ is a home folder, as in a shell.
 
     Shells leave it alone in ``--out=~/x`` and ``compact:~/x``.
@@ -143,7 +143,7 @@ def _unwritable(folder: Path, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in `path`'s folder; on success it becomes `path`, whole and on disk.
 
     On an error it is removed and `path` stays as it was. The temporary name keeps the suffix, as
@@ -185,7 +185,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: str | os.PathLike, obj: Any) -> None:
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write `obj` (dataclasses and numpy included) atomically, as `json_text`."""
     with atomic_path(path) as temporary:
         temporary.write_text(json_text(obj), encoding="utf-8")
@@ -196,7 +196,7 @@ def json_text(obj: Any) -> str:
     return json.dumps(plain(obj), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def read_json(path: str | os.PathLike, largest: int = LARGEST_JSON) -> Any:
+def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> Any:
     """Read a JSON file of at most `largest` bytes.
 
     Raises:
@@ -222,7 +222,7 @@ def _parse_json(path: Path, largest: int = LARGEST_JSON) -> Any:
     return json.loads(data.decode("utf-8"))
 
 
-def write_csv(path: str | os.PathLike, table: pd.DataFrame) -> None:
+def write_csv(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
     """Write `table` atomically, without its index; floats with ten significant digits."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
@@ -265,7 +265,7 @@ def plain(obj: Any, whole: bool = True) -> Any:
     raise TypeError(f"a {type(obj).__name__} has no JSON form: {obj!r}")
 
 
-def _neutral(field: dataclasses.Field, obj: Any) -> bool:
+def _neutral(field: dataclasses.Field[Any], obj: Any) -> bool:
     return "neutral" in field.metadata and getattr(obj, field.name) == field.metadata["neutral"]
 
 
@@ -278,7 +278,7 @@ def config_hash(obj: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def file_hash(path: str | os.PathLike) -> str:
+def file_hash(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes, or of a folder's files with their names."""
     path = Path(path)
     if path.is_dir():
@@ -349,7 +349,7 @@ def provenance(config: Any = None, seed: int | None = None) -> dict[str, Any]:
     }
 
 
-def forced(path: str | os.PathLike) -> bool:
+def forced(path: str | os.PathLike[str]) -> bool:
     """Whether `reproduce --force`, which asks for everything anew, was called after `path`."""
     return os.stat(path).st_mtime < float(os.environ.get(FORCE, 0))
 
@@ -364,6 +364,8 @@ class Stage:
         inputs: files or folders that are read; their bytes decide, too.
         format: of what the stage writes; its room raises it when the same settings come to give
             another result, so that older results are noticed.
+        measures: names of what the stage computes, where it has a list of them; older results with
+            another list are noticed.
     """
 
     def __init__(
@@ -373,10 +375,11 @@ class Stage:
         config: Any,
         inputs: Iterable[str | os.PathLike] = (),
         format: int = 1,
+        measures: Iterable[str] = (),
     ):
         self.folder = Path(folder)
         self.marker = self.folder / f"{name}.done.json"
-        self.config, self.format = config, format
+        self.config, self.format, self.measures = config, format, sorted(measures)
         self.inputs = tuple(Path(path) for path in inputs)
 
     @property
@@ -384,7 +387,8 @@ class Stage:
         """Whether the stage need not be run: it is found, and nobody forces it to run again.
 
         Raises:
-            UserError: it was finished with this config and inputs by an older or newer format.
+            UserError: it was finished with this config and inputs by another format, or with
+                other measures.
         """
         if self.marker.exists() and forced(self.marker):
             return False
@@ -397,25 +401,45 @@ class Stage:
         A marker restored from evidence asks for its config alone: data sets are not kept there.
 
         Raises:
-            UserError: it was finished with this config and inputs by an older or newer format.
+            UserError: it was finished with this config and inputs by another format, or with
+                other measures.
         """
+        if stale := self._judged():
+            raise UserError(stale)
+        return stale is not None
+
+    def forget(self) -> None:
+        """Remove the marker of this very stage, also one of another format; any other stays."""
+        if self._judged() is not None:
+            self.marker.unlink()
+
+    def _judged(self) -> str | None:
+        """None: not finished; a text: what is stale about the marker, "" where nothing is."""
         try:
             record = _parse_json(self.marker)
             if record.get(UNPACKED) is True:
-                return record["key"]["config"] == config_hash(self.config)
+                return "" if record["key"]["config"] == config_hash(self.config) else None
             outputs_there = all((self.folder / name).exists() for name in record["outputs"])
             made, wanted = dict(record["key"]), dict(self._key)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return False  # no marker, or one that says nothing: the stage is to be done
+            return None  # no marker, or one that says nothing: the stage is to be done
         before, now = made.pop("format", 1), wanted.pop("format", 1)
+        measured, measures = made.pop("measures", []), wanted.pop("measures", [])
         if not outputs_there or made != wanted:
-            return False
+            return None
         if before != now:
-            raise UserError(
-                f"{self.marker} was made by format {before} of its stage, now {now}: delete this "
-                "file to have it computed again, or go on with the version of diffrl that made it."
-            )
-        return True
+            return self._stale(f"by format {before} of its stage, now {now}")
+        if measured != measures:
+            other = ", ".join(sorted(set(measured) ^ set(measures)))
+            added = f"with other measures (the difference: {other})"
+            return self._stale(added if measured else "before the stage listed its measures")
+        return ""
+
+    def _stale(self, how: str) -> str:
+        return (
+            f"{self.marker} was made {how}: use --force or delete this file to have it computed "
+            "again, or go on with the version of diffrl that made it."
+        )
 
     @property
     def records(self) -> dict[str, Any]:
@@ -442,5 +466,9 @@ class Stage:
     def _key(self) -> dict[str, Any]:
         """Of the inputs as they are when it is first asked for, which is before they are used."""
         inputs = [[path.name, file_hash(path)] for path in self.inputs]
-        key = {"config": config_hash(self.config), "inputs": inputs}
-        return key if self.format == 1 else {**key, "format": self.format}
+        key: dict[str, Any] = {"config": config_hash(self.config), "inputs": inputs}
+        if self.format != 1:  # so that what was made before there were formats is found
+            key["format"] = self.format
+        if self.measures:
+            key["measures"] = self.measures
+        return key

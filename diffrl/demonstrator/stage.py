@@ -24,6 +24,7 @@ from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
 from diffrl.sim.tasks import PRO_SUITES, SUITES, get_task, suite_tasks
 
+FORMAT = 1  # raise it when the operator comes to move in another way with the same settings
 AXES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 SUITES_OF_FOUR = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
@@ -53,11 +54,18 @@ def main(
     folder = runs_dir(preset)
     paths = folder / "operator.csv", folder / "operator_motion.csv"
     for task in tqdm(_task_ids(tasks), unit="task"):
-        key = config_hash((MANNERS[suite_of(task)], attempts, noise, seed))
+        settings = (MANNERS[suite_of(task)], attempts, noise, seed)
+        key = _key(settings, FORMAT)
         table, motion = _read(paths[0]), _read(paths[1])
         known = table[table.task == task].config.tolist() if len(table) else []
         if known == [key] and not force:
             continue
+        for format in range(1, FORMAT):
+            if known == [_key(settings, format)]:
+                tqdm.write(
+                    f"{paths[0]}: {task} was tried by format {format} of the operator, now "
+                    f"{FORMAT}: it is tried again."
+                )
         row, moves = _try(task, attempts, noise, seed, threads)
         load_scene.cache_clear()
         write_csv(paths[1], _replace(motion, moves))
@@ -66,6 +74,10 @@ def main(
     write_csv(folder / "operator_calibration.csv", calibration)
     print(_read(paths[0]).drop(columns=["config", "goal"]).to_string(index=False))
     print(calibration.to_string(index=False))
+
+
+def _key(settings: tuple, format: int) -> str:
+    return config_hash(settings if format == 1 else (*settings, format))
 
 
 def _task_ids(tasks: tuple[str, ...]) -> list[str]:

@@ -41,6 +41,8 @@ from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.stage import arm_of, finished, model_folder, models_of
 
+# Raise it when the same policy comes to get other trials: another protocol, another noise.
+FORMAT = 1
 OFFICIAL = 50  # start states of every LIBERO task
 COPIES = 8  # robots that a process simulates at once: one block of the compact VLA's
 HERE = ("compact", "expert", "oracle", "random", "openpi")  # cheap enough for a process per core
@@ -132,6 +134,8 @@ def evaluate(
         if retry_errors:
             _forget_errors(job.folder, key)
         done = _recorded(job.folder, key)
+        if not done:
+            _tell_older(job)
         missing = [t for t in job.trials if t not in done]
         if done:
             print(
@@ -204,8 +208,20 @@ def _pictures(policy: str | Policy) -> Policy | None:
     return seen if (seen := _policy_of(policy)).cameras else None
 
 
-def _key(policy: str | Policy) -> str:
-    return config_hash([_policy_of(policy).fingerprint, SETTLE_STEPS])
+def _key(policy: str | Policy, format: int | None = None) -> str:
+    parts = [_policy_of(policy).fingerprint, SETTLE_STEPS]
+    format = format or FORMAT
+    return config_hash(parts if format == 1 else [*parts, format])
+
+
+def _tell_older(job: Job) -> None:
+    """Say so where the folder holds trials of this policy that another format has played."""
+    for format in range(1, FORMAT):
+        if _recorded(job.folder, _key(job.policy, format)):
+            print(
+                f"{job.folder} holds trials of {_name(job)} that were played by format {format} of "
+                f"the evaluation, now {FORMAT}: they are played again."
+            )
 
 
 def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:

@@ -38,6 +38,9 @@ from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
 
+# Raise it when the same settings and experts come to give other episodes: another way to play an
+# attempt or to store it, or an operator that moves in another way.
+FORMAT = 1
 BATCH = 16  # attempts between two entries in the list of attempts; changes no result
 REPLAYED = 5  # human demonstrations that are replayed, so that a drift of the simulator shows
 RECORD = [
@@ -144,10 +147,12 @@ def generate(
     wanted, limit = settings.pop("episodes"), settings.pop("max_attempts")
     options = {"repeats": config["repeats"]} if repeated else {}
     weights = [folder / "policy.safetensors" for folder in experts]
-    stage = Stage(path.parent, path.stem, config, inputs=weights)
-    if stage.done and not force and not (path.exists() and any(check_bytes(path))):
+    stage = Stage(path.parent, path.stem, config, inputs=weights, format=FORMAT)
+    if not force and stage.done and not (path.exists() and any(check_bytes(path))):
         return pd.DataFrame([stage.records], columns=RECORD)
     settings["experts"] = [file_hash(file) for file in weights]
+    if FORMAT != 1:  # a data set of another format is made anew, not continued
+        settings["format"] = FORMAT
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
     _discard_other(path, attrs, force or _listed(path) > wanted or _forced(path))
     began = time.perf_counter()

@@ -21,7 +21,9 @@ from diffrl.quality.files import read_files, read_trajectories, tell_user
 from diffrl.quality.trajectory import Trajectory
 from diffrl.sim.tasks import get_task
 
-FORMAT = 2  # of what is measured: another definition of a measure makes older records stale
+# Raise it when a measure is defined or compared in another way. A new measure needs no new format:
+# the stage's key holds the list of measures.
+FORMAT = 2
 REFERENCE = Path("shared/teleop/medical_box.hdf5")  # beside the clone, when somebody put it there
 
 
@@ -89,8 +91,8 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     files, again = dataset_files(preset), repeated_files(preset)
     trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
-    stage = artifacts.Stage(folder, "quality", config, [*files, *again], FORMAT)
-    if stage.done and not force:
+    stage = artifacts.Stage(folder, "quality", config, [*files, *again], FORMAT, report.MEASURES)
+    if not force and stage.done:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
     if repeats := _pairs([t for t in load_datasets(again) if t.success is not False]):

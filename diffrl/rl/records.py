@@ -13,6 +13,9 @@ from diffrl.presets import Algorithm, Preset
 from diffrl.rl.rollout import Trial
 from diffrl.sim.tasks import get_task
 
+# Raise it when the same settings come to train another expert: another loss, another choice of the
+# best policy. 2: every new best is confirmed on more start states.
+FORMAT = 2
 COLUMNS = [
     *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),
     *("control_steps", "minutes", "clone_success"),
@@ -94,7 +97,7 @@ def _stage(folder: Path, preset: Preset) -> Stage:
     """The stage of an expert that says itself which one it is."""
     row = Stage(folder, "expert", None).records["rows"][0]
     config = config_of(row["task"], row["algorithm"], preset, row["seed"])
-    return Stage(folder, "expert", config)
+    return Stage(folder, "expert", config, format=FORMAT)
 
 
 def collect_records(preset: Preset) -> pd.DataFrame:

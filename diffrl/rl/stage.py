@@ -61,7 +61,7 @@ def train_expert(
     run = Training(task, algorithm, preset, seed, threads, folder, journal)
     if force:
         run.drop_checkpoints()
-    if run.stage.done and not force:
+    if not force and run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
     with heartbeat(run.folder, "expert") as run.journal.sign:
         return _train_anew(run)

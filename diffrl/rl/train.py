@@ -27,7 +27,7 @@ from diffrl.presets import Algorithm, Preset
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
-from diffrl.rl.records import config_of, expert_folder
+from diffrl.rl.records import FORMAT, config_of, expert_folder
 from diffrl.rl.rollout import Trial, attainable, rollout, success_rate
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
@@ -63,7 +63,7 @@ class Training:
         self.journal = journal or Journal(self.folder, f"{task} {algorithm}", bar=False)
         self.config = config_of(task, algorithm, preset, seed)
         self.key = config_hash(self.config)
-        self.stage = Stage(self.folder, "expert", self.config)
+        self.stage = Stage(self.folder, "expert", self.config, format=FORMAT)
 
     @property
     def work(self) -> Path:
@@ -186,8 +186,7 @@ class Training:
             self.drop_checkpoints()
         for path in filter(Path.exists, (self.checkpoint("clone"), self.checkpoint("rl"))):
             checkpoint.check(path, self.key)  # before anything is written
-        if self.stage.found:  # by force: a restart must go on with this run, not find that one
-            self.stage.marker.unlink()
+        self.stage.forget()  # by force: a restart must go on with this run, not find that one
         torch.set_num_threads(self.preset.rl.torch_threads)
         policy, seconds = self.clone()
         learner = self.learn(policy)

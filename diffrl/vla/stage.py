@@ -35,6 +35,9 @@ from diffrl.vla import model
 from diffrl.vla.frames import Frames, make_frames, moments, render
 from diffrl.vla.train import has_bfloat16, split, train
 
+# Raise it when the same settings and data sets come to train another VLA: another loss, network,
+# order of the batches or way to render.
+FORMAT = 1
 MODEL = "model.safetensors"
 PATIENCE = timedelta(hours=12)  # of the processes of `accelerate launch`, while the first renders
 
@@ -148,7 +151,8 @@ def prepare(
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
     folder = model_folder(preset.name, data, seed)
-    return Stage(folder, "vla", settings_of(data, seed, preset), inputs=files_of(data, preset))
+    config, inputs = settings_of(data, seed, preset), files_of(data, preset)
+    return Stage(folder, "vla", config, inputs, FORMAT)
 
 
 def settings_of(data: str, seed: int, preset: Preset) -> VLAConfig:
@@ -160,7 +164,7 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
     data, seed = item
     stage, folder = _stage(data, seed, preset), model_folder(preset.name, data, seed)
-    if stage.done and not force:
+    if not force and stage.done:
         return stage.records
     torch.set_num_threads(1)
     frames, held_out = mix(data, preset)
