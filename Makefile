@@ -3,7 +3,9 @@
 # make check-slow · check-kills · check-cluster · check-lerobot   what takes longer, or needs its own environment
 # make evidence PRESET=laptop     pack runs/laptop into results/ and figures/, which git keeps
 # make check-browser              the explorer in a real Chromium
-# make lint · make lab · make doctor · make readme · make clean
+# make lint                       style, types, spelling; `pre-commit install` has git ask before each commit
+# make coverage                   which lines the fast tests reach
+# make lab · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
 
@@ -15,10 +17,10 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-cluster \
-  check-lerobot check-browser lint lab doctor readme clean
+  check-lerobot check-browser lint coverage lab doctor readme clean
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 ready: $(INSTALLED) filter
 	@test -e $(VENV)/.renderer || { $(RUN) -m diffrl.base.opengl && touch $(VENV)/.renderer; } || true
@@ -92,6 +94,13 @@ check-lerobot: ready
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+	@$(RUN) -m codespell_lib
+
+# the tests that neither step the simulator nor train, so it is a lower bound
+coverage: $(INSTALLED)
+	@$(RUN) -m pytest -q -m 'not sim and not slow and not cluster and not notebooks' \
+	  --cov --cov-report=term $(ARGS)
 
 lab: ready
 	@$(RUN) -m jupyterlab notebooks

@@ -2,6 +2,7 @@
 
     python3 tools/strip_notebook.py --install     register the filter in this clone (make does it)
     python3 tools/strip_notebook.py [NOTEBOOK]    print a notebook (or standard input) stripped
+    python3 tools/strip_notebook.py --write NOTEBOOK …    strip notebooks where they lie
 
 It needs Python alone and runs from a copy in git's own folder, which all worktrees share, so a
 removed `.venv`, a second worktree or an older commit cannot go without it. Git's configuration
@@ -91,14 +92,31 @@ def main(arguments: list[str]) -> int:
             print(f"The notebook filter is not registered: {error}", file=sys.stderr)
             return 1
         return 0
+    if arguments[:1] == ["--write"]:
+        return max(map(_write, arguments[1:]), default=0)
     try:
         data = Path(arguments[0]).read_bytes() if arguments else sys.stdin.buffer.read()
         stripped = strip(data.decode("utf-8"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        print(f"{NAME}: this notebook cannot be stripped of outputs: {error}", file=sys.stderr)
-        return 1
+        return _refuse("this notebook", error)
     sys.stdout.buffer.write(stripped.encode("utf-8"))
     return 0
+
+
+def _write(path: str) -> int:
+    try:
+        before = Path(path).read_bytes()
+        after = strip(before.decode("utf-8")).encode("utf-8")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return _refuse(path, error)
+    if after != before:
+        Path(path).write_bytes(after)
+    return 0
+
+
+def _refuse(notebook: str, error: Exception) -> int:
+    print(f"{NAME}: {notebook} cannot be stripped of outputs: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

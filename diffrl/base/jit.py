@@ -59,6 +59,6 @@ def _choose() -> bool:
 _KEPT = _choose()
 
 
-def njit(**options: Any) -> Callable:
+def njit(**options: Any) -> Callable[..., Any]:
     """`numba.njit(cache=True, **options)`; without the cache where nothing can be written."""
     return numba.njit(cache=_KEPT, **options)

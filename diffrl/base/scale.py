@@ -154,7 +154,7 @@ def _seen(outcome: Outcome, bar: tqdm) -> Outcome:
 
 
 def _collect(
-    pool: Executor, function: Callable, items: Sequence[Any], names: list[str], bar: tqdm
+    pool: Executor, function: Callable[..., Any], items: Sequence[Any], names: list[str], bar: tqdm
 ) -> list[Outcome]:
     """Run every item, again if its worker dies; return the outcomes in the items' order."""
     guarded = functools.partial(_guarded, function)
@@ -179,7 +179,7 @@ def _collect(
     return outcomes
 
 
-def _result(future: Future) -> Outcome:
+def _result(future: Future[Any]) -> Outcome:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -219,10 +219,10 @@ class _Processes(Executor):
         self._pools: list[ProcessPoolExecutor] = []
         self._stopped = False
 
-    def submit(self, function: Callable, /, *arguments) -> Future:
+    def submit(self, function: Callable[..., Any], /, *arguments) -> Future[Any]:
         return self._threads.submit(self._run, function, *arguments)
 
-    def _run(self, function: Callable, *arguments) -> Any:
+    def _run(self, function: Callable[..., Any], *arguments) -> Any:
         if not hasattr(self._own, "pool"):
             self._own.pool = self._new_pool()
         try:
@@ -288,13 +288,13 @@ class _Ray(Executor):
             num_cpus=resources.cores, num_gpus=resources.gpus, memory=memory, max_retries=0
         )
 
-    def submit(self, function: Callable, /, *arguments) -> Future:
-        future: Future = Future()
+    def submit(self, function: Callable[..., Any], /, *arguments) -> Future[Any]:
+        future: Future[Any] = Future()
         done = self._task.remote(function, *arguments).future()
         done.add_done_callback(functools.partial(self._pass_on, future))
         return future
 
-    def _pass_on(self, future: Future, done: Future) -> None:
+    def _pass_on(self, future: Future[Any], done: Future[Any]) -> None:
         error = done.exception()
         if error is None:
             future.set_result(done.result())
@@ -306,7 +306,7 @@ class _Ray(Executor):
             future.set_exception(error)
 
 
-def _call(function: Callable, *arguments) -> Any:
+def _call(function: Callable[..., Any], *arguments) -> Any:
     return function(*arguments)
 
 

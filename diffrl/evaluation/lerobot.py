@@ -55,7 +55,7 @@ class LeRobot(OpenPI):
             self.start = float(start)
         except ValueError as error:
             raise UserError(f"lerobot's start must be a number of seconds: {error}.") from error
-        self.server: subprocess.Popen | None = None
+        self.server: subprocess.Popen[str] | None = None
 
     def _connect(self):
         if self.server is None:  # only now, so that naming a policy starts nothing

@@ -65,7 +65,7 @@ def unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=False)
 
 
-def _unpack_array(value: dict) -> Any:
+def _unpack_array(value: dict[str, Any]) -> Any:
     """Undo `_pack_array`; numpy would take a type of any size, and of objects, from a stranger."""
     if b"__ndarray__" in value:
         shape = value[b"shape"]
@@ -171,7 +171,7 @@ class OpenPI(Base):
         self.connection: ClientConnection | None = None
         self.stack = ExitStack()  # closes the connection
         self.proxy: str | None = None
-        self.metadata: dict = {}
+        self.metadata: dict[str, Any] = {}
         self.failed = 0  # in a row
         self.reason = ""
 
@@ -188,11 +188,11 @@ class OpenPI(Base):
                 self.failures[trial] = str(error)
         return actions
 
-    def _message(self, observation, images: np.ndarray, row: int, trial: Trial) -> dict:
+    def _message(self, observation, images: np.ndarray, row: int, trial: Trial) -> dict[str, Any]:
         seen = dict(zip(CAMERAS, images))
         return request(observation, row, seen, self.memory[trial], self.sent_size)
 
-    def _ask(self, message: dict) -> np.ndarray:
+    def _ask(self, message: dict[str, Any]) -> np.ndarray:
         """Send one observation and return (chunk, 7) actions.
 
         Raises:

@@ -241,14 +241,14 @@ def _adapted(policy: Any, name: str, fingerprint: str) -> Policy:
     return policy
 
 
-def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # some compiled ones do not tell
         return {}
 
 
-def _options(make: Callable, name: Named) -> dict[str, str]:
+def _options(make: Callable[..., Any], name: Named) -> dict[str, str]:
     """Read the options of a name; a path may begin with ~."""
     keys = list(_parameters(make))
     if any(p.kind == p.VAR_KEYWORD for p in _parameters(make).values()):
@@ -316,7 +316,7 @@ def _refuse_stale(name: Named, content: str) -> None:
         )
 
 
-def _call(what: str, function: Callable, *arguments, **options) -> Any:
+def _call(what: str, function: Callable[..., Any], *arguments, **options) -> Any:
     try:
         return function(*arguments, **options)
     except UserError:

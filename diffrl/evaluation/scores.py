@@ -6,6 +6,7 @@ Trials that ended in an error are counted, but enter no rate.
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,7 +164,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _contrast(won: pd.DataFrame, strata: list) -> list:
+def _contrast(won: pd.DataFrame, strata: list[Any]) -> list[Any]:
     """Points, odds ratio and count of tasks of one planned contrast; won: rows of TRIAL by arm."""
     tasks = won.index.get_level_values("task").map(_original)
     gaps = [won[firsts].mean(axis=1) - won[seconds].mean(axis=1) for firsts, seconds in strata]
@@ -236,7 +237,7 @@ def _wide(table: pd.DataFrame):
         )
 
 
-def _pair(wide: pd.DataFrame, first: str, second: str) -> dict:
+def _pair(wide: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
     both = wide[[first, second]].dropna()
     row = {"first": first, "second": second, "pairs": len(both)}
     if both.empty:
@@ -248,7 +249,7 @@ def _pair(wide: pd.DataFrame, first: str, second: str) -> dict:
     return row if several else row | {"p": exact}
 
 
-def _effect(gaps: pd.Series) -> dict:
+def _effect(gaps: pd.Series) -> dict[str, Any]:
     """Mean, interval and tests of a contrast (n,), indexed by TRIAL."""
     states = gaps.groupby(TRIAL[:-1], sort=False).mean()
     tasks = states.groupby(lambda key: _original(key[0])).mean()
@@ -280,7 +281,7 @@ def _original(task: str) -> str:
     return "_".join(suite.split("_")[:2]) + "/" + index
 
 
-def _corrected(rows: list[dict]) -> list[dict]:
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in ("p", "p_tasks"):
         for row, p in zip(rows, holm([row.get(name, np.nan) for row in rows])):
             row[f"{name}_holm"] = p

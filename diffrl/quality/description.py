@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -40,16 +41,16 @@ class Description:
     LIBERO's names.
     """
 
-    attrs: dict
+    attrs: dict[str, Any]
     libero_names: bool
 
     @cached_property
-    def env_args(self) -> dict:
+    def env_args(self) -> dict[str, Any]:
         """robomimic's description of the environment, else robosuite's (``env_info``)."""
         return self._json("env_args") or {"env_kwargs": self._json("env_info")}
 
     @property
-    def _kwargs(self) -> dict:
+    def _kwargs(self) -> dict[str, Any]:
         found = self.env_args.get("env_kwargs")
         return found if isinstance(found, dict) else {}
 
@@ -64,7 +65,7 @@ class Description:
         return self.is_libero or self.env_args.get("type") == ROBOSUITE or bool(self._robosuite)
 
     @property
-    def _robosuite(self) -> dict:
+    def _robosuite(self) -> dict[str, Any]:
         return self._json("env_info")
 
     @property
@@ -130,7 +131,7 @@ class Description:
             return "OSC_POSE" in named
         return True if self.is_libero else None
 
-    def _json(self, name: str) -> dict:
+    def _json(self, name: str) -> dict[str, Any]:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             found = json.loads(self.attrs[name])
             return found if isinstance(found, dict) else {}
@@ -155,7 +156,7 @@ def describe(data: h5py.Group, demo: h5py.Group, path: Path) -> Description:
     return Description(attrs, len(names & _LIBERO_ARRAYS) >= _ENOUGH)
 
 
-def _attributes(group: h5py.Group) -> dict:
+def _attributes(group: h5py.Group) -> dict[str, Any]:
     """The wanted attributes that are one text or number; objects are never loaded."""
     found = {}
     for name in _WANTED:
@@ -170,7 +171,7 @@ def _attributes(group: h5py.Group) -> dict:
     return found
 
 
-def _controllers(configs) -> list[dict]:
+def _controllers(configs) -> list[dict[str, Any]]:
     """Every controller in robosuite's ``controller_configs``, alone, per arm or per body part."""
     if isinstance(configs, list):
         return [found for config in configs for found in _controllers(config)]
@@ -182,7 +183,7 @@ def _controllers(configs) -> list[dict]:
     return [configs] if "type" in configs else []
 
 
-def _is_relative_pose(controller: dict) -> bool:
+def _is_relative_pose(controller: dict[str, Any]) -> bool:
     """Whether it is OSC_POSE with relative goals and inputs in [-1, 1]."""
     relative = controller.get("control_delta", True) is not False
     relative &= controller.get("input_type", "delta") == "delta"

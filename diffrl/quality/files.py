@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -32,7 +33,9 @@ def tell_user(line: str) -> None:
 
 
 # -- files -----------------------------------------------------------------------------------------
-def read_files(paths: list[Path], *, tell: Callable = tell_user, **options) -> list[Trajectory]:
+def read_files(
+    paths: list[Path], *, tell: Callable[..., Any] = tell_user, **options
+) -> list[Trajectory]:
     """Read several files; `options` are those of `read_trajectories`.
 
     Files of one name from different folders are different arms and start states, never pooled. The
@@ -92,7 +95,7 @@ def read_trajectories(
     source: str | None = None,
     skip_bad: bool = False,
     name: str | None = None,
-    tell: Callable = tell_user,
+    tell: Callable[..., Any] = tell_user,
 ) -> list[Trajectory]:
     """Read every demonstration of an HDF5 file: ours, LIBERO's, its raw collector's, or arrays.
 
@@ -136,7 +139,9 @@ def _is_ours(path: Path) -> bool:
         return "diffrl_format" in data.attrs
 
 
-def _ours(path: Path, name: str, rate, skip_bad: bool, tell: Callable) -> list[Trajectory]:
+def _ours(
+    path: Path, name: str, rate, skip_bad: bool, tell: Callable[..., Any]
+) -> list[Trajectory]:
     """Read a data set of ours: whole and sound, or with `skip_bad` its sound episodes."""
     found: list[Trajectory] = []
     first_problem = None
@@ -179,7 +184,7 @@ def _plain(rate: float) -> float:
     return near if abs(rate / near - 1) < 2e-4 else rate
 
 
-def _tell_success(found: list[Trajectory], path: Path, tell: Callable) -> None:
+def _tell_success(found: list[Trajectory], path: Path, tell: Callable[..., Any]) -> None:
     count = len(found)
     if failed := sum(t.success is False for t in found):
         tell(f"{path}: {failed} of {count} episodes failed; quality is defined on successes.")
@@ -191,7 +196,9 @@ def _tell_success(found: list[Trajectory], path: Path, tell: Callable) -> None:
 
 
 # -- one file that is not ours ---------------------------------------------------------------------
-def _anybodys(path: Path, name: str, rate, skip_bad: bool, tell: Callable) -> list[Trajectory]:
+def _anybodys(
+    path: Path, name: str, rate, skip_bad: bool, tell: Callable[..., Any]
+) -> list[Trajectory]:
     demos: list[Recording] = []
     first_problem = None
     once = _once(path, tell)
@@ -224,7 +231,7 @@ def _anybodys(path: Path, name: str, rate, skip_bad: bool, tell: Callable) -> li
     ]
 
 
-def _once(path: Path, tell: Callable) -> Callable:
+def _once(path: Path, tell: Callable[..., Any]) -> Callable[..., Any]:
     """A `tell` that names the file and says the same of many episodes only once."""
     said = set()
 

@@ -7,6 +7,7 @@ recordings use. Images, depth, masks, groups of states and whatever else a file 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -67,7 +68,7 @@ class Recording:
 
 
 def read_recording(
-    data: h5py.Group, key: str, path: Path, name: str, rate: float | None, tell: Callable
+    data: h5py.Group, key: str, path: Path, name: str, rate: float | None, tell: Callable[..., Any]
 ) -> Recording:
     """Read the demonstration `key` of an open file; arguments as in `read_trajectories`.
 
@@ -224,7 +225,7 @@ def _array(demo: h5py.Group, columns, path: Path) -> np.ndarray | None:
 
 # -- actions ---------------------------------------------------------------------------------------
 def commands(
-    stored: list[np.ndarray], description: Description, path: Path, tell: Callable
+    stored: list[np.ndarray], description: Description, path: Path, tell: Callable[..., Any]
 ) -> list[np.ndarray]:
     """Return the actions of a file as LIBERO's commands, (T, 7) in [-1, 1] – or all as (T, 0).
 
@@ -257,7 +258,9 @@ def commands(
     return _signed_gripper([np.clip(actions, -1, 1) for actions in stored], path, tell)
 
 
-def _signed_gripper(found: list[np.ndarray], path: Path, tell: Callable) -> list[np.ndarray]:
+def _signed_gripper(
+    found: list[np.ndarray], path: Path, tell: Callable[..., Any]
+) -> list[np.ndarray]:
     """Gripper commands that a file writes as 0 and 1 become -1 and 1."""
     values = {float(value) for actions in found for value in np.unique(actions[:, 6])}
     if values != {0.0, 1.0}:

@@ -4,7 +4,7 @@ An arm is a (source, mode). `measure` gives one row per trajectory or start stat
 record `quality.csv`, `compare` the tests; all three are tables, so any of them can be plotted.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -161,17 +161,17 @@ def over_tasks(summary: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(**dict(zip(("low_tasks", "high_tasks", "p_tasks"), np.transpose(rows))))
 
 
-def _task_means(rows: pd.DataFrame) -> dict[tuple, dict[str, float]]:
+def _task_means(rows: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, float]]:
     """(source, mode, measure) → task → mean, of `measure`'s rows or of those of the record."""
     single = rows[rows["task"] != "all"]
     means = single.groupby([*_ARM, "measure", "task"], sort=True)["value"].mean()
-    found: dict[tuple, dict[str, float]] = {}
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
     for (*key, task), value in means.items():
         found.setdefault(tuple(key), {})[task] = value
     return found
 
 
-def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict:
+def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict[str, Any]:
     """First minus second over the tasks that both have: a difference of means a task."""
     gaps = [first[task] - second[task] for task in first if task in second]
     if not gaps:
