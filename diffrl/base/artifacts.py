@@ -370,10 +370,10 @@ class Stage:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         name: str,
         config: Any,
-        inputs: Iterable[str | os.PathLike] = (),
+        inputs: Iterable[str | os.PathLike[str]] = (),
         format: int = 1,
         measures: Iterable[str] = (),
     ):
@@ -444,14 +444,15 @@ class Stage:
     @property
     def records(self) -> dict[str, Any]:
         """What `finish` was given."""
-        return read_json(self.marker)["records"]
+        records: dict[str, Any] = read_json(self.marker)["records"]
+        return records
 
     def finish(
         self,
         records: Mapping[str, Any] | None = None,
         *,
         seed: int | None = None,
-        outputs: Iterable[str | os.PathLike] = (),
+        outputs: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         """Write the marker: `records`, the key, and the provenance of the run.
 

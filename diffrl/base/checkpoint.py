@@ -79,8 +79,9 @@ def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, (torch.Tensor, np.ndarray)):
         name = str(len(tensors))
         kind = "torch" if isinstance(node, torch.Tensor) else "numpy"
-        tensor = node if kind == "torch" else torch.from_numpy(np.ascontiguousarray(node))
-        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if isinstance(node, np.ndarray):
+            node = torch.from_numpy(np.ascontiguousarray(node))
+        tensors[name] = node.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {_ARRAY: name, "kind": kind}
     if isinstance(node, dict):
         return {_DICT: [[key, _flatten(value, tensors)] for key, value in node.items()]}

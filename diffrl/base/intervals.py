@@ -4,12 +4,15 @@ Every random procedure takes a `seed` and draws from its own `numpy.random.Gener
 never depends on what ran before it. Nothing here touches numpy's global generator.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from diffrl.base.errors import UserError
+
+Floats = NDArray[np.floating]
 
 RESAMPLES = 10_000  # smallest reachable p-value: 1 / (RESAMPLES + 1)
 
@@ -30,7 +33,7 @@ class McNemar(NamedTuple):
     p: float
 
 
-def wilson(successes, trials, confidence=0.95):
+def wilson(successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any]:
     """Wilson score interval of a binomial rate (Wilson 1927).
 
     successes, trials: scalars or arrays of one shape. Returns (low, high) of that shape in [0, 1];
@@ -50,7 +53,9 @@ def wilson(successes, trials, confidence=0.95):
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
-def mean_interval(values, confidence=0.95, axis=0):
+def mean_interval(
+    values: ArrayLike, confidence: float = 0.95, axis: int = 0
+) -> tuple[Any, Any, Any]:
     """Mean over `axis` with Student's t interval, e.g. over the seeds of a learning curve.
 
     values (n, ...): NaN counts as missing. Returns (mean, low, high) without `axis`. With one value
@@ -67,7 +72,9 @@ def mean_interval(values, confidence=0.95, axis=0):
     return mean, mean - half, mean + half
 
 
-def stratified_mean_interval(values, strata, confidence=0.95):
+def stratified_mean_interval(
+    values: ArrayLike, strata: ArrayLike | None, confidence: float = 0.95
+) -> Interval:
     """Mean with Student's t interval where the strata (tasks) are given, and values vary in them.
 
     values (n,) finite, strata (n,) labels. The spread is pooled from the k strata, n - k degrees of
@@ -85,7 +92,7 @@ def stratified_mean_interval(values, strata, confidence=0.95):
     return Interval(mean, float(mean - half), float(mean + half))
 
 
-def interval_over_tasks(values, confidence=0.95):
+def interval_over_tasks(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean over tasks with Student's t interval: how much another choice of tasks might change it.
 
     values (k,): one number a task, in which start states, trajectories and training seeds are
@@ -101,7 +108,7 @@ def interval_over_tasks(values, confidence=0.95):
     return Interval(float(mean), float(low), float(high))
 
 
-def mantel_haenszel(tables):
+def mantel_haenszel(tables: ArrayLike) -> float:
     """Odds ratio common to strata, first over second (Mantel & Haenszel 1959).
 
     tables (k, 4): successes and failures of first, then those of second. Returns NaN where no
@@ -115,7 +122,9 @@ def mantel_haenszel(tables):
         return float(forth.sum() / back.sum())
 
 
-def odds_ratio_over_tasks(tables, tasks, confidence=0.95):
+def odds_ratio_over_tasks(
+    tables: ArrayLike, tasks: ArrayLike, confidence: float = 0.95
+) -> Interval:
     """Mantel-Haenszel odds ratio with its interval over tasks.
 
     tables (n, 4) as `mantel_haenszel`, tasks (n,) labels; a task may have several strata. The
@@ -135,7 +144,14 @@ def odds_ratio_over_tasks(tables, tasks, confidence=0.95):
     return Interval(ratio, float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
 
 
-def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000, seed=0):
+def stratified_bootstrap(
+    values: ArrayLike,
+    strata: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
     """Mean over strata (tasks) of the mean within each, with a percentile bootstrap interval.
 
     Values are resampled within their stratum, so every task keeps its weight (Agarwal et al. 2021).
@@ -147,8 +163,15 @@ def stratified_bootstrap(values, strata=None, *, confidence=0.95, resamples=2000
 
 
 def bootstrap_difference(
-    first, second, strata_first=None, strata_second=None, *, confidence=0.95, resamples=2000, seed=0
-):
+    first: ArrayLike,
+    second: ArrayLike,
+    strata_first: ArrayLike | None = None,
+    strata_second: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
     """Interval of first minus second, two unpaired arms; as `stratified_bootstrap` otherwise."""
     rng = np.random.default_rng(seed)
     a, means_a = _resampled_means(first, strata_first, resamples, rng)
@@ -156,7 +179,7 @@ def bootstrap_difference(
     return _percentiles(a - b, means_a - means_b, confidence)
 
 
-def mcnemar(first, second):
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     """Exact two-sided McNemar test of two arms tried on the same start states (McNemar 1947).
 
     first, second (n,) bool: outcome of each arm on trial i. Only discordant trials count; under
@@ -170,7 +193,7 @@ def mcnemar(first, second):
     return McNemar(b, c, p)
 
 
-def holm(p_values):
+def holm(p_values: ArrayLike) -> Floats:
     """Holm's step-down correction (Holm 1979): adjusted p-values of the same shape.
 
     NaN marks a test that was not made: it stays NaN and does not count.
@@ -185,7 +208,13 @@ def holm(p_values):
     return adjusted.reshape(p.shape)
 
 
-def sign_flip_test(differences, strata=None, *, resamples=RESAMPLES, seed=0):
+def sign_flip_test(
+    differences: ArrayLike,
+    strata: ArrayLike | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float:
     """Two-sided paired permutation test: p-value of "the mean difference is zero" (Fisher 1935).
 
     differences (n,): first minus second arm, one per pair; strata (n,) labels, weighted equally.
@@ -204,8 +233,14 @@ def sign_flip_test(differences, strata=None, *, resamples=RESAMPLES, seed=0):
 
 
 def permutation_test(
-    first, second, strata_first=None, strata_second=None, *, resamples=RESAMPLES, seed=0
-):
+    first: ArrayLike,
+    second: ArrayLike,
+    strata_first: ArrayLike | None = None,
+    strata_second: ArrayLike | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float:
     """Two-sided unpaired permutation test of equal means, labels shuffled within each stratum.
 
     first (n,), second (m,) with their strata labels. Strata that only one arm has are refused.
@@ -227,7 +262,7 @@ def permutation_test(
     return _p_value(drawn, observed, scale, exact=False)
 
 
-def cliffs_delta(first, second):
+def cliffs_delta(first: ArrayLike, second: ArrayLike) -> float:
     """Cliff's delta, P(first > second) - P(first < second), in [-1, 1] (Cliff 1993)."""
     first, second = _finite(first, "Cliff's delta"), np.sort(_finite(second, "Cliff's delta"))
     smaller = np.searchsorted(second, first, side="left")  # (n,) how many of second lie below
@@ -235,7 +270,9 @@ def cliffs_delta(first, second):
     return float((smaller - larger).sum() / (len(first) * len(second)))
 
 
-def _resampled_means(values, strata, resamples, rng):
+def _resampled_means(
+    values: ArrayLike, strata: ArrayLike | None, resamples: int, rng: np.random.Generator
+) -> tuple[float, Floats]:
     """Mean over strata of the mean within, of the data and (resamples,) of its resamples.
 
     The mean of n values drawn from n has (n - 1)/n of the variance that it should have, which
@@ -254,18 +291,18 @@ def _resampled_means(values, strata, resamples, rng):
     return float(np.mean([group.mean() for group in groups])), means
 
 
-def _percentiles(value, means, confidence):
+def _percentiles(value: float, means: Floats, confidence: float) -> Interval:
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
 
 
-def _p_value(drawn, observed, scale, exact):
+def _p_value(drawn: Floats, observed: float, scale: float, exact: bool) -> float:
     """Share of the null at least as extreme; ties within rounding (of `scale`) count as such."""
     extreme = int(np.sum(np.abs(drawn) >= abs(observed) - 1e-12 * scale))
     return extreme / len(drawn) if exact else (extreme + 1) / (len(drawn) + 1)
 
 
-def _strata(strata, n):
+def _strata(strata: ArrayLike | None, n: int) -> list[NDArray[np.intp]]:
     """Row numbers of each stratum, strata in sorted order."""
     if strata is None:
         return [np.arange(n)]
@@ -275,7 +312,7 @@ def _strata(strata, n):
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
-def _finite(values, what):
+def _finite(values: ArrayLike, what: str) -> Floats:
     values = np.asarray(values, float)
     if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
         raise UserError(

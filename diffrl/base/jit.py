@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba import types
@@ -22,6 +22,8 @@ from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 
 __all__ = ["njit", "types"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 VARIABLE = "NUMBA_CACHE_DIR"  # numba's own: what is started from here finds the same folder
 
@@ -51,7 +53,8 @@ def _choose() -> bool:
     for folder in _folders():
         if _writable(folder) and folder.stat().st_uid == os.getuid():
             os.environ[VARIABLE] = str(folder.absolute())
-            numba.config.reload_config()
+            reload: Callable[[], None] = numba.config.reload_config
+            reload()
             return True
     return False
 
@@ -59,6 +62,7 @@ def _choose() -> bool:
 _KEPT = _choose()
 
 
-def njit(**options: Any) -> Callable[..., Any]:
+def njit(**options: Any) -> Callable[[Function], Function]:
     """`numba.njit(cache=True, **options)`; without the cache where nothing can be written."""
-    return numba.njit(cache=_KEPT, **options)
+    compiler: Callable[[Function], Function] = numba.njit(cache=_KEPT, **options)
+    return compiler

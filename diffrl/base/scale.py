@@ -181,7 +181,8 @@ def _collect(
 
 def _result(future: Future[Any]) -> Outcome:
     try:
-        return future.result()
+        outcome: Outcome = future.result()
+        return outcome
     except BrokenProcessPool as error:
         raise WorkerDied("its worker process died without a word") from error
 
@@ -219,10 +220,12 @@ class _Processes(Executor):
         self._pools: list[ProcessPoolExecutor] = []
         self._stopped = False
 
-    def submit(self, function: Callable[..., Any], /, *arguments) -> Future[Any]:
-        return self._threads.submit(self._run, function, *arguments)
+    def submit(
+        self, function: Callable[..., Any], /, *arguments: Any, **options: Any
+    ) -> Future[Any]:
+        return self._threads.submit(self._run, functools.partial(function, **options), *arguments)
 
-    def _run(self, function: Callable[..., Any], *arguments) -> Any:
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if not hasattr(self._own, "pool"):
             self._own.pool = self._new_pool()
         try:
@@ -241,7 +244,7 @@ class _Processes(Executor):
         self._pools.append(pool)
         return pool
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Leave nobody behind, whatever ends the block."""
         self._stopped = True
         for pool in self._pools if kind is not None else ():
@@ -288,9 +291,11 @@ class _Ray(Executor):
             num_cpus=resources.cores, num_gpus=resources.gpus, memory=memory, max_retries=0
         )
 
-    def submit(self, function: Callable[..., Any], /, *arguments) -> Future[Any]:
+    def submit(
+        self, function: Callable[..., Any], /, *arguments: Any, **options: Any
+    ) -> Future[Any]:
         future: Future[Any] = Future()
-        done = self._task.remote(function, *arguments).future()
+        done = self._task.remote(functools.partial(function, **options), *arguments).future()
         done.add_done_callback(functools.partial(self._pass_on, future))
         return future
 
@@ -306,11 +311,11 @@ class _Ray(Executor):
             future.set_exception(error)
 
 
-def _call(function: Callable[..., Any], *arguments) -> Any:
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _connect(ray, address: str) -> None:
+def _connect(ray: Any, address: str) -> None:
     from diffrl.base.artifacts import root
 
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

@@ -12,9 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from websockets.sync.client import ClientConnection
+
 from diffrl.base.artifacts import file_hash, read_json, user_path
 from diffrl.base.errors import UserError, bounded
 from diffrl.evaluation.openpi import RENDERED, OpenPI
+from diffrl.sim.pictures import Detail
 
 LARGEST_SIDE = 2048  # pixels of an image that is rendered for a checkpoint
 SERVER = Path(__file__).with_name("lerobot_server.py")
@@ -37,7 +40,13 @@ class LeRobot(OpenPI):
     sent_size = RENDERED
 
     def __init__(
-        self, python: str, checkpoint: str, replan="8", timeout="60", start="600", detail="exact"
+        self,
+        python: str,
+        checkpoint: str,
+        replan: str = "8",
+        timeout: str = "60",
+        start: str = "600",
+        detail: Detail = "exact",
     ):
         super().__init__("ws://127.0.0.1:0", checkpoint, replan, timeout)
         if detail not in ("exact", "reduced"):
@@ -57,7 +66,7 @@ class LeRobot(OpenPI):
             raise UserError(f"lerobot's start must be a number of seconds: {error}.") from error
         self.server: subprocess.Popen[str] | None = None
 
-    def _connect(self):
+    def _connect(self) -> ClientConnection:
         if self.server is None:  # only now, so that naming a policy starts nothing
             self.address = f"ws://127.0.0.1:{self._launch()}"
         return super()._connect()

@@ -11,16 +11,17 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any
 
 import msgpack
 import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-from websockets.sync.server import serve
+from websockets.sync.server import ServerConnection, serve
 
 
-def decode(value):
+def decode(value: dict[Any, Any]) -> Any:
     """Turn openpi's maps into arrays."""
     if b"__ndarray__" not in value:
         return value
@@ -28,22 +29,23 @@ def decode(value):
     return flat.reshape(value[b"shape"])
 
 
-def encode(array):
+def encode(array: np.ndarray) -> dict[Any, Any]:
     """Turn an array into openpi's map."""
     data, kind, shape = array.tobytes(), array.dtype.str, list(array.shape)
     return {b"__ndarray__": True, b"data": data, b"dtype": kind, b"shape": shape}
 
 
-def resized(image, size):
+def resized(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """An image (3, H, W) at the height and width that the checkpoint was trained on."""
-    options = {"size": size, "mode": "bilinear", "antialias": True}
-    return torch.nn.functional.interpolate(image[None], **options)[0]
+    return torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[
+        0
+    ]
 
 
 class Served:
     """A checkpoint with its processors."""
 
-    def __init__(self, checkpoint):
+    def __init__(self, checkpoint: str) -> None:
         config = PreTrainedConfig.from_pretrained(checkpoint)
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy = get_policy_class(config.type).from_pretrained(checkpoint, config=config)
@@ -52,7 +54,7 @@ class Served:
         self.cameras = {name: tuple(f.shape[1:]) for name, f in config.image_features.items()}
 
     @torch.no_grad()
-    def actions(self, request):
+    def actions(self, request: dict[Any, Any]) -> np.ndarray:
         """Return the chunk (horizon, 7) for one observation."""
         names = ("observation/image", "observation/wrist_image")
         images = [torch.from_numpy(request[n].copy()).permute(2, 0, 1).float() / 255 for n in names]
@@ -64,22 +66,23 @@ class Served:
         batch["task"] = request["prompt"]
         self.policy.reset()
         chunk = self.policy.predict_action_chunk(self.before(batch))
-        return self.after(chunk)[0].float().cpu().numpy()
+        found: np.ndarray = self.after(chunk)[0].float().cpu().numpy()
+        return found
 
 
-def end_with(parent):
+def end_with(parent: int) -> None:
     """Exit when the process that started this one is gone, however it ended."""
     while os.getppid() == parent:
         time.sleep(2)
     os._exit(0)
 
 
-def main(checkpoint):
+def main(checkpoint: str) -> None:
     """Serve until killed, or until nobody is left to serve."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     served = Served(checkpoint)
 
-    def handle(connection):
+    def handle(connection: ServerConnection) -> None:
         connection.send(msgpack.packb({"policy": checkpoint}))
         for message in connection:
             try:

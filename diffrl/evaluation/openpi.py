@@ -26,6 +26,8 @@ from websockets.sync.client import ClientConnection, connect
 from diffrl.base.errors import UserError
 from diffrl.data.demo import axis_angle
 from diffrl.evaluation.protocol import Base, Trial
+from diffrl.sim.observation import Observation
+from diffrl.sim.pictures import Detail
 from diffrl.vla.model import ACTION, CAMERAS
 
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
@@ -42,7 +44,8 @@ _NUMBERS = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])|[<>|=]?[SU][0-9]{1,4}")  #
 
 def pack(message: Any) -> bytes:
     """Encode a message; arrays of numbers become openpi's maps."""
-    return msgpack.packb(message, default=_pack_array)
+    packed: bytes = msgpack.packb(message, default=_pack_array)
+    return packed
 
 
 def _pack_array(value: Any) -> Any:
@@ -56,7 +59,7 @@ def _pack_array(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be sent")
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: str | bytes) -> Any:
     """Decode a message.
 
     Raises:
@@ -65,7 +68,7 @@ def unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=False)
 
 
-def _unpack_array(value: dict[str, Any]) -> Any:
+def _unpack_array(value: dict[str | bytes, Any]) -> Any:
     """Undo `_pack_array`; numpy would take a type of any size, and of objects, from a stranger."""
     if b"__ndarray__" in value:
         shape = value[b"shape"]
@@ -120,7 +123,7 @@ def _this_machine(host: str) -> bool:
 
 
 def request(
-    observation, row: int, images: Mapping[str, np.ndarray], prompt: str, size: int
+    observation: Observation, row: int, images: Mapping[str, np.ndarray], prompt: str, size: int
 ) -> dict[str, Any]:
     """What openpi's LIBERO example sends of one robot.
 
@@ -148,11 +151,17 @@ class OpenPI(Base):
         timeout: seconds to wait for a connection, and for each answer.
     """
 
-    cameras, image_size, detail = CAMERAS, RENDERED, "exact"
+    cameras = CAMERAS
+    image_size = RENDERED
+    detail: Detail = "exact"
     sent_size = SENT
 
     def __init__(
-        self, address: str = "ws://127.0.0.1:8000", model: str = "", replan="5", timeout="60"
+        self,
+        address: str = "ws://127.0.0.1:8000",
+        model: str = "",
+        replan: str = "5",
+        timeout: str = "60",
     ):
         super().__init__()
         if not model:
@@ -178,7 +187,10 @@ class OpenPI(Base):
     def begin(self, trial: Trial, instruction: str) -> None:
         self.memory[trial] = instruction
 
-    def act(self, observation, images, trials: Sequence[Trial]) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
+        assert images is not None  # it has cameras
         actions = np.zeros((len(trials), self.chunk, ACTION))
         for row, trial in enumerate(trials):
             try:
@@ -188,7 +200,9 @@ class OpenPI(Base):
                 self.failures[trial] = str(error)
         return actions
 
-    def _message(self, observation, images: np.ndarray, row: int, trial: Trial) -> dict[str, Any]:
+    def _message(
+        self, observation: Observation, images: np.ndarray, row: int, trial: Trial
+    ) -> dict[str, Any]:
         seen = dict(zip(CAMERAS, images))
         return request(observation, row, seen, self.memory[trial], self.sent_size)
 
@@ -213,17 +227,24 @@ class OpenPI(Base):
 
     def _connect(self) -> ClientConnection:
         if self.connection is None:
-            options = {"compression": None, "max_size": LARGEST, "ping_interval": None}
-            waits = {"open_timeout": self.timeout, "close_timeout": 1}
             self.proxy = proxy_for(self.address)
             connection = self.stack.enter_context(
-                connect(self.address, proxy=self.proxy, **options, **waits)
+                connect(
+                    self.address,
+                    proxy=self.proxy,
+                    compression=None,
+                    max_size=LARGEST,
+                    ping_interval=None,
+                    open_timeout=self.timeout,
+                    close_timeout=1,
+                )
             )
             seconds, part = divmod(self.timeout, 1)  # no setting of websockets ends a send
             limit = struct.pack("ll", int(seconds), int(part * 1e6))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             try:
-                self.metadata = unpack(connection.recv(timeout=self.timeout))
+                greeting = connection.recv(timeout=self.timeout)
+                self.metadata = unpack(greeting)
             except UNREADABLE as error:
                 raise WebSocketException(f"its greeting is no msgpack ({error})") from error
             self.connection = connection

@@ -42,13 +42,16 @@ from diffrl.base.errors import UserError
 from diffrl.evaluation.openpi import RENDERED, SENT, request
 from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
 from diffrl.policy import trial_generator
+from diffrl.sim.observation import Observation
 from diffrl.vla.model import ACTION, CAMERAS
 
 _NAME = re.compile(
     r"(?P<where>.+\.py|\w+(?:\.\w+)*):(?P<what>[A-Za-z_]\w*)(?P<options>\?.*)?", re.S
 )
-_PROTOCOL = ("cameras", "image_size", "detail", "chunk", "fingerprint", "failures")
-_PROTOCOL += ("begin", "act", "end")
+_PROTOCOL = (
+    *("cameras", "image_size", "detail", "chunk", "fingerprint", "failures"),
+    *("begin", "act", "end"),
+)
 _imported: dict[str, str] = {}  # module -> hash of its files when this process first opened it
 
 
@@ -171,12 +174,16 @@ class Own(Base):
         options = {"seed": seed} if "seed" in _parameters(reset) else {}
         _call(f"{self.name}.reset", reset, **options)
 
-    def act(self, observation, images, trials: Sequence[Trial]) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
         return np.stack(
             [self._ask(observation, images, row, trial) for row, trial in enumerate(trials)]
         )
 
-    def _ask(self, observation, images, row: int, trial: Trial) -> np.ndarray:
+    def _ask(
+        self, observation: Observation, images: np.ndarray | None, row: int, trial: Trial
+    ) -> np.ndarray:
         seen = {} if images is None else dict(zip(self.cameras, images[row]))
         message = request(observation, row, seen, self.memory[trial], self.sent_size)
         actions = self._actions(_call(f"{self.name}.infer", self.policy.infer, message))
@@ -238,7 +245,8 @@ def _adapted(policy: Any, name: str, fingerprint: str) -> Policy:
             f"{name} has `act`, but not all that diffrl's protocol `Policy` names: "
             f"{', '.join(missing)} is missing. One that inherits `Base` calls super().__init__()."
         )
-    return policy
+    whole: Policy = policy
+    return whole
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -302,9 +310,9 @@ def _look_first(folder: Path) -> None:
 
 
 def _file_of(module: types.ModuleType) -> Path:
-    if not getattr(module, "__file__", None):
-        raise UserError(f"{module.__name__} has no file: give evaluate() an object of it instead.")
-    return Path(module.__file__)
+    if file := getattr(module, "__file__", None):
+        return Path(file)
+    raise UserError(f"{module.__name__} has no file: give evaluate() an object of it instead.")
 
 
 def _refuse_stale(name: Named, content: str) -> None:
@@ -316,7 +324,7 @@ def _refuse_stale(name: Named, content: str) -> None:
         )
 
 
-def _call(what: str, function: Callable[..., Any], *arguments, **options) -> Any:
+def _call(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
     except UserError:

@@ -8,17 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffrl.base.errors import UserError
 from diffrl.data.media import write_mp4
 from diffrl.evaluation.protocol import Policy, Trial
+from diffrl.sim.pictures import Detail
 from diffrl.sim.play import Playing
 from diffrl.sim.play import play as play_starts
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import start_states
+
+if TYPE_CHECKING:
+    from diffrl.sim.camera import Renderer
 
 
 @dataclass
@@ -72,7 +77,7 @@ class _Evaluated:
     def __init__(self, policy: Policy, scene: Scene, outcomes: Sequence[Outcome]):
         self.policy, self.scene, self.outcomes = policy, scene, outcomes
         self.chunk = policy.chunk
-        self.renderer = None
+        self.renderer: "Renderer | None" = None
         if policy.cameras:
             self.renderer = _renderer(scene.task.id, policy.image_size, policy.detail)
 
@@ -106,7 +111,8 @@ class _Evaluated:
         for one, trial in zip(playing, trials):
             if message := self.policy.failures.pop(trial, None):
                 one.status, one.message = "error", message
-        return np.clip(actions, -1, 1)
+        clipped: np.ndarray = np.clip(actions, -1, 1)
+        return clipped
 
     def _images(self, simulator: Simulator, copies: Sequence[int]) -> np.ndarray | None:
         if self.renderer is None:
@@ -120,17 +126,17 @@ class _Evaluated:
 
 
 @functools.lru_cache(maxsize=1)
-def _renderer(task: str, size: int, detail: str):
+def _renderer(task: str, size: int, detail: Detail) -> "Renderer":
     from diffrl.sim.camera import Renderer  # policies without eyes need no renderer
 
     return Renderer(load_scene(task), size=size, detail=detail)
 
 
-def film(outcome: Outcome, folder: Path, detail: str, size: int = 256) -> Path:
+def film(outcome: Outcome, folder: Path, detail: Detail, size: int = 256) -> Path:
     """Write a trial's agentview as an MP4 at 20 Hz; its states are rendered now."""
     name = f"{outcome.trial.task}-{outcome.trial.start_state}-{outcome.status}".replace("/", "-")
     renderer = _renderer(outcome.trial.task, size, detail)
     path = folder / f"{name}.mp4"
-    frames = (renderer.render(state, outcome.fixtures) for state in outcome.states)
+    frames = (renderer.render(state, outcome.fixtures) for state in outcome.states or ())
     write_mp4(path, (frame[::-1] for frame in frames))  # OpenGL's first row is the lowest
     return path

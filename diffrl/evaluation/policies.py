@@ -8,7 +8,7 @@ Nothing in a name is decoded, so paths may hold any character; a leading ~ is th
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from diffrl.data.hdf5 import read_episodes
 from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
 from diffrl.policy import trial_generator
 from diffrl.policy.decide import decide, in_blocks
+from diffrl.sim.observation import Observation
 from diffrl.vla import model as vla
 from diffrl.vla.model import ACTION, CAMERAS, Inputs, proprioception
 
@@ -33,7 +34,9 @@ class Random(Base):
 
     fingerprint = "random"
 
-    def act(self, observation, images, trials) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
         draws = [torch.rand(self.chunk, ACTION, generator=self.memory[t]) for t in trials]
         return (2 * torch.stack(draws) - 1).double().numpy()
 
@@ -55,7 +58,9 @@ class Oracle(Base):
             )
         self.memory[trial] = 0
 
-    def act(self, observation, images, trials) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
         return np.stack([self._next(trial) for trial in trials])
 
     def _next(self, trial: Trial) -> np.ndarray:
@@ -85,13 +90,15 @@ class Expert(Base):
     def begin(self, trial: Trial, instruction: str) -> None:
         self.memory[trial] = trial_generator(*trial), self.policy.no_tail(1)
 
-    def act(self, observation, images, trials) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
         images = None if images is None else images[:, 0]
         features = self.policy.features(observation, images)
         noises, tails = zip(*(self.memory[trial] for trial in trials))
         # as in the rollouts that made its data
-        actions, tails = decide(self.policy, features, noises, tails, self.mode)
-        self.memory |= dict(zip(trials, zip(noises, tails)))
+        actions, ends = decide(self.policy, features, noises, tails, self.mode)
+        self.memory |= dict(zip(trials, zip(noises, ends)))
         return actions
 
 
@@ -115,7 +122,10 @@ class Compact(Base):
         words = torch.from_numpy(self.model.read(instruction))
         self.memory[trial] = trial_generator(*trial), words
 
-    def act(self, observation, images, trials) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
+        assert images is not None  # it has cameras
         feel = proprioception(observation.eef_pos, observation.eef_quat, observation.gripper_qpos)
         generators, words = zip(*(self.memory[trial] for trial in trials))
         noise = [torch.randn(self.horizon, ACTION, generator=g) for g in generators]
@@ -170,9 +180,12 @@ KINDS = ("compact", "expert", "oracle", "random", "openpi", "lerobot")
 
 def _maker(kind: str) -> Callable[..., Policy]:
     if kind == "openpi":
-        from diffrl.evaluation.openpi import OpenPI as make
-    elif kind == "lerobot":
-        from diffrl.evaluation.lerobot import LeRobot as make
-    else:
-        make = {"compact": Compact, "expert": Expert, "oracle": Oracle, "random": Random}[kind]
-    return make
+        from diffrl.evaluation.openpi import OpenPI
+
+        return OpenPI
+    if kind == "lerobot":
+        from diffrl.evaluation.lerobot import LeRobot
+
+        return LeRobot
+    makers = {"compact": Compact, "expert": Expert, "oracle": Oracle, "random": Random}
+    return makers[kind]

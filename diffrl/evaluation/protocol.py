@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from diffrl.base.artifacts import user_path
 from diffrl.base.errors import UserError
 from diffrl.policy import trial_generator
+from diffrl.sim.observation import Observation
+from diffrl.sim.pictures import Detail
 
 
 class Trial(NamedTuple):
@@ -27,7 +29,7 @@ class Policy(Protocol):
 
     cameras: tuple[str, ...]  # that it looks through; () for none
     image_size: int  # pixels, square
-    detail: str  # of the pictures, "exact" or "reduced"
+    detail: Detail  # of the pictures
     chunk: int  # control steps that one decision executes
     fingerprint: str  # changes when the policy does
     failures: dict[Trial, str]  # trials whose decision could not be had, and why
@@ -35,7 +37,9 @@ class Policy(Protocol):
     def begin(self, trial: Trial, instruction: str) -> None:
         """Get ready for a trial."""
 
-    def act(self, observation, images: np.ndarray | None, trials: Sequence[Trial]) -> np.ndarray:
+    def act(
+        self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
+    ) -> np.ndarray:
         """Decide for n trials under way.
 
         observation has n rows; images (n, cameras, size, size, 3) uint8 as LIBERO gives them
@@ -50,11 +54,12 @@ class Base:
     """What most policies share: they see no images, remember a generator per trial, never fail."""
 
     cameras: tuple[str, ...] = ()
-    image_size, detail, chunk = 128, "reduced", 8
+    image_size, chunk = 128, 8
+    detail: Detail = "reduced"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.failures: dict[Trial, str] = {}
-        self.memory: dict[Trial, object] = {}
+        self.memory: dict[Trial, Any] = {}
 
     def begin(self, trial: Trial, instruction: str) -> None:
         self.memory[trial] = trial_generator(*trial)

@@ -4,7 +4,7 @@ A table has one row per trial and the columns of ``vla_trials.csv`` (see `diffrl
 Trials that ended in an error are counted, but enter no rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -222,7 +222,7 @@ def mixtures(table: pd.DataFrame) -> pd.DataFrame:
     return compare(table, pairs) if pairs else compare(table[:0])
 
 
-def _wide(table: pd.DataFrame):
+def _wide(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each suite with its trials: a row per trial, a column per arm; NaN where not played."""
     table = table.assign(arm=table["source"] + " " + table["mode"])
     played = table[table["status"] != "error"]
@@ -288,7 +288,7 @@ def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def protocol(table: pd.DataFrame, pictures) -> str:
+def protocol(table: pd.DataFrame, pictures: Any) -> str:
     """Return the protocol of a table of trials in one line, to be printed beside its numbers.
 
     pictures: what the policy looks at, anything with `image_size` (pixels, square) and `detail`

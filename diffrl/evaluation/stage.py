@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -81,15 +82,13 @@ def plan_of(preset: Preset) -> list[Trial]:
 class Job:
     """A policy, what it is to play, and where the records go."""
 
-    policy: (
-        str | object
-    )  # its name (`diffrl.evaluation.policies.open_policy`), or an object with `infer`
+    policy: Any  # its name (`diffrl.evaluation.policies.open_policy`), or an object with `infer`
     trials: tuple[Trial, ...]  # planned beforehand, see `plan`
     folder: Path
     arm: Arm  # what the policy learned from, or what kind of policy it is
     training_seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for word in self.arm:
             if word.split() != [word]:
                 raise UserError(
@@ -165,7 +164,7 @@ def _name(job: Job) -> str:
     return f"{type(inner).__module__}.{type(inner).__qualname__}"
 
 
-def _play_all(items: list[tuple], workers: int) -> None:
+def _play_all(items: list[tuple[Any, ...]], workers: int) -> None:
     tasks = list(dict.fromkeys(item[2][0].task for item in items))
     items.sort(key=lambda item: tasks.index(item[2][0].task))  # a worker keeps its renderer
     names = [f"{_name(job)} on {len(t)} trials of {t[0].task}" for job, _, t, *_ in items]
@@ -235,7 +234,7 @@ def _shards(trials: list[Trial], workers: int) -> list[list[Trial]]:
     return shards
 
 
-def _play_shard(item: tuple) -> int:
+def _play_shard(item: tuple[Any, ...]) -> int:
     """Play one shard and write its outcomes as they come; runs in a worker process."""
     job, key, trials, copies, videos = item
     if isinstance(job.policy, str):  # an object is another's, and so is the process
@@ -279,7 +278,7 @@ def _forget_errors(folder: Path, key: str) -> None:
             write_json(part, [record for record in records if record[3] != "error"])
 
 
-def _row(outcome: Outcome, job: Job) -> list:
+def _row(outcome: Outcome, job: Job) -> list[Any]:
     trial = outcome.trial
     who = [*job.arm, job.training_seed]
     what = [outcome.status, outcome.steps, round(outcome.seconds, 3)]
@@ -380,8 +379,13 @@ def main(
         raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
     folder = out or root() / "runs" / "evaluations" / _folder_name(policy, planned)
     workers = workers or (None if kind in HERE else 1)
-    options = {"workers": workers, "copies": copies, "videos": videos, "retry_errors": retry_errors}
-    table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], **options)
+    table = evaluate(
+        [Job(policy, tuple(planned), folder, Arm(kind))],
+        workers=workers,
+        copies=copies,
+        videos=videos,
+        retry_errors=retry_errors,
+    )
     print(summarise(table, by=("suite", "task")).to_string(index=False))
     print(f"Protocol: {protocol(table, _pictures(policy))}.\nRecords: {folder / 'trials.csv'}")
     return int((table["status"] == "error").all())

@@ -5,30 +5,37 @@ serves every notion of "the same moment" and keeps two questions apart: pairs wi
 state show the policy's own variance, pairs with different ones the variance of the data.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
 from diffrl.base.errors import UserError
 from diffrl.base.jit import njit
 
+Floats = NDArray[np.floating]
 
-def at_phases(values, phases):
+
+def at_phases(values: Floats, phases: int) -> Floats:
     """Resample at equal shares of the duration, linearly: (T, d) → (phases, d)."""
     values = np.asarray(values, float)
     at = np.linspace(0, len(values) - 1, phases)
     low = np.minimum(at.astype(int), len(values) - 2)
-    return values[low] + (at - low)[:, None] * (values[low + 1] - values[low])
+    between: Floats = values[low] + (at - low)[:, None] * (values[low + 1] - values[low])
+    return between
 
 
-def squared_distances(profiles):
+def squared_distances(profiles: Floats) -> Floats:
     """Mean over phases of |x_i - x_j|²: profiles (n, phases, d) → (n, n), in unit²."""
     flat = profiles.reshape(len(profiles), -1)
-    return squareform(pdist(flat, "sqeuclidean")) / profiles.shape[1]  # of equal ones exactly 0
+    pairs: Floats = squareform(pdist(flat, "sqeuclidean"))  # of equal ones exactly 0
+    return pairs / profiles.shape[1]
 
 
 @njit()
-def _squared(first, second):
+def _squared(first: Floats, second: Floats) -> float:
     total = 0.0
     for k in range(len(first)):
         total += (first[k] - second[k]) ** 2
@@ -36,7 +43,9 @@ def _squared(first, second):
 
 
 @njit()
-def _warp(first, second, first_action, second_action, cost):
+def _warp(
+    first: Floats, second: Floats, first_action: Floats, second_action: Floats, cost: Floats
+) -> tuple[float, float]:
     """Squared position and action distance of two paths, mean over their optimal alignment."""
     n, m = len(first), len(second)
     cost[:, 0], cost[0, :] = np.inf, np.inf
@@ -61,7 +70,7 @@ def _warp(first, second, first_action, second_action, cost):
 
 
 @njit()
-def warped_distances(positions, actions):
+def warped_distances(positions: Floats, actions: Floats) -> tuple[Floats, Floats]:
     """Squared distances after dynamic time warping on position (Sakoe & Chiba 1978), all pairs.
 
     positions (n, phases, 3) m, actions (n, phases, d) → two (n, n): m², action unit². Each is the
@@ -78,7 +87,7 @@ def warped_distances(positions, actions):
     return by_position, by_action
 
 
-def dispersion(squared, start_states):
+def dispersion(squared: Floats, start_states: Sequence[str]) -> tuple[Floats, Floats]:
     """Variance within and between start states, as one value per start state.
 
     squared (n, n) squared distances, start_states (n,) labels. Returns two (g,) arrays in the order
@@ -101,7 +110,7 @@ def dispersion(squared, start_states):
     return own, _pseudo_values(0.5 * sums / np.outer(count, count))
 
 
-def _pseudo_values(between):
+def _pseudo_values(between: Floats) -> Floats:
     """Jackknife pseudo-values of the mean off-diagonal entry of a symmetric (g, g) matrix."""
     g = len(between)
     if g < 2:
@@ -110,12 +119,15 @@ def _pseudo_values(between):
     mean = row.mean()
     if g == 2:
         return np.full(g, mean)
-    without = (g * mean - 2 * row) / (g - 2)
-    return g * mean - (g - 1) * without
+    without: Floats = (g * mean - 2 * row) / (g - 2)
+    values: Floats = g * mean - (g - 1) * without
+    return values
 
 
 @njit()
-def _nearest_step_of_each(own, points, starts):
+def _nearest_step_of_each(
+    own: Floats, points: Floats, starts: NDArray[np.int64]
+) -> tuple[Floats, NDArray[np.int64]]:
     """Which step of each trajectory lies nearest to each of `own`; the first of equal ones.
 
     own (T, s), points (N, s) of n trajectories that begin at rows starts[:-1] (n + 1,). Returns
@@ -139,7 +151,9 @@ def _nearest_step_of_each(own, points, starts):
     return distance, nearest
 
 
-def conditional_action_variance(states, actions, neighbours=10):
+def conditional_action_variance(
+    states: Sequence[Floats], actions: Sequence[Floats], neighbours: int = 10
+) -> Floats:
     """Variance of the action among the nearest states of *other* trajectories: what a clone faces.
 
     states: n arrays (T_i, s), one unit (m) in all columns; actions: n arrays (T_i, d). Each other
@@ -168,13 +182,13 @@ def conditional_action_variance(states, actions, neighbours=10):
     return result
 
 
-def endpoint_distances(positions):
+def endpoint_distances(positions: Sequence[Floats]) -> Floats:
     """Squared distance between the last positions: n arrays (T_i, 3) m → (n, n) m²."""
     ends = np.stack([p[-1] for p in positions])
     return squared_distances(ends[:, None])
 
 
-def mode_count(squared, threshold=0.05, share=0.05):
+def mode_count(squared: Floats, threshold: float = 0.05, share: float = 0.05) -> int:
     """How many ways there are: clusters of paths more than `threshold` (m RMS, our choice) apart.
 
     squared (n, n) m², best after time warping, so that another timing is not another way. Average
@@ -186,11 +200,12 @@ def mode_count(squared, threshold=0.05, share=0.05):
     return int(np.sum(np.bincount(labels) >= max(2, share * len(squared))))
 
 
-def moved_objects(objects, distance=0.05):
+def moved_objects(objects: Sequence[Floats], distance: float = 0.05) -> NDArray[np.bool_]:
     """Which objects a task moves: n arrays (T_i, K, 3) m → (K,) bool.
 
     True where the object ends more than `distance` (m) from its start in most trajectories. The
     objects that only stand by would otherwise decide which states are near each other.
     """
     travelled = np.stack([np.linalg.norm(o[-1] - o[0], axis=-1) for o in objects])  # (n, K)
-    return np.median(travelled, axis=0) > distance
+    moved: NDArray[np.bool_] = np.median(travelled, axis=0) > distance
+    return moved

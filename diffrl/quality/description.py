@@ -138,7 +138,7 @@ class Description:
         return {}
 
 
-def _positive(*values) -> list[float]:
+def _positive(*values: Any) -> list[float]:
     """Those of `values` that are a positive finite number, or the text of one."""
     rates = []
     for value in values:
@@ -158,7 +158,7 @@ def describe(data: h5py.Group, demo: h5py.Group, path: Path) -> Description:
 
 def _attributes(group: h5py.Group) -> dict[str, Any]:
     """The wanted attributes that are one text or number; objects are never loaded."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in _WANTED:
         if name not in group.attrs:
             continue
@@ -171,7 +171,7 @@ def _attributes(group: h5py.Group) -> dict[str, Any]:
     return found
 
 
-def _controllers(configs) -> list[dict[str, Any]]:
+def _controllers(configs: Any) -> list[dict[str, Any]]:
     """Every controller in robosuite's ``controller_configs``, alone, per arm or per body part."""
     if isinstance(configs, list):
         return [found for config in configs for found in _controllers(config)]
@@ -191,7 +191,7 @@ def _is_relative_pose(controller: dict[str, Any]) -> bool:
     return controller["type"] == "OSC_POSE" and relative and all(_all_equal(*x) for x in limits)
 
 
-def _all_equal(values, limit: int) -> bool:
+def _all_equal(values: Any, limit: int) -> bool:
     """Whether a limit that is one number or one per command is `limit` throughout."""
     return all(value == limit for value in (values if isinstance(values, list) else [values]))
 

@@ -4,6 +4,7 @@ A data set of ours is read by its own strict reader (seal, checksums). Of every 
 what is measured is read (`diffrl.quality.recording`); its other contents stay unread.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def tell_user(line: str) -> None:
 
 # -- files -----------------------------------------------------------------------------------------
 def read_files(
-    paths: list[Path], *, tell: Callable[..., Any] = tell_user, **options
+    paths: list[Path], *, tell: Callable[[str], object] = tell_user, **options: Any
 ) -> list[Trajectory]:
     """Read several files; `options` are those of `read_trajectories`.
 
@@ -75,7 +76,9 @@ def _distinct_names(files: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _separate_arms(found, names, tell) -> dict[Path, list[Trajectory]]:
+def _separate_arms(
+    found: dict[Path, list[Trajectory]], names: dict[Path, str], tell: Callable[[str], object]
+) -> dict[Path, list[Trajectory]]:
     """Name the folder in the source wherever another file of the same name has the same arm."""
     arms = {file: {(t.arm, t.task) for t in part} for file, part in found.items()}
     separate = dict(found)
@@ -89,13 +92,13 @@ def _separate_arms(found, names, tell) -> dict[Path, list[Trajectory]]:
 
 
 def read_trajectories(
-    path,
+    path: str | os.PathLike[str],
     *,
     rate: float | None = None,
     source: str | None = None,
     skip_bad: bool = False,
     name: str | None = None,
-    tell: Callable[..., Any] = tell_user,
+    tell: Callable[[str], object] = tell_user,
 ) -> list[Trajectory]:
     """Read every demonstration of an HDF5 file: ours, LIBERO's, its raw collector's, or arrays.
 
@@ -140,11 +143,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _ours(
-    path: Path, name: str, rate, skip_bad: bool, tell: Callable[..., Any]
+    path: Path, name: str, rate: float | None, skip_bad: bool, tell: Callable[[str], object]
 ) -> list[Trajectory]:
     """Read a data set of ours: whole and sound, or with `skip_bad` its sound episodes."""
     found: list[Trajectory] = []
-    first_problem = None
+    first_problem: UserError | None = None
     for item in inspect_file(path):
         try:
             if isinstance(item, Finding):
@@ -161,7 +164,9 @@ def _ours(
     return found
 
 
-def _from_ours(episode: Episode, path: Path, name: str, index: int, rate) -> Trajectory:
+def _from_ours(
+    episode: Episode, path: Path, name: str, index: int, rate: float | None
+) -> Trajectory:
     label = f"{path}, episode {index}"
     found = Trajectory.from_episode(episode, label)
     start = episode.start_state or f"{name}/episode_{index}"
@@ -184,7 +189,7 @@ def _plain(rate: float) -> float:
     return near if abs(rate / near - 1) < 2e-4 else rate
 
 
-def _tell_success(found: list[Trajectory], path: Path, tell: Callable[..., Any]) -> None:
+def _tell_success(found: list[Trajectory], path: Path, tell: Callable[[str], object]) -> None:
     count = len(found)
     if failed := sum(t.success is False for t in found):
         tell(f"{path}: {failed} of {count} episodes failed; quality is defined on successes.")
@@ -197,10 +202,10 @@ def _tell_success(found: list[Trajectory], path: Path, tell: Callable[..., Any])
 
 # -- one file that is not ours ---------------------------------------------------------------------
 def _anybodys(
-    path: Path, name: str, rate, skip_bad: bool, tell: Callable[..., Any]
+    path: Path, name: str, rate: float | None, skip_bad: bool, tell: Callable[[str], object]
 ) -> list[Trajectory]:
     demos: list[Recording] = []
-    first_problem = None
+    first_problem: UserError | None = None
     once = _once(path, tell)
     with integrity.open_hdf5(path) as file:
         data = own_group(file, "data", path) if "data" in file else file
@@ -217,7 +222,7 @@ def _anybodys(
                     raise problem from error
                 tell(f"left out: {problem}")
                 first_problem = first_problem or problem
-    if not demos:
+    if not demos and first_problem:
         raise first_problem
     actions = commands([d.actions for d in demos], demos[0].description, path, tell)
     success = successes(
@@ -231,7 +236,7 @@ def _anybodys(
     ]
 
 
-def _once(path: Path, tell: Callable[..., Any]) -> Callable[..., Any]:
+def _once(path: Path, tell: Callable[[str], object]) -> Callable[[str], object]:
     """A `tell` that names the file and says the same of many episodes only once."""
     said = set()
 

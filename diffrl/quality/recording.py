@@ -4,10 +4,10 @@ Arrays are found by the names that LIBERO, its raw collector, robosuite, robomim
 recordings use. Images, depth, masks, groups of states and whatever else a file holds stay unread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import h5py
 import numpy as np
@@ -68,7 +68,12 @@ class Recording:
 
 
 def read_recording(
-    data: h5py.Group, key: str, path: Path, name: str, rate: float | None, tell: Callable[..., Any]
+    data: h5py.Group,
+    key: str,
+    path: Path,
+    name: str,
+    rate: float | None,
+    tell: Callable[[str], object],
 ) -> Recording:
     """Read the demonstration `key` of an open file; arguments as in `read_trajectories`.
 
@@ -98,7 +103,14 @@ def read_recording(
     return Recording(trajectory, actions, description, rewards, dones)
 
 
-def _pose(demo, description: Description, states, path, label, tell):
+def _pose(
+    demo: h5py.Group,
+    description: Description,
+    states: np.ndarray | None,
+    path: Path,
+    label: str,
+    tell: Callable[[str], object],
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Position (N, 3) m, quaternion (N, 4) or None, and whether both are of the flat states."""
     position, quaternion = _array(demo, _POSITION, path), _array(demo, _QUATERNION, path)
     if quaternion is None and (turns := _array(demo, _AXIS_ANGLE, path)) is not None:
@@ -108,8 +120,9 @@ def _pose(demo, description: Description, states, path, label, tell):
         tell("the order of Isaac's quaternions differs by version: no angular jerk is measured.")
     joints = _array(demo, _JOINTS, path)
     panda = description.robot == "Panda"
-    of_states = position is None and joints is None and panda and _holds_arm(states)
-    joints = states[:, _ARM] if of_states else joints
+    of_states = False
+    if position is None and joints is None and panda and _holds_arm(states):
+        joints, of_states = states[:, _ARM], True
     if position is None and (joints is None or not _is_panda(joints, description)):
         raise UserError(_no_position(demo, joints, description, path, label))
     if joints is not None and _is_panda(joints, description):
@@ -119,6 +132,7 @@ def _pose(demo, description: Description, states, path, label, tell):
         position = computed if position is None else position
         if quaternion is None and _same_path(computed, position):
             quaternion = turned
+    assert position is not None  # it is stored, or was computed
     if np.ptp(position, axis=0).max(initial=0) > _REACH:
         raise UserError(
             f"{label}: its positions span {np.ptp(position, axis=0).max():.4g}. Are they in "
@@ -127,12 +141,12 @@ def _pose(demo, description: Description, states, path, label, tell):
     return position, quaternion, of_states
 
 
-def _holds_arm(states: np.ndarray | None) -> bool:
-    return states is not None and states.shape[1] == _FINGERS.stop
+def _holds_arm(states: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    return states is not None and bool(states.shape[1] == _FINGERS.stop)
 
 
 def _is_panda(joints: np.ndarray, description: Description) -> bool:
-    return joints.shape[1] == 7 and description.robot in (None, "Panda")
+    return bool(joints.shape[1] == 7) and description.robot in (None, "Panda")
 
 
 def _same_path(computed: np.ndarray, position: np.ndarray) -> bool:
@@ -143,7 +157,9 @@ def _same_path(computed: np.ndarray, position: np.ndarray) -> bool:
     return bool(np.abs(offset - offset.mean(axis=0)).max() < _SAME_HAND)
 
 
-def _no_position(demo, joints, description: Description, path, label) -> str:
+def _no_position(
+    demo: h5py.Group, joints: np.ndarray | None, description: Description, path: Path, label: str
+) -> str:
     """Why there is no position, in words."""
     names = ", ".join(name for name, *_ in _POSITION)
     why = f"no end-effector position ({names})"
@@ -163,17 +179,28 @@ def _no_position(demo, joints, description: Description, path, label) -> str:
     return f"{label}: {why}. Store the position."
 
 
-def _opening(demo, path, states, description: Description) -> np.ndarray | None:
+def _opening(
+    demo: h5py.Group, path: Path, states: np.ndarray | None, description: Description
+) -> np.ndarray | None:
     """The distance (N,) m between two fingers; None for other hands."""
     fingers = _array(demo, _GRIPPER, path)
     if fingers is None and _holds_arm(states) and description.robot == "Panda":
         fingers = states[:, _FINGERS]
     if fingers is None or fingers.shape[1] > 2:
         return None
-    return np.abs(fingers).sum(axis=1)
+    opening: np.ndarray = np.abs(fingers).sum(axis=1)
+    return opening
 
 
-def _told_rate(demo, path, states, rows: int, from_states: bool, label, tell) -> float | None:
+def _told_rate(
+    demo: h5py.Group,
+    path: Path,
+    states: np.ndarray | None,
+    rows: int,
+    from_states: bool,
+    label: str,
+    tell: Callable[[str], object],
+) -> float | None:
     """The rate (Hz) of the time stamps, or of the time in robosuite's states; None without any."""
     time = _array(demo, _TIME, path)
     if time is None and states is not None:
@@ -202,7 +229,9 @@ def _flat_states(demo: h5py.Group, path: Path) -> np.ndarray | None:
     return states if states is not None and states.shape[1] > 0 else None
 
 
-def _array(demo: h5py.Group, columns, path: Path) -> np.ndarray | None:
+def _array(
+    demo: h5py.Group, columns: Sequence[tuple[str, int | None, slice]], path: Path
+) -> np.ndarray | None:
     """The first of these `columns` (name, width, slice) that is there, (N, d) float64.
 
     Shapes are checked before anything is read.
@@ -225,7 +254,7 @@ def _array(demo: h5py.Group, columns, path: Path) -> np.ndarray | None:
 
 # -- actions ---------------------------------------------------------------------------------------
 def commands(
-    stored: list[np.ndarray], description: Description, path: Path, tell: Callable[..., Any]
+    stored: list[np.ndarray], description: Description, path: Path, tell: Callable[[str], object]
 ) -> list[np.ndarray]:
     """Return the actions of a file as LIBERO's commands, (T, 7) in [-1, 1] – or all as (T, 0).
 
@@ -259,7 +288,7 @@ def commands(
 
 
 def _signed_gripper(
-    found: list[np.ndarray], path: Path, tell: Callable[..., Any]
+    found: list[np.ndarray], path: Path, tell: Callable[[str], object]
 ) -> list[np.ndarray]:
     """Gripper commands that a file writes as 0 and 1 become -1 and 1."""
     values = {float(value) for actions in found for value in np.unique(actions[:, 6])}

@@ -4,10 +4,12 @@ An arm is a (source, mode). `measure` gives one row per trajectory or start stat
 record `quality.csv`, `compare` the tests; all three are tables, so any of them can be plotted.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from diffrl.base import intervals
 from diffrl.base.arm import Arm
@@ -16,6 +18,9 @@ from diffrl.presets import QualityConfig
 from diffrl.quality import consistency
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.quality.trajectory import Trajectory
+
+Pairs = Sequence[tuple[tuple[str, str], tuple[str, str]]]
+Item = TypeVar("Item")
 
 
 class Measure(NamedTuple):
@@ -184,7 +189,7 @@ def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict[st
     }
 
 
-def compare(units: pd.DataFrame, config: QualityConfig, pairs=PLANNED) -> pd.DataFrame:
+def compare(units: pd.DataFrame, config: QualityConfig, pairs: Pairs = PLANNED) -> pd.DataFrame:
     """Test each planned pair of arms on each measure, over the tasks that both have.
 
     Paired by start state (sign flips) where at least MIN_PAIRS start states are shared, else by
@@ -254,7 +259,7 @@ def findings(tests: pd.DataFrame, level: float = 0.05, by: str = "p_holm") -> pd
     return pd.DataFrame(rows, columns=["first", "second", "better", "worse", "not significant"])
 
 
-def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):
+def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig) -> dict[str, Any] | None:
     """One row of `compare`: a, b indexed by (task, start_state)."""
     tasks = sorted(set(a.index.get_level_values(0)) & set(b.index.get_level_values(0)))
     if not tasks:
@@ -282,7 +287,9 @@ def _contrast(a: pd.Series, b: pd.Series, config: QualityConfig):
     }
 
 
-def _rows(group, moved, config):
+def _rows(
+    group: Sequence[Trajectory], moved: NDArray[np.bool_] | None, config: QualityConfig
+) -> Iterator[tuple[str, str, float]]:
     """(start state, measure, value) of one arm on one task."""
     for trajectory in group:
         for name, value in trajectory_measures(trajectory).items():
@@ -319,33 +326,33 @@ def _rows(group, moved, config):
     yield "all", "mode_count", float(consistency.mode_count(warped_position, threshold=5.0))
 
 
-def _state(trajectory, moved, fingers):
+def _state(trajectory: Trajectory, moved: NDArray[np.bool_] | None, fingers: bool) -> np.ndarray:
     """What a clone sees before each action, in m: gripper, its opening, objects relative to it."""
     steps = len(trajectory.actions)
     parts = [trajectory.position[:steps]]
-    if fingers:
+    if fingers and trajectory.opening is not None:
         parts.append(trajectory.opening[:steps, None])
-    if moved is not None:
+    if moved is not None and trajectory.objects is not None:
         relative = trajectory.objects[:steps, moved] - trajectory.position[:steps, None]
         parts.append(relative.reshape(steps, -1))
     return np.concatenate(parts, axis=1)
 
 
-def _moved(trajectories):
+def _moved(trajectories: Sequence[Trajectory]) -> NDArray[np.bool_] | None:
     """(K,) bool, or None where some arm of the task has stored no objects."""
-    objects = [t.objects for t in trajectories]
-    shapes = {None if o is None else o.shape[1] for o in objects}
-    return consistency.moved_objects(objects) if len(shapes) == 1 and None not in shapes else None
+    objects = [t.objects for t in trajectories if t.objects is not None]
+    alike = len({o.shape[1] for o in objects}) == 1 and len(objects) == len(trajectories)
+    return consistency.moved_objects(objects) if alike else None
 
 
-def _grouped(items, key):
-    groups = {}
+def _grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> list[tuple[Any, list[Item]]]:
+    groups: dict[Any, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return sorted(groups.items(), key=lambda pair: pair[0])
 
 
-def _record_order(column):
+def _record_order(column: pd.Series) -> pd.Series:
     if column.name == "measure":
         return column.map(list(MEASURES).index)
     return column.where(column != "all", "")  # "all" first

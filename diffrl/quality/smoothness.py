@@ -5,34 +5,40 @@ position noise by 8000, so compare trajectories of one rate only, and never filt
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from diffrl.quality.trajectory import Trajectory
 
+Floats = NDArray[np.floating]
+
 _MOTION = slice(0, 6)  # translation and rotation commands; the seventh is the gripper
 
 
-def jerk(position, rate):
+def jerk(position: Floats, rate: float) -> Floats:
     """|d³x/dt³|, third differences: position (N, 3) m at rate Hz → (N-3,) m/s³."""
-    return np.linalg.norm(np.diff(position, 3, axis=0), axis=1) * rate**3
+    size: Floats = np.linalg.norm(np.diff(position, 3, axis=0), axis=1)
+    return size * rate**3
 
 
-def speed_profile(position, rate):
+def speed_profile(position: Floats, rate: float) -> Floats:
     """|dx/dt|: position (N, 3) m at rate Hz → (N-1,) m/s."""
-    return np.linalg.norm(np.diff(position, axis=0), axis=1) * rate
+    step: Floats = np.linalg.norm(np.diff(position, axis=0), axis=1)
+    return step * rate
 
 
-def angular_jerk(quaternion, rate):
+def angular_jerk(quaternion: Floats, rate: float) -> Floats:
     """|d²ω/dt²| with ω the angular velocity in the world frame.
 
     quaternion (N, 4) xyzw, either sign → (N-3,) rad/s³.
     """
     rotation = Rotation.from_quat(quaternion)
     velocity = (rotation[1:] * rotation[:-1].inv()).as_rotvec() * rate  # (N-1, 3) rad/s
-    return np.linalg.norm(np.diff(velocity, 2, axis=0), axis=1) * rate**2
+    size: Floats = np.linalg.norm(np.diff(velocity, 2, axis=0), axis=1)
+    return size * rate**2
 
 
-def ldlj(speed, rate):
+def ldlj(speed: Floats, rate: float) -> float:
     """Log dimensionless jerk of a speed profile; larger (closer to 0) is smoother.
 
     -ln( T³ / v_peak² · ∫ (d²v/dt²)² dt ), Balasubramanian et al. 2012 and 2015, the authors' own
@@ -45,7 +51,7 @@ def ldlj(speed, rate):
     return _minus_log((len(speed) / rate) ** 3 / peak**2 * squared)
 
 
-def ldlj_cartesian(position, rate):
+def ldlj_cartesian(position: Floats, rate: float) -> float:
     """Log dimensionless jerk of a 3-D path: the jerk is a vector, so turning counts as well.
 
     -ln( T³ / v_peak² · ∫ |d³x/dt³|² dt ), Hogan & Sternad 2009; T = (N-1) / rate, the integral is
@@ -58,7 +64,7 @@ def ldlj_cartesian(position, rate):
     return _minus_log(duration**4 / peak**2 * np.mean(jerk(position, rate) ** 2))
 
 
-def dimensionless_jerk(position, rate):
+def dimensionless_jerk(position: Floats, rate: float) -> float:
     """RMS jerk · T³ / L: jerk of the same movement brought to one duration and one length.
 
     What is left when nothing but the speed differs is equal (Hogan & Sternad 2009, their measure
@@ -70,7 +76,9 @@ def dimensionless_jerk(position, rate):
     return float(_rms(jerk(position, rate)) * duration**3 / length) if length > 0 else np.nan
 
 
-def sparc(speed, rate, *, padding=4, cutoff=10.0, threshold=0.05):
+def sparc(
+    speed: Floats, rate: float, *, padding: int = 4, cutoff: float = 10.0, threshold: float = 0.05
+) -> float:
     """Spectral arc length of a speed profile; ≤ 0, closer to 0 is smoother.
 
     Arc length of the normalised magnitude spectrum up to the last frequency below `cutoff` (Hz)
@@ -87,12 +95,12 @@ def sparc(speed, rate, *, padding=4, cutoff=10.0, threshold=0.05):
     return -float(np.sum(np.hypot(1 / (len(magnitude) - 1), np.diff(magnitude))))
 
 
-def action_change(actions):
+def action_change(actions: Floats) -> float:
     """Mean |a_t - a_{t-1}| of the six motion commands: actions (T, 7) → share of full command."""
     return float(np.mean(np.abs(np.diff(actions[:, _MOTION], axis=0))))
 
 
-def boundary_share(actions, chunk):
+def boundary_share(actions: Floats, chunk: int) -> float:
     """Share of Σ|a_t - a_{t-1}|² that falls where one executed chunk meets the next.
 
     actions (T, 7) from decisions of `chunk` steps. Even motion has 1 / chunk.
@@ -102,18 +110,18 @@ def boundary_share(actions, chunk):
     return float(squared[chunk - 1 :: chunk].sum() / total) if total > 0 else np.nan
 
 
-def path_length(position):
+def path_length(position: Floats) -> float:
     """Length of the path: position (N, 3) m → m."""
     return float(np.sum(np.linalg.norm(np.diff(position, axis=0), axis=1)))
 
 
-def path_ratio(position):
+def path_ratio(position: Floats) -> float:
     """Path length over the straight line from first to last position; ≥ 1. NaN if they coincide."""
     straight = np.linalg.norm(position[-1] - position[0])
     return float(path_length(position) / straight) if straight > 0 else np.nan
 
 
-def idle_share(actions, tolerance=1e-4):
+def idle_share(actions: Floats, tolerance: float = 1e-4) -> float:
     """Share of steps that command nothing: motion below `tolerance`, gripper as before.
 
     The no-op of OpenVLA's data preparation. actions (T, 7); the first step has no "before".
@@ -122,7 +130,7 @@ def idle_share(actions, tolerance=1e-4):
     return float(np.mean(still & (actions[1:, 6] == actions[:-1, 6])))
 
 
-def still_share(position, rate, threshold=0.01):
+def still_share(position: Floats, rate: float, threshold: float = 0.01) -> float:
     """Share of time with the end-effector slower than `threshold` (m/s, our choice): 1 cm/s.
 
     A policy never commands exactly nothing, so `idle_share` alone cannot show that it waits.
@@ -130,7 +138,7 @@ def still_share(position, rate, threshold=0.01):
     return float(np.mean(speed_profile(position, rate) < threshold))
 
 
-def gripper_switches(actions):
+def gripper_switches(actions: Floats) -> int:
     """How often the gripper command changes sign: actions (T, 7); 1 is a grasp, 2 a release too."""
     sign = np.sign(actions[:, 6])
     return int(np.count_nonzero(np.diff(sign[sign != 0])))
@@ -165,9 +173,9 @@ def trajectory_measures(trajectory: Trajectory) -> dict[str, float]:
     }
 
 
-def _rms(values):
+def _rms(values: Floats) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def _minus_log(value):
+def _minus_log(value: float | np.floating) -> float:
     return float(-np.log(value)) if value > 0 else np.inf  # no jerk at all: infinitely smooth

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -111,7 +111,9 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     return Quality(trajectories, *map(pd.read_csv, paths))
 
 
-def _pairs(trajectories: list[Trajectory], tell: Callable = print) -> list[Trajectory]:
+def _pairs(
+    trajectories: list[Trajectory], tell: Callable[[str], object] = print
+) -> list[Trajectory]:
     """Leave out, and tell, an arm with one success on a task: it must not stop all the others."""
     counts = Counter((t.arm, t.task) for t in trajectories)
     for (arm, task), count in counts.items():
@@ -183,27 +185,27 @@ def printable(rows: pd.DataFrame) -> pd.DataFrame:
     return table.loc[list(names), list(arms)].fillna("–").rename_axis(index=None, columns=None)
 
 
-def _measures(rows):
+def _measures(rows: pd.DataFrame) -> list[report.Measure]:
     return [report.MEASURES[name] for name in rows["measure"]]
 
 
-def _order(column):
+def _order(column: pd.Series) -> pd.Series:
     """Sort key of a column: sources and measures in the order of the series."""
     order = {"source": SOURCES, "measure": tuple(report.MEASURES)}.get(column.name)
     return column if order is None else column.map({k: f"{i:02d}" for i, k in enumerate(order)})
 
 
-def _text(row):
+def _text(row: Any) -> str:
     if (Arm(row.source, row.mode), row.measure) in report.CONSTRUCTED:
         return f"{_number(row.value)} (by construction)"
     return _cell(row.value, row.low, row.high)
 
 
-def _cell(value, low, high):
+def _cell(value: float, low: float, high: float) -> str:
     if np.isnan(low):
         return _number(value)
     return f"{_number(value)} [{_number(low)}, {_number(high)}]"
 
 
-def _number(value):
+def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
 from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
+from diffrl.data.episode import Episode
 
 MIN_SAMPLES = 4  # a third difference needs four positions
 ACTION_SIZE = 7
@@ -44,7 +46,7 @@ class Trajectory:
     success: bool | None = True
     label: str = "trajectory"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n, steps = len(self.position), len(self.actions)
         enough_samples(n, self.label)
         if self.position.shape != (n, 3) or n - steps not in (0, 1):
@@ -82,10 +84,10 @@ class Trajectory:
     @property
     def has_commands(self) -> bool:
         """Whether its actions are LIBERO's commands, so that measures of actions are defined."""
-        return self.actions.shape[1] > 0
+        return bool(self.actions.shape[1] > 0)
 
     @classmethod
-    def from_episode(cls, episode, label: str = "episode") -> "Trajectory":
+    def from_episode(cls, episode: Episode, label: str = "episode") -> "Trajectory":
         """A trajectory out of a `diffrl.data.episode.Episode`.
 
         Without observations (LIBERO's raw collector) the end-effector is computed from the joints.
@@ -120,7 +122,7 @@ def enough_samples(count: int, label: str) -> None:
         )
 
 
-def control_rate(time, label: str) -> float:
+def control_rate(time: ArrayLike, label: str) -> float:
     """Rate (Hz) of the time stamps (N,) s. Raises UserError when they are not even and rising."""
     steps = np.diff(np.asarray(time, float))
     if len(steps) == 0 or not np.isfinite(steps).all() or steps.min() <= 0:
@@ -136,7 +138,7 @@ def control_rate(time, label: str) -> float:
     return float(np.round(1 / np.mean(steps), 6))
 
 
-def panda_forward_kinematics(joints):
+def panda_forward_kinematics(joints: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Grip-site pose of the Panda: joints (N, 7) rad → position (N, 3) m, quaternion (N, 4) xyzw.
 
     Craig's modified Denavit-Hartenberg transforms; base as in LIBERO's table-top scenes.
