@@ -53,8 +53,7 @@ def _choose() -> bool:
     for folder in _folders():
         if _writable(folder) and folder.stat().st_uid == os.getuid():
             os.environ[VARIABLE] = str(folder.absolute())
-            reload: Callable[[], None] = numba.config.reload_config
-            reload()
+            numba.config.reload_config()
             return True
     return False
 

@@ -151,7 +151,7 @@ class OpenPI(Base):
         timeout: seconds to wait for a connection, and for each answer.
     """
 
-    cameras = CAMERAS
+    cameras: tuple[str, ...] = CAMERAS
     image_size = RENDERED
     detail: Detail = "exact"
     sent_size = SENT

@@ -77,7 +77,7 @@ class _Evaluated:
     def __init__(self, policy: Policy, scene: Scene, outcomes: Sequence[Outcome]):
         self.policy, self.scene, self.outcomes = policy, scene, outcomes
         self.chunk = policy.chunk
-        self.renderer: "Renderer | None" = None
+        self.renderer: Renderer | None = None
         if policy.cameras:
             self.renderer = _renderer(scene.task.id, policy.image_size, policy.detail)
 
@@ -137,6 +137,8 @@ def film(outcome: Outcome, folder: Path, detail: Detail, size: int = 256) -> Pat
     name = f"{outcome.trial.task}-{outcome.trial.start_state}-{outcome.status}".replace("/", "-")
     renderer = _renderer(outcome.trial.task, size, detail)
     path = folder / f"{name}.mp4"
-    frames = (renderer.render(state, outcome.fixtures) for state in outcome.states or ())
+    assert outcome.fixtures is not None  # its states were kept
+    fixtures = outcome.fixtures
+    frames = (renderer.render(state, fixtures) for state in outcome.states or ())
     write_mp4(path, (frame[::-1] for frame in frames))  # OpenGL's first row is the lowest
     return path

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from diffrl.base.artifacts import atomic_path, plain, read_json, write_json
 from diffrl.base.errors import UserError, bounded
-from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig, trial_generator
+from diffrl.policy.chain import ChainPolicy, PolicyConfig, trial_generator
 from diffrl.policy.features import Features, Layout
-from diffrl.presets import CloneConfig, RLConfig
+from diffrl.presets import CloneConfig, Mode, RLConfig
 
 __all__ = [
     "ChainPolicy",

@@ -31,7 +31,8 @@ from diffrl.policy.features import (
     tail_columns,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
-from diffrl.presets import RLConfig, check_choices
+from diffrl.presets import Mode, RLConfig, check_choices
+from diffrl.sim.observation import Observation
 
 LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's
 NOISE_LIMIT = 3.0  # standard deviations; DPPO clips its noise there
@@ -64,7 +65,7 @@ class PolicyConfig:
     log_prob_floor: float | None = added(None)
     log_prob_clamp: bool = added(False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choices(self)
         if not 1 <= self.chunk <= self.chunk + self.cross_fade <= self.horizon:
             raise UserError(
@@ -95,6 +96,10 @@ class ChainPolicy(nn.Module):
 
     steps: int
     prefix: int = 0
+    low: Tensor  # (7,) the demonstrations' range, and the noise's factor and its inverse (H, H)
+    high: Tensor
+    factor: Tensor
+    whiten: Tensor
     noise_scale: float = 1.0  # of the exploration noise; RL alone changes it, and no file keeps it
 
     def __init__(self, config: PolicyConfig, layout: Layout):
@@ -149,7 +154,7 @@ class ChainPolicy(nn.Module):
         """Cameras whose images `features` needs."""
         return ("agentview",) if self.layout.image_size else ()
 
-    def features(self, observation, images: np.ndarray | None = None) -> Features:
+    def features(self, observation: Observation, images: np.ndarray | None = None) -> Features:
         """Return the features of an observation of n rows; images (n, S, S, 3) uint8 if any.
 
         Raises:
@@ -263,7 +268,8 @@ class ChainPolicy(nn.Module):
         return density[:, :scored].mean(dim=(1, 2)).view(n, steps).cpu()
 
     def _condition(self, features: Features) -> Tensor:
-        return self.encoder(on_device(features, self.device))
+        condition: Tensor = self.encoder(on_device(features, self.device))
+        return condition
 
     def freeze_prefix(self) -> None:
         """Copy what was cloned into the steps that PPO leaves alone, if there are any."""
@@ -294,7 +300,8 @@ def noise_factor(horizon: int, correlation: float) -> Tensor:
     """Return the lower Cholesky factor (H, H) of C_ij = ρ^|i−j|: AR(1) noise of unit variance."""
     lag = torch.arange(horizon)[:, None] - torch.arange(horizon)
     covariance = torch.tensor(correlation, dtype=torch.float64) ** lag.abs()
-    return torch.linalg.cholesky(covariance).float()
+    factor: Tensor = torch.linalg.cholesky(covariance)
+    return factor.float()
 
 
 def trial_generator(task: str, start_state: str, seed: int) -> torch.Generator:

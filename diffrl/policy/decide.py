@@ -35,7 +35,9 @@ def decide(
     return torch.cat(actions).double().numpy(), list(tails)
 
 
-def in_blocks(function: Callable, *tensors: torch.Tensor, block: int) -> torch.Tensor:
+def in_blocks(
+    function: Callable[..., torch.Tensor], *tensors: torch.Tensor, block: int
+) -> torch.Tensor:
     """Apply `function` to the rows of `tensors` in blocks of exactly `block`, padded with zeros.
 
     A matrix product of another size may round differently, and after a contact so may success.

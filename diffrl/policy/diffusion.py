@@ -3,19 +3,20 @@
 import copy
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
-from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.chain import ChainPolicy, PolicyConfig
 from diffrl.policy.features import ACTIONS, Features, Layout
 from diffrl.policy.nets import MLPDenoiser, ResidualDenoiser, UNetDenoiser
+from diffrl.presets import Mode
 
 LEAST_VARIANCE = 1e-12  # before a square root; such a σ is below the floor anyway
 
 
 def make_schedule(config: PolicyConfig) -> DDIMScheduler:
     """Return diffusers' schedule: cosine (Nichol & Dhariwal 2021), DDIM time steps."""
-    schedule = DDIMScheduler(
+    schedule: DDIMScheduler = DDIMScheduler(
         num_train_timesteps=config.training_steps,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="sample" if config.prediction == "x0" else "epsilon",
@@ -56,6 +57,12 @@ class DiffusionPolicy(ChainPolicy):
     and the steps' noise is one that cloning has not seen (but for ρ = 0, where C is 1).
     """
 
+    schedule_alphas: Tensor  # of `schedule_constants`
+    schedule_times: Tensor
+    schedule_alpha: Tensor
+    schedule_alpha_next: Tensor
+    schedule_sigma: Tensor
+
     def __init__(self, config: PolicyConfig, layout: Layout):
         super().__init__(config, layout)
         self.steps = config.finetuned_steps or config.sampling_steps
@@ -67,7 +74,7 @@ class DiffusionPolicy(ChainPolicy):
             self.denoiser = ResidualDenoiser(size, config.horizon, ACTIONS, config.width)
         else:
             self.denoiser = MLPDenoiser(size, config.horizon, ACTIONS, config.width)
-        self.frozen = None
+        self.frozen: nn.Module | None = None
         if self.prefix:
             self.frozen = copy.deepcopy(self.denoiser).requires_grad_(False)
         for name, value in schedule_constants(config).items():
@@ -99,8 +106,9 @@ class DiffusionPolicy(ChainPolicy):
         `sigma_floor` (DPPO), but the mean's direction keeps the true σ. Deterministic: η = 0.
         A density that is `scored` has a floor of its own if `log_prob_floor` is set (DPPO).
         """
-        in_prefix = self.frozen is not None and int(step[0]) < self.prefix
-        network = self.frozen if in_prefix else self.denoiser
+        network = self.denoiser
+        if self.frozen is not None and int(step[0]) < self.prefix:
+            network = self.frozen
         output = network(latent, condition, self.schedule_times[step].float())
         alpha = self.schedule_alpha[step, None, None]
         alpha_next = self.schedule_alpha_next[step, None, None]

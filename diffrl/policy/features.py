@@ -13,6 +13,7 @@ import torch
 
 from diffrl.base.artifacts import added
 from diffrl.base.errors import UserError
+from diffrl.sim.observation import Observation
 
 FINE, COARSE = 0.02, 0.10  # m, scales of the tanh
 OPENING = 0.04  # m, a finger's travel
@@ -32,10 +33,13 @@ class Layout:
     tail: int = added(0)  # control steps of the last plan that are observed, too
 
     @classmethod
-    def of(cls, task: str, observation, image_size: int = 0, tail: int = 0) -> "Layout":
+    def of(
+        cls, task: str, observation: Observation, image_size: int = 0, tail: int = 0
+    ) -> "Layout":
         """Read the layout off an `observation` of the task."""
-        sizes = observation.object_pos, observation.goal_pos, observation.fixture_qpos
-        return cls(task, *(array.shape[1] for array in sizes), image_size, tail)
+        objects, goals = observation.object_pos.shape[1], observation.goal_pos.shape[1]
+        joints = observation.fixture_qpos.shape[1]
+        return cls(task, objects, goals, joints, image_size, tail)
 
     @property
     def absolute(self) -> int:
@@ -55,7 +59,7 @@ class Layout:
         """The last columns: the tail's actions in plan units, and whether there is one."""
         return ACTIONS * self.tail + 1 if self.tail else 0
 
-    def check(self, observation) -> None:
+    def check(self, observation: Observation) -> None:
         """Refuse an observation of another scene.
 
         Raises:
@@ -70,7 +74,7 @@ class Layout:
             )
 
 
-def state_features(observation) -> np.ndarray:
+def state_features(observation: Observation) -> np.ndarray:
     """Return the feature rows (n, F) float32 of an observation of n rows."""
     eef = observation.eef_pos
     objects, goals = observation.object_pos, observation.goal_pos
@@ -87,7 +91,7 @@ def state_features(observation) -> np.ndarray:
     return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
 
 
-def proprioception(observation) -> np.ndarray:
+def proprioception(observation: Observation) -> np.ndarray:
     """Return (n, 11): gripper position in m, rotation (6), fingers in units of their travel."""
     rotation = rotation_columns(observation.eef_quat)
     return np.concatenate(
@@ -127,6 +131,6 @@ def on_device(features: Features, device: torch.device) -> Features:
     return {key: value.to(device) for key, value in features.items()}
 
 
-def select(features: Features, rows) -> Features:
+def select(features: Features, rows: torch.Tensor) -> Features:
     """Return the given rows of `features`."""
     return {key: value[rows] for key, value in features.items()}

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from diffrl.base.errors import UserError
-from diffrl.policy.chain import ChainPolicy, Mode, PolicyConfig
+from diffrl.policy.chain import ChainPolicy, PolicyConfig
 from diffrl.policy.features import ACTIONS, Features, Layout
 from diffrl.policy.nets import mlp
+from diffrl.presets import Mode
 
 STD_RANGE = (0.01, 0.2)  # limits of the learnt deviation, DPPO's
 

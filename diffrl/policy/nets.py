@@ -28,6 +28,9 @@ class StateEncoder(nn.Module):
     a tail, and RL starts from exactly what was cloned.
     """
 
+    mean: Tensor  # (F,)
+    scale: Tensor
+
     def __init__(self, layout: Layout):
         super().__init__()
         self.size = layout.size
@@ -83,7 +86,7 @@ class ResidualBlock2d(nn.Module):
         self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norms = nn.ModuleList(_norm2d(outputs) for _ in range(2))
-        self.short = nn.Identity()
+        self.short: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             self.short = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False), _norm2d(outputs)
@@ -103,7 +106,7 @@ class ResNet18(nn.Module):
 
     size = 512
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), _norm2d(64), nn.ReLU()]
         blocks: list[nn.Module] = [*stem, nn.MaxPool2d(3, 2, 1)]
@@ -117,7 +120,8 @@ class ResNet18(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(n, 3, S, S) in [-1, 1] → (n, 512)."""
-        return self.layers(image)
+        features: Tensor = self.layers(image)
+        return features
 
 
 def _norm2d(channels: int) -> nn.GroupNorm:
@@ -126,6 +130,8 @@ def _norm2d(channels: int) -> nn.GroupNorm:
 
 class TimeEmbedding(nn.Module):
     """Sinusoids of the diffusion time, then two layers (Ho et al. 2020, arXiv 2006.11239)."""
+
+    rates: Tensor
 
     def __init__(self, size: int, hidden: int | None = None):
         super().__init__()
@@ -136,7 +142,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         """(n,) → (n, size)."""
         angles = time[:, None] * self.rates
-        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+        embedded: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+        return embedded
 
 
 class MLPDenoiser(nn.Module):
@@ -151,7 +158,8 @@ class MLPDenoiser(nn.Module):
     def forward(self, plan: Tensor, condition: Tensor, time: Tensor) -> Tensor:
         """(n, H, A), (n, C), (n,) → (n, H, A)."""
         row = torch.cat([plan.flatten(1), condition, self.time(time)], dim=1)
-        return self.layers(row).view_as(plan)
+        output: Tensor = self.layers(row)
+        return output.view_as(plan)
 
 
 class PreactivatedBlock(nn.Module):
@@ -165,7 +173,8 @@ class PreactivatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width) → (n, width)."""
-        return x + self.layers(x)
+        change: Tensor = self.layers(x)
+        return x + change
 
 
 class ResidualDenoiser(nn.Module):
@@ -188,7 +197,8 @@ class ResidualDenoiser(nn.Module):
     def forward(self, plan: Tensor, condition: Tensor, time: Tensor) -> Tensor:
         """(n, H, A), (n, C), (n,) → (n, H, A)."""
         row = torch.cat([plan.flatten(1), self.time(time), condition], dim=1)
-        return self.layers(row).view_as(plan)
+        output: Tensor = self.layers(row)
+        return output.view_as(plan)
 
 
 class ResidualBlock1d(nn.Module):
@@ -204,7 +214,8 @@ class ResidualBlock1d(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(n, inputs, H), (n, C) → (n, outputs, H)."""
         scale, shift = self.film(condition)[..., None].chunk(2, dim=1)
-        return self.second(scale * self.first(x) + shift) + self.short(x)
+        output: Tensor = self.second(scale * self.first(x) + shift) + self.short(x)
+        return output
 
 
 class UNetDenoiser(nn.Module):
@@ -234,7 +245,8 @@ class UNetDenoiser(nn.Module):
         x = deep = self._run(self.middle[:2], self.downsample(x), condition)
         x = self._run(self.middle[2:], x, condition)
         x = self._run(self.up, torch.cat([x, deep], dim=1), condition)
-        return self.out(self.upsample(x)).transpose(1, 2)
+        output: Tensor = self.out(self.upsample(x))
+        return output.transpose(1, 2)
 
     @staticmethod
     def _run(blocks: nn.ModuleList, x: Tensor, condition: Tensor) -> Tensor:
@@ -263,8 +275,9 @@ class Critic(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Features of n rows → (n,), on the CPU."""
-        features = on_device(features, self.layers[0].weight.device)
-        return self.layers(self.encoder(features)).squeeze(1).cpu()
+        features = on_device(features, next(self.layers.parameters()).device)
+        values: Tensor = self.layers(self.encoder(features))
+        return values.squeeze(1).cpu()
 
 
 def random_shift(image: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:

@@ -30,8 +30,8 @@ def at_phases(values: Floats, phases: int) -> Floats:
 def squared_distances(profiles: Floats) -> Floats:
     """Mean over phases of |x_i - x_j|²: profiles (n, phases, d) → (n, n), in unit²."""
     flat = profiles.reshape(len(profiles), -1)
-    pairs: Floats = squareform(pdist(flat, "sqeuclidean"))  # of equal ones exactly 0
-    return pairs / profiles.shape[1]
+    pairs: Floats = squareform(pdist(flat, "sqeuclidean")) / profiles.shape[1]
+    return pairs  # of equal ones exactly 0
 
 
 @njit()

@@ -10,6 +10,7 @@ improved at once.
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,9 @@ def demonstration_rows(
     return concatenate(features), torch.cat(plans)
 
 
-def _images(policy: ChainPolicy, scene: Scene, states: np.ndarray, episode: Episode):
+def _images(
+    policy: ChainPolicy, scene: Scene, states: np.ndarray, episode: Episode
+) -> np.ndarray | None:
     if not policy.cameras:
         return None
     from diffrl.rl.rollout import DETAIL
@@ -93,7 +96,7 @@ class Clone:
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
         self.seconds = 0.0  # of training and measuring, kills not counted
-        self.curve: list[dict] = []  # of each measurement: steps, loss, success
+        self.curve: list[dict[str, Any]] = []  # of each measurement: steps, loss, success
 
     def train(self, steps: int) -> float:
         """Take `steps` optimiser steps; return their mean loss.
@@ -126,7 +129,7 @@ class Clone:
         """Return a context in which the policy has the averaged weights."""
         return _Averaged(self)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs."""
         return {
             "policy": self.policy.state_dict(),
@@ -138,7 +141,7 @@ class Clone:
             "curve": self.curve,
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         for name in ("policy", "optimiser", "ema"):
             getattr(self, name).load_state_dict(state[name])
@@ -163,7 +166,7 @@ class _Averaged:
         self.clone.policy.freeze_prefix()
         return self.clone.policy
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.clone.ema.restore(self.clone.parameters)
 
 
@@ -171,7 +174,7 @@ def fit_clone(
     clone: Clone,
     measure: Measure,
     save: Callable[[], None] = lambda: None,
-    report: Callable[[dict], None] = lambda row: None,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> float:
     """Train until success reaches `target_success`, or the steps are used up.
 
@@ -199,7 +202,7 @@ def fit_clone(
         clone.seconds += time.perf_counter() - began
         report(row)
         save()
-    success = clone.curve[-1]["success"]
+    success = float(clone.curve[-1]["success"])
     if success == 0:
         raise TrainingError(
             f"The clone of {clone.policy.layout.task} never succeeded on its "

@@ -6,6 +6,7 @@ iteration to the next.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +160,7 @@ class Collector:
         self.tail[copies] = np.nan
         self.deadline[copies] = self.limit
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs to go on exactly as if nothing had happened."""
         return {
             "physics": self.simulator.physics,
@@ -169,7 +170,7 @@ class Collector:
             "deadline": self.deadline,
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.use(state["physics"])
         self.simulator.restore(state["simulator"])

@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -42,7 +43,7 @@ class Journal:
         if self.sign is not None:
             self.sign.tell(phase=title, done=done, total=total, rate=None)
 
-    def row(self, values: dict, done: int, shown: tuple[str, ...]) -> None:
+    def row(self, values: dict[str, Any], done: int, shown: tuple[str, ...]) -> None:
         """Advance to `done` units; show and log some of `values`, all go to TensorBoard."""
         text = {name: f"{values[name]:.3g}" for name in shown if _is_number(values.get(name))}
         if self.bar is not None:
@@ -67,11 +68,11 @@ class Journal:
             self.board.flush()
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
 
 
-def _board(folder: Path):
+def _board(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

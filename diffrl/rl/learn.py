@@ -5,6 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,20 +54,20 @@ class Learner:
         trained = [p for p in policy.parameters() if p.requires_grad]
         rates = {"actor": self.base_rate, "critic": config.critic_learning_rate}
         weights = {"actor": trained, "critic": list(self.critic.parameters())}
-        self.optimisers = {
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.Adam(weights[name], lr=rate, fused=True)
             for name, rate in rates.items()
         }
         self.collector = Collector(policy, scene, config, seed, threads)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration = self.control_steps = 0
-        self.diagnostics: list[dict] = []
-        self.best: dict | None = None  # weights of the best measured policy
+        self.diagnostics: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None  # weights of the best measured policy
         self.best_success = -1.0  # its confirmed success
         self.scaler = RewardScaler(config.copies, config.gamma) if config.reward_scaling else None
         self.seconds = 0.0  # of learning and measuring, kills not counted
 
-    def iterate(self) -> dict:
+    def iterate(self) -> dict[str, Any]:
         """One iteration: collect a batch, improve on it; return its diagnostics."""
         self._set_rates()
         self.policy.noise_scale = noise_scale(self.iteration, self.config)
@@ -91,7 +92,7 @@ class Learner:
         self.iteration += 1
         self.control_steps += batch.steps
         self.seconds += ended - began
-        row = {"iteration": self.iteration, "control_steps": self.control_steps}
+        row: dict[str, Any] = {"iteration": self.iteration, "control_steps": self.control_steps}
         row |= self._outcomes(batch) | learned
         row |= {"learning_rate": self.optimisers["actor"].param_groups[0]["lr"]}
         row |= {"seconds_collect": collected - began, "seconds_update": ended - collected}
@@ -115,7 +116,7 @@ class Learner:
         for name, rate in rates.items():
             self.optimisers[name].param_groups[0]["lr"] = rate
 
-    def _outcomes(self, batch: Batch) -> dict:
+    def _outcomes(self, batch: Batch) -> dict[str, Any]:
         """What happened to the robots: of the episodes that ended, NaN if none did."""
         ended = len(batch.successes)
         return {
@@ -156,7 +157,7 @@ class Learner:
         reached = target is not None and self.best_success >= target
         return reached or self.iteration >= self.config.iterations
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs to go on exactly as if nothing had happened."""
         return {
             "policy": self.policy.state_dict(),
@@ -173,7 +174,7 @@ class Learner:
             "scaler": self.scaler and self.scaler.state(),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.policy.load_state_dict(state["policy"])
         self.critic.load_state_dict(state["critic"])
@@ -192,7 +193,7 @@ def improve(
     learner: Learner,
     measure: Measure,
     save: Callable[[], None] = lambda: None,
-    report: Callable[[dict], None] = lambda row: None,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
     note: Note = lambda trials: {},
 ) -> float:
     """Run iterations until `learner.finished`; its policy ends as the best measured one.

@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def batch_values(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return values, next_values
 
 
-def _in_blocks(function: Callable, features: Features, *others: Tensor) -> Tensor:
+def _in_blocks(function: Callable[..., Tensor], features: Features, *others: Tensor) -> Tensor:
     """Call function(features, *others) on all rows; on a block at a time, if they hold images."""
     if "image" not in features:
         return function(features, *others)
@@ -165,11 +166,11 @@ class RewardScaler:
         self.mean += change * count / total
         self.variance, self.count = squares / total, total
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs."""
         return {name: getattr(self, name) for name in ("returns", "mean", "variance", "count")}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         for name, value in state.items():
             setattr(self, name, value)
@@ -321,7 +322,9 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor, gradients: list[tuple]
     optimiser.step()
 
 
-def _diagnostics(watched: list[dict], values: Tensor, returns: Tensor) -> dict[str, float]:
+def _diagnostics(
+    watched: list[dict[str, Any]], values: Tensor, returns: Tensor
+) -> dict[str, float]:
     """Return the means of what was watched; a clip fraction per step of the chain."""
     row: dict[str, float] = {}
     for name in ("actor_loss", "critic_loss", "approx_kl"):

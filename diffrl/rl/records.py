@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +29,7 @@ def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
     return place / f"{algorithm}-seed{seed}"
 
 
-def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dict:
+def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dict[str, Any]:
     """Return what decides the result of a run."""
     preset = preset.of(task)
     return {
@@ -53,7 +54,8 @@ def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
 
 def success_by_mode(trials: pd.DataFrame) -> dict[str, float]:
     """Return the success rate in each mode; trials that ended in an error do not count."""
-    return trials[~trials["error"]].groupby("mode")["success"].mean().to_dict()
+    rates = trials[~trials["error"]].groupby("mode")["success"].mean()
+    return {str(mode): float(rate) for mode, rate in rates.items()}
 
 
 def expert_rows(

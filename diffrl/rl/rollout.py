@@ -15,13 +15,14 @@ from diffrl.policy import ChainPolicy, Mode, trial_generator
 from diffrl.policy.decide import decide
 from diffrl.policy.features import Features
 from diffrl.sim.observation import observe
+from diffrl.sim.pictures import Detail
 from diffrl.sim.play import Playing, play
 from diffrl.sim.scene import Scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates
 
 COPIES = 50  # robots simulated at once, at most
-DETAIL = "reduced"  # of the images that an image policy sees
+DETAIL: Detail = "reduced"  # of the images that an image policy sees
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Senses:
 
             self.renderer = Renderer(scene, size=policy.layout.image_size, detail=DETAIL)
 
-    def __call__(self, copies) -> Features:
+    def __call__(self, copies: Sequence[int] | np.ndarray) -> Features:
         """Return the features of the given copies (m,), in their order."""
         observation = self.simulator.observation.rows(copies)
         if self.renderer is None:
@@ -112,8 +113,8 @@ class _Expert:
         noises, tails = zip(*(self.memory[one.number] for one in playing))
         features = self.senses([one.copy for one in playing])
         mode = self.trials[0].mode
-        actions, tails = decide(self.policy, features, noises, tails, mode)
-        self.memory |= dict(zip((one.number for one in playing), zip(noises, tails)))
+        actions, ends = decide(self.policy, features, noises, tails, mode)
+        self.memory |= dict(zip((one.number for one in playing), zip(noises, ends)))
         return actions
 
     def end(self, playing: Playing) -> None:
@@ -121,6 +122,7 @@ class _Expert:
 
 
 def _episode(policy: ChainPolicy, scene: Scene, trial: Trial, played: Playing) -> Episode:
+    assert played.fixtures is not None  # it has begun
     states, fixtures = np.stack(played.states), played.fixtures
     rewards = np.zeros(len(played.actions))
     rewards[-1] = trial.success

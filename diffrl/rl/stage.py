@@ -8,6 +8,7 @@ One run is `diffrl.rl.train`; a stage finds what is done and computes the rest.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -115,7 +116,7 @@ def _workers(preset: Preset) -> int:
     return 1 if on_gpu else cores()
 
 
-def _train(item: tuple, preset: Preset, threads: int, force: bool) -> None:
+def _train(item: tuple[Any, ...], preset: Preset, threads: int, force: bool) -> None:
     task, algorithm, seed = item
     train_expert(task, algorithm, preset, seed, threads=threads, force=force)
 

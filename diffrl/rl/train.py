@@ -12,6 +12,7 @@ import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from diffrl.base import checkpoint
 from diffrl.base.arm import POLICY_MODES, Mode
 from diffrl.base.artifacts import Stage, config_hash, forced, write_csv, write_json
 from diffrl.base.errors import UserError
+from diffrl.data.episode import Episode
 from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.policy import ChainPolicy, Layout
 from diffrl.presets import Algorithm, Preset
@@ -141,7 +143,7 @@ class Training:
         stage.finish(records, outputs=[folder / policies.WEIGHTS])
         return policy.eval(), clone.seconds
 
-    def _demonstrations(self):
+    def _demonstrations(self) -> tuple[list[Episode], int]:
         config = self.preset.demonstrations
         self.journal.say(f"collecting {config.count} demonstrations")
         if config.source == "human":
@@ -149,8 +151,9 @@ class Training:
 
             episodes = human_demonstrations(self.scene, config.count)
             return episodes, len(episodes)
-        options = {"seed": self.seed, "config": config, "threads": self.threads}
-        return operator_demonstrations(self.scene, config.count, **options)
+        return operator_demonstrations(
+            self.scene, config.count, seed=self.seed, config=config, threads=self.threads
+        )
 
     def learn(self, policy: ChainPolicy) -> Learner:
         """Improve `policy` by RL; continue from the checkpoint if there is one."""
@@ -159,7 +162,7 @@ class Training:
         if path.exists():
             learner.restore(checkpoint.load(path, self.key))
 
-        def report(row: dict) -> None:
+        def report(row: dict[str, Any]) -> None:
             write_csv(self.work / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
             self.journal.row(row, learner.iteration, SHOWN_RL)
 
@@ -223,8 +226,7 @@ class Training:
     def play(self, policy: ChainPolicy, mode: Mode, seed: int, record: bool = False) -> list[Trial]:
         """Play the official start states once; `seed` is of the policy's noise."""
         starts = official_start_states(self.scene)[: self.preset.rl.evaluation_starts]
-        options = {"threads": self.threads, "record": record}
-        return rollout(policy, self.scene, starts, mode, seed, **options)
+        return rollout(policy, self.scene, starts, mode, seed, threads=self.threads, record=record)
 
     def drop_foreign_checkpoints(self) -> None:
         """Forget an unfinished run if it is of other settings, or broken."""
