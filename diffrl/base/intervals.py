@@ -38,6 +38,9 @@ def wilson(successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95) ->
 
     successes, trials: scalars or arrays of one shape. Returns (low, high) of that shape in [0, 1];
     NaN where trials is 0. Raises UserError when successes lie outside [0, trials].
+
+    >>> [round(limit, 3) for limit in wilson(45, 50)]
+    [0.786, 0.957]
     """
     k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
     if np.any((k < 0) | (k > n)):
@@ -100,6 +103,10 @@ def interval_over_tasks(values: ArrayLike, confidence: float = 0.95) -> Interval
     Moulton 2017, ch. 10): what shares one expert is one witness. Returns Interval; its limits are
     NaN for a single task, and where tasks do not differ, as no spread is known then. Raises
     UserError on empty or non-finite input.
+
+    >>> interval = interval_over_tasks([0.8, 0.9, 1.0])
+    >>> [round(number, 3) for number in interval]
+    [0.9, 0.652, 1.148]
     """
     values = _finite(values, "interval over tasks")
     mean, low, high = mean_interval(values, confidence)
@@ -184,6 +191,9 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
 
     first, second (n,) bool: outcome of each arm on trial i. Only discordant trials count; under
     the null each falls to either arm with probability 1/2. Raises UserError on unequal lengths.
+
+    >>> mcnemar([True, True, True, False], [False, False, True, False])
+    McNemar(only_first=2, only_second=0, p=0.5)
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape:

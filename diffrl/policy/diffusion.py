@@ -55,6 +55,17 @@ class DiffusionPolicy(ChainPolicy):
     latent, L ε. In y = L⁻¹ x that is the usual diffusion with white noise, and eq. 12 is linear in
     x, so it holds unchanged in x with L ε in the place of ε. Without, as in DPPO, both are white,
     and the steps' noise is one that cloning has not seen (but for ρ = 0, where C is 1).
+
+    >>> from diffrl.policy import make_config, make_policy
+    >>> from diffrl.presets import get_preset
+    >>> smoke = get_preset("smoke")
+    >>> config = make_config("diffusion", smoke.clone, smoke.rl)
+    >>> policy = make_policy(config, Layout("libero_object/0", objects=7, goals=1, joints=0))
+    >>> noise = policy.noise(torch.Generator().manual_seed(0), 3)
+    >>> rows = {"state": torch.zeros(3, policy.layout.size)}
+    >>> plans, chain = policy.sample(rows, noise)
+    >>> plans.shape == (3, policy.horizon, 7)
+    True
     """
 
     schedule_alphas: Tensor  # of `schedule_constants`

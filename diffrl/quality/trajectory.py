@@ -31,6 +31,13 @@ class Trajectory:
     rate Hz; quaternion (N, 4) xyzw; opening (N,) m between the fingers; objects (N, K, 3) m;
     success None where the file does not tell.
     Raises UserError when an array is too short, not finite, or of another shape; `label` names it.
+
+    >>> line = np.linspace([0, 0, 0], [0.3, 0, 0.4], 21)  # half a metre in one second
+    >>> trajectory = Trajectory(line, np.zeros((20, 7)), rate=20)
+    >>> from diffrl.quality.smoothness import trajectory_measures
+    >>> measures = trajectory_measures(trajectory)
+    >>> round(measures["path_length"], 6), measures["steps"]
+    (0.5, 20.0)
     """
 
     position: np.ndarray

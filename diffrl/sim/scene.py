@@ -32,6 +32,10 @@ class Scene:
     states: `official` (50, state_size), `layout_qpos` (P, nq), `layout_fixtures` (P, k, 7),
     `layout_usable` (at most P) indices of the layouts that fresh start states are drawn from.
     A state is [time, qpos, qvel], LIBERO's flattened MjSimState.
+
+    >>> scene = load_scene("libero_object/0")
+    >>> scene.instruction
+    'pick up the alphabet soup and place it in the basket'
     """
 
     task: Task

@@ -182,6 +182,15 @@ class Simulator:
 
     `copy.deepcopy`, `copy.copy` and pickle give a simulator that continues bit for bit and shares
     nothing that moves; for many branches of one moment `snapshot` and `restore` are cheaper.
+
+    >>> from diffrl.sim.scene import load_scene
+    >>> from diffrl.sim.starts import official_start_states
+    >>> scene = load_scene("libero_object/0")
+    >>> with Simulator(scene, 2, threads=1) as simulator:
+    ...     seen = simulator.reset(official_start_states(scene)[:2])
+    ...     result = simulator.step(np.zeros((2, 7)))
+    >>> result.success.tolist()
+    [False, False]
     """
 
     def __init__(

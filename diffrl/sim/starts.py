@@ -29,6 +29,13 @@ class StartStates:
     `states` (n, 1+nq+nv) is LIBERO's flattened [time, qpos, qvel]; `fixtures` (n, k, 7) holds the
     fixtures' positions (m) and quaternions (wxyz) in the order of `Scene.fixture_names`.
     `ids` are `official/<i>` or `fresh/<seed>/<k>`.
+
+    >>> none = np.zeros((3, 0, 7))
+    >>> starts = StartStates("libero_object/0", ("a", "b", "c"), np.zeros((3, 92)), none)
+    >>> starts[1:].ids
+    ('b', 'c')
+    >>> len(StartStates.concatenate([starts, starts[:1]]))
+    4
     """
 
     task: str
