@@ -30,7 +30,8 @@ def test_the_second_path_notices_a_number_that_the_trials_do_not_give(tmp_path):
     table.loc[0, "points"] += 0.1
     table.to_csv(file, index=False)
     done = run(tmp_path)
-    assert done.returncode == 1 and done.stdout.count("DIFFERENT") == 1
+    assert done.returncode == 1
+    assert done.stdout.count("DIFFERENT") == 1
 
 
 def test_the_second_path_uses_nothing_of_the_package():

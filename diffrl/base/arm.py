@@ -64,7 +64,7 @@ class Arm(NamedTuple):
         return " + ".join(named) + ("" if self.mode == "recorded" else f", {self.mode}")
 
     @property
-    def order(self) -> tuple:
+    def order(self) -> tuple[tuple[int, str], tuple[int, str]]:
         """Sort key: sources and modes in the series' order, then the others by name."""
         return _rank(self.source, SOURCES), _rank(self.mode, MODES)
 

@@ -80,7 +80,7 @@ def _unpack_array(value: dict[str | bytes, Any]) -> Any:
     return value
 
 
-def _dtype(value: dict) -> np.dtype:
+def _dtype(value: dict[str | bytes, Any]) -> np.dtype[Any]:
     kind = value[b"dtype"]
     if not isinstance(kind, str) or not _NUMBERS.fullmatch(kind):
         raise ValueError(f"an array of {str(kind)[:40]!r} is none of numbers or text")

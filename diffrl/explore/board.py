@@ -70,8 +70,8 @@ class Board:
             picture = self.picture(index, step)
             if picture is not None:
                 image[top : top + SIDE, left : left + SIDE] = picture
-        for left, scale, top, bottom in self.cursors:
-            x = round(left + scale * self.time(step))
+        for start, scale, top, bottom in self.cursors:
+            x = round(start + scale * self.time(step))
             image[top:bottom, x : x + 2] = (0, 0, 0)
         for index, panels in enumerate(self.dots):
             for dots in panels:

@@ -38,13 +38,13 @@ def _clip(board: Board, index: int) -> dict:
     """One episode's pictures, and which of its rows belongs to each step."""
     rows = [board.row(index, step) for step in range(board.steps)]
     first = {row: rows.index(row) for row in dict.fromkeys(rows)}
-    shown = [board.picture(index, step) for step in first.values()]
+    drawn = [board.picture(index, step) for step in first.values()]
     number = {row: place for place, row in enumerate(first)}
     return {
         "box": board.boxes[index],
         "rows": rows,
         "frame": [number[row] for row in rows],
-        "pictures": [] if shown[0] is None else [_image(picture, "JPEG") for picture in shown],
+        "pictures": [_image(picture, "JPEG") for picture in drawn if picture is not None],
         "dots": [np.round(dots.points, 1).tolist() for dots in board.dots[index]],
         "colour": board.dots[index][0].colour,
     }

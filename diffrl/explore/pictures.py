@@ -17,6 +17,7 @@ from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import iterate_episodes
 from diffrl.explore.library import Entry
 from diffrl.sim.camera import Renderer
+from diffrl.sim.pictures import Detail
 from diffrl.sim.scene import load_scene
 
 STORED = ("obs/agentview_rgb", "obs/agentview_image", "obs/front_image", "obs/image")
@@ -31,7 +32,7 @@ class Pictures:
         detail: "exact" or "reduced" (`diffrl.sim.camera`).
     """
 
-    def __init__(self, size: int = 256, detail: str = "reduced"):
+    def __init__(self, size: int = 256, detail: Detail = "reduced"):
         self.size, self.detail = size, detail
         self._kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._sources: dict[tuple[Path, str], Callable | str] = {}

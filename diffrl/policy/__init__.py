@@ -13,11 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from diffrl.base.arm import Mode
 from diffrl.base.artifacts import atomic_path, plain, read_json, write_json
 from diffrl.base.errors import UserError, bounded
 from diffrl.policy.chain import ChainPolicy, PolicyConfig, trial_generator
 from diffrl.policy.features import Features, Layout
-from diffrl.presets import CloneConfig, Mode, RLConfig
+from diffrl.presets import CloneConfig, RLConfig
 
 __all__ = [
     "ChainPolicy",
@@ -95,7 +96,8 @@ def policy_class(algorithm: str) -> type[ChainPolicy]:
             "or register a policy class of that name (diffrl.policy.register)."
         )
     module, _, name = KINDS[algorithm].partition(":")
-    return getattr(importlib.import_module(module), name)
+    kind: type[ChainPolicy] = getattr(importlib.import_module(module), name)
+    return kind
 
 
 def make_policy(config: PolicyConfig, layout: Layout, seed: int = 0) -> ChainPolicy:

@@ -31,7 +31,7 @@ from diffrl.policy.features import (
     tail_columns,
 )
 from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
-from diffrl.presets import Mode, RLConfig, check_choices
+from diffrl.presets import RLConfig, check_choices
 from diffrl.sim.observation import Observation
 
 LOG_PROB_RANGE = (-5.0, 2.0)  # of an element's log-density; DPPO's

@@ -6,10 +6,10 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
+from diffrl.base.arm import Mode
 from diffrl.policy.chain import ChainPolicy, PolicyConfig
 from diffrl.policy.features import ACTIONS, Features, Layout
 from diffrl.policy.nets import MLPDenoiser, ResidualDenoiser, UNetDenoiser
-from diffrl.presets import Mode
 
 LEAST_VARIANCE = 1e-12  # before a square root; such a σ is below the floor anyway
 

@@ -19,7 +19,7 @@ from diffrl.quality import consistency
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.quality.trajectory import Trajectory
 
-Pairs = Sequence[tuple[tuple[str, str], tuple[str, str]]]
+Pairs = Sequence[tuple[Arm, Arm]]
 Item = TypeVar("Item")
 
 

@@ -7,7 +7,7 @@ An environment step is a decision o → plan; the plan's chain has S steps that 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -257,11 +257,11 @@ class _Workers:
     def __enter__(self) -> "_Workers":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.pool is not None:
             self.pool.shutdown()
 
-    def map(self, function: Callable, items) -> list:
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Return function(item) of each."""
         return list((self.pool.map if self.pool else map)(function, items))
 
@@ -285,7 +285,7 @@ def _minibatch(
     advantages = normalised(pairs.advantages[rows])
     parameters = {name: o.param_groups[0]["params"] for name, o in optimisers.items()}
 
-    def part(share: Tensor) -> tuple[dict[str, tuple], dict[str, Tensor]]:
+    def part(share: Tensor) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Tensor]]:
         own, weight = rows[share], len(share) / len(rows)
         features = select(pairs.features, own)
         losses = {"critic": 0.5 * (critic(features) - pairs.returns[own]).square().mean()}
@@ -310,7 +310,9 @@ def _minibatch(
     return watch
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor, gradients: list[tuple]) -> None:
+def _step(
+    optimiser: torch.optim.Optimizer, loss: Tensor, gradients: list[tuple[Tensor, ...]]
+) -> None:
     """Take a step along the sum of some parts' gradients; a weight that none uses has None."""
     if not torch.isfinite(loss):
         raise TrainingError(
