@@ -67,7 +67,12 @@ def test_every_imported_package_is_declared():
     extras = itertools.chain(*PYPROJECT["project"]["optional-dependencies"].values())
     lines = [*PYPROJECT["project"]["dependencies"], *extras]
     declared = {NAME.match(line)[0].lower().replace("_", "-") for line in lines}
-    brought = {"llvmlite": "numba", "nbclient": "papermill", "packaging": "matplotlib"}
+    brought = {
+        "ipython": "ipykernel",
+        "llvmlite": "numba",
+        "nbclient": "papermill",
+        "packaging": "matplotlib",
+    }
     assert set(brought.values()) <= declared
     owners = importlib.metadata.packages_distributions()
     ours = set((ROOT / "diffrl").rglob("*.py")) - {

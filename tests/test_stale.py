@@ -8,6 +8,7 @@ from quality_samples import arms, write_data_set
 
 from diffrl import experiments
 from diffrl import quality as quality_room
+from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage, read_json, write_json
 from diffrl.base.errors import UserError
 from diffrl.demonstrator import stage as operator_stage
@@ -41,11 +42,11 @@ def test_an_expert_of_an_older_format_is_told_and_made_anew_by_force(home):
 
 
 def test_an_experiments_run_is_as_old_as_its_expert():
-    arm = experiments.EXPERIMENTS["seeds"].arms[0]
-    stage = experiments._stage(arm, TASK, 0, "smoke")
+    variant = experiments.EXPERIMENTS["seeds"].variants[0]
+    stage = experiments._stage(variant, TASK, 0, "smoke")
     Stage(stage.folder, "run", stage.config).finish({"rows": []})
     with pytest.raises(UserError, match=TOLD.format(1, rl_records.FORMAT)):
-        experiments._run((arm, TASK, 0), "smoke", 1)
+        experiments._run((variant, TASK, 0), "smoke", 1)
 
 
 def test_a_data_set_of_another_format_is_told_and_not_continued(home, monkeypatch):
@@ -54,21 +55,23 @@ def test_a_data_set_of_another_format_is_told_and_not_continued(home, monkeypatc
     preset = dataclasses.replace(smoke, generation=few)
     monkeypatch.setattr(generation_stage, "load_scene", lambda task: None)
     monkeypatch.setattr(generation_stage, "Player", lambda *a, **k: lambda first, count: [])
-    generation_stage.generate(TASK, "operator", "recorded", preset)
-    generation_stage.generate(TASK, "operator", "recorded", preset)
+    generation_stage.generate(preset, TASK, Arm("operator", "recorded"))
+    generation_stage.generate(preset, TASK, Arm("operator", "recorded"))
     monkeypatch.setattr(generation_stage, "FORMAT", 2)
     with pytest.raises(UserError, match=TOLD.format(1, 2)):
-        generation_stage.generate(TASK, "operator", "recorded", preset)
+        generation_stage.generate(preset, TASK, Arm("operator", "recorded"))
     seen = []
     monkeypatch.setattr(generation_stage, "_discard_other", lambda *a: seen.append(a[1]))
-    generation_stage.generate(TASK, "operator", "recorded", preset, force=True)
+    generation_stage.generate(preset, TASK, Arm("operator", "recorded"), force=True)
     assert '"format": 2' in seen[0]["generation"]  # other attributes: the old file is discarded
-    generation_stage.generate(TASK, "operator", "recorded", preset)
+    generation_stage.generate(preset, TASK, Arm("operator", "recorded"))
     assert len(seen) == 1
 
 
 def test_quality_of_another_format_or_another_list_of_measures_is_told(home, monkeypatch):
-    path = generation_stage.dataset_path(TASK, "diffusion", "deterministic", "smoke")
+    path = generation_stage.dataset_path(
+        get_preset("smoke"), TASK, Arm("diffusion", "deterministic")
+    )
     path.parent.mkdir(parents=True)
     write_data_set(path, [t for t in arms() if t.source == "diffusion"])
     quality_room.run_quality("smoke")
@@ -108,7 +111,7 @@ def test_trials_of_another_format_are_told_and_played_again(home, monkeypatch, c
 
     monkeypatch.setattr(evaluation_stage, "_play_all", play)
     plan = tuple(evaluation_stage.plan([TASK], 2, 0))
-    job = evaluation_stage.Job("random:", plan, home / "records", evaluation_stage.Arm("random"))
+    job = evaluation_stage.Job("random:", plan, home / "records", Arm("random", "recorded"))
     evaluation_stage.evaluate([job], workers=1)
     evaluation_stage.evaluate([job], workers=1)
     assert len(played) == 1

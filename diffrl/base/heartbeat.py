@@ -23,7 +23,7 @@ RUNNING, FAILED = ".running.json", ".failed.json"
 class Heartbeat:
     """What a run says of itself; a thread of its own writes it every `EVERY` seconds."""
 
-    def __init__(self, folder: str | os.PathLike, name: str):
+    def __init__(self, folder: str | os.PathLike[str], name: str):
         self.running = Path(folder) / f"{name}{RUNNING}"
         self.failed = Path(folder) / f"{name}{FAILED}"
         self._told: dict[str, Any] = {
@@ -57,7 +57,7 @@ class Heartbeat:
 
 
 @contextlib.contextmanager
-def heartbeat(folder: str | os.PathLike, name: str) -> Iterator[Heartbeat]:
+def heartbeat(folder: str | os.PathLike[str], name: str) -> Iterator[Heartbeat]:
     """Yield the heartbeat of a run in an existing or new `folder`.
 
     At the end its sign is removed. An exception leaves its message behind; an interruption by the
@@ -82,7 +82,7 @@ def heartbeat(folder: str | os.PathLike, name: str) -> Iterator[Heartbeat]:
         _remove(sign.running)
 
 
-def read(folder: str | os.PathLike, name: str) -> Mapping[str, Any] | None:
+def read(folder: str | os.PathLike[str], name: str) -> Mapping[str, Any] | None:
     """Return the last sign of a run with its ``state``: running, failed or lost; None without one.
 
     A run is lost if its process is gone (known on this host only) or it was silent for `SILENT`
@@ -105,7 +105,7 @@ def read(folder: str | os.PathLike, name: str) -> Mapping[str, Any] | None:
     return None
 
 
-def _path(folder: str | os.PathLike, name: str, suffix: str) -> Path:
+def _path(folder: str | os.PathLike[str], name: str, suffix: str) -> Path:
     return Path(folder) / f"{name}{suffix}"
 
 

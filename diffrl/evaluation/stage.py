@@ -239,7 +239,8 @@ def _play_shard(item: tuple[Any, ...]) -> int:
     job, key, trials, copies, videos = item
     if isinstance(job.policy, str):  # an object is another's, and so is the process
         torch.set_num_threads(1)
-    policy, records = _policy_of(job.policy), []
+    policy = _policy_of(job.policy)
+    records: list[list[Any]] = []
     path = job.folder / "checkpoint" / key / f"{config_hash(trials)}.json"
 
     def note(o: Outcome) -> None:
