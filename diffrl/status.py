@@ -24,6 +24,7 @@ from diffrl.evaluation.stage import plan_of
 from diffrl.generation import stage as generation
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl import records
+from diffrl.vla import stage as vla
 from diffrl.vla.stage import arm_of, model_folder, models_of, parts_of, settings_of
 
 COLUMNS = ["stage", "what", "task", "seed", "state", "where", "phase", "done", "total", "success"]
@@ -53,7 +54,7 @@ def _experts(preset: Preset) -> Iterator[dict]:
             for seed in preset.rl.seeds:
                 folder = records.expert_folder(task, algorithm, preset.name, seed)
                 config = records.config_of(task, algorithm, preset, seed)
-                state = _finished(folder / "expert.done.json", config)
+                state = _finished(folder / "expert.done.json", records.FORMAT, config)
                 yield _row(("expert", algorithm, task, seed), read(folder, "expert"), state)
 
 
@@ -64,7 +65,7 @@ def _datasets(preset: Preset) -> Iterator[dict]:
             folders = [records.expert_folder(task, arm.source, preset.name, s) for s in seeds]
             inputs = [folder / "expert.done.json" for folder in folders]
             config = generation.config_of(preset, task, arm)
-            state = _finished(_marker(path), config, inputs)
+            state = _finished(_marker(path), generation.FORMAT, config, inputs)
             unit = ("data", str(arm), task, preset.generation.seed)
             yield _row(unit, read(path.parent, path.stem), state)
 
@@ -82,13 +83,14 @@ def _vlas(preset: Preset) -> Iterator[dict]:
             for arm in arms
             for task in preset.vla_tasks
         ]
-        state = _finished(folder / "vla.done.json", settings_of(data, seed, preset), inputs)
+        config = settings_of(data, seed, preset)
+        state = _finished(folder / "vla.done.json", vla.FORMAT, config, inputs)
         sign = read(folder, "vla")
         yield _row(("VLA", data, ALL, seed), sign and {**sign, "rate": _pace(sign)}, state)
 
 
-def _finished(marker: Path, config: Any, inputs: Iterable[Path] = ()) -> str | None:
-    """done, or stale by the settings or by an input's later time; None if there is no marker.
+def _finished(marker: Path, format: int, config: Any, inputs: Iterable[Path] = ()) -> str | None:
+    """done, or stale by settings, format or an input's later time; None if there is no marker.
 
     As in `Stage.found`, a marker that came from evidence is asked for its settings alone.
     """
@@ -98,11 +100,13 @@ def _finished(marker: Path, config: Any, inputs: Iterable[Path] = ()) -> str | N
         return None
     try:
         record = read_json(marker)
-        if record["key"]["config"] != config_hash(config):
+        key, packed = record["key"], record.get(UNPACKED) is True
+        older = not packed and key.get("format", 1) != format
+        if older or key["config"] != config_hash(config):
             return "stale"
-    except (UserError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError, AttributeError):
         return "stale"
-    later = record.get(UNPACKED) is not True and any(_time(path) > made for path in inputs)
+    later = not packed and any(_time(path) > made for path in inputs)
     return "stale" if later else "done"
 
 
@@ -163,10 +167,10 @@ def _joined(signs: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 def _so_far(folder: Path) -> dict:
     """Trials that are recorded of an evaluation under way, and their share of successes."""
     parts = list((folder / "checkpoint").glob("*/[!.]*.json"))
-    newest = max(parts, key=_time, default=None)
+    newest = max(parts, key=_time).parent if parts else None
     outcomes = []
     for part in parts:
-        if part.parent == newest.parent:  # another folder is of an older policy
+        if part.parent == newest:  # another folder is of an older policy
             outcomes += [record[3] for record in read_json(part)]
     fair = len(outcomes) - outcomes.count("error")
     return {
@@ -192,7 +196,9 @@ def _row(unit: tuple, sign: Mapping[str, Any] | None, finished: str | None) -> d
 def _pace(sign: Mapping[str, Any]) -> float | None:
     """Units a second of the current phase; None before its first unit in this run."""
     done, first, began = sign.get("done"), sign.get("phase_first"), sign.get("phase_began")
-    if None in (done, first, began) or done <= first or sign.get("updated", began) <= began:
+    if done is None or first is None or began is None:
+        return None
+    if done <= first or sign.get("updated", began) <= began:
         return None
     return (done - first) / (sign["updated"] - began)
 

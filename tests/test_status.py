@@ -15,7 +15,7 @@ from diffrl.base.heartbeat import heartbeat
 from diffrl.evaluation.stage import plan_of
 from diffrl.generation import stage as generation
 from diffrl.presets import get_preset
-from diffrl.rl.records import config_of, expert_folder
+from diffrl.rl.records import FORMAT, config_of, expert_folder
 from diffrl.status import status, text
 from diffrl.vla.stage import model_folder, settings_of
 
@@ -77,7 +77,7 @@ def test_a_running_expert_shows_where_and_how_far_it_is():
 
 def test_finished_work_of_other_settings_is_stale():
     config = config_of(TASK, "diffusion", SMOKE, 0)
-    Stage(expert_folder(*NAMES), "expert", config).finish({"rows": []})
+    Stage(expert_folder(*NAMES), "expert", config, format=FORMAT).finish({"rows": []})
     finish_data_set()
     finish_vla()
     for unit in (("expert", "diffusion"), ("data", DATA), ("VLA", DATA)):
@@ -86,6 +86,12 @@ def test_finished_work_of_other_settings_is_stale():
     other = SMOKE.with_settings(changed)
     for unit in (("expert", "diffusion"), ("data", DATA), ("VLA", DATA)):
         assert row_of(*unit, preset=other)["state"] == "stale"
+
+
+def test_finished_work_of_another_format_is_stale():
+    config = config_of(TASK, "diffusion", SMOKE, 0)
+    Stage(expert_folder(*NAMES), "expert", config, format=FORMAT - 1).finish({"rows": []})
+    assert row_of("expert", "diffusion")["state"] == "stale"
 
 
 def test_a_data_set_older_than_its_expert_is_stale_unless_it_came_from_evidence():

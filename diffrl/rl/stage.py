@@ -16,7 +16,7 @@ import torch
 from diffrl import policy as policies
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
-from diffrl.base.heartbeat import heartbeat
+from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import cores, map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
 from diffrl.rl.journal import Journal
@@ -64,15 +64,16 @@ def train_expert(
         run.drop_checkpoints()
     if not force and run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
-    with heartbeat(run.folder, "expert") as run.journal.sign:
-        return _train_anew(run)
+    with heartbeat(run.folder, "expert") as sign:
+        run.journal.sign = sign
+        return _train_anew(run, sign)
 
 
-def _train_anew(run: Training) -> pd.DataFrame:
+def _train_anew(run: Training, sign: Heartbeat) -> pd.DataFrame:
     """Train, evaluate and publish a run; return its rows."""
     policy, learner, minutes = run.train()
     run.journal.say("evaluating")
-    run.journal.sign.tell(phase="evaluating", done=None, total=None)
+    sign.tell(phase="evaluating", done=None, total=None)
     clone = trial_table(run.evaluate(run.clone()[0]))
     expert = trial_table(run.evaluate(policy))
     trials = pd.concat([clone.assign(policy="clone"), expert.assign(policy="expert")])
