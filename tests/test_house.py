@@ -25,6 +25,7 @@ ROOMS = (
     "experiments",
     "evidence",
     "status",
+    "dryrun",
     "doctor",
     "benchmark",
     "reproduce",

@@ -79,7 +79,7 @@ class _Evaluated:
         self.chunk = policy.chunk
         self.renderer: Renderer | None = None
         if policy.cameras:
-            self.renderer = _renderer(scene.task.id, policy.image_size, policy.detail)
+            self.renderer = renderer_of(scene.task.id, policy.image_size, policy.detail)
 
     def begin(self, playing: Playing) -> None:
         outcome = self.outcomes[playing.number]
@@ -126,7 +126,8 @@ class _Evaluated:
 
 
 @functools.lru_cache(maxsize=1)
-def _renderer(task: str, size: int, detail: Detail) -> "Renderer":
+def renderer_of(task: str, size: int, detail: Detail) -> "Renderer":
+    """Return a task's renderer; the last one that was asked for stays open."""
     from diffrl.sim.camera import Renderer  # policies without eyes need no renderer
 
     return Renderer(load_scene(task), size=size, detail=detail)
@@ -135,7 +136,7 @@ def _renderer(task: str, size: int, detail: Detail) -> "Renderer":
 def film(outcome: Outcome, folder: Path, detail: Detail, size: int = 256) -> Path:
     """Write a trial's agentview as an MP4 at 20 Hz; its states are rendered now."""
     name = f"{outcome.trial.task}-{outcome.trial.start_state}-{outcome.status}".replace("/", "-")
-    renderer = _renderer(outcome.trial.task, size, detail)
+    renderer = renderer_of(outcome.trial.task, size, detail)
     path = folder / f"{name}.mp4"
     assert outcome.fixtures is not None  # its states were kept
     fixtures = outcome.fixtures
