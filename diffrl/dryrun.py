@@ -92,8 +92,10 @@ class Rehearsal:
     @cached_property
     def control(self) -> Episode:
         """Ten control steps by an untrained diffusion policy over states."""
-        policy, options = self._policy(self.preset), {"threads": 1, "max_steps": STEPS}
-        [trial] = rollout(policy, self.scene, self.placement, record=True, **options)
+        policy = self._policy(self.preset)
+        [trial] = rollout(
+            policy, self.scene, self.placement, threads=1, record=True, max_steps=STEPS
+        )
         if trial.error or trial.episode is None or trial.episode.length != STEPS:
             raise UserError(
                 f"{trial.steps} of {STEPS} control steps were played: physics diverged."

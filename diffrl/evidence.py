@@ -4,12 +4,13 @@
 
 ``runs/<preset>/`` has a folder per expert, experiment and VLA. Packed, ``results/<preset>/`` holds
 
-- the tables of the preset as they are (``experts.csv``, …; gzipped above 1 MiB),
-- ``<kind>_<name>.csv.gz``: every ``<name>.csv`` and ``….<name>.csv`` below ``<kind>/``, with the
-  run in the first column,
-- ``documents.csv.gz``: a row per JSON file, its configuration and environment by their hashes,
-- ``configs.json.gz`` and ``environments.json``: each distinct one once,
+- the tables of the preset as they are (``experts.csv``, …),
 - ``runs.csv``: a row per run: configuration, commit, environment, seed, minutes,
+- ``records.zip``, which `packed_table` reads:
+  - ``<kind>_<name>.csv``: every ``<name>.csv`` and ``….<name>.csv`` below ``<kind>/``, with the run
+    in the first column; and tables of the preset above 1 MiB,
+  - ``documents.csv``: a row per JSON file, its configuration and environment by their hashes,
+  - ``configs.json`` and ``environments.json``: each distinct one once,
 - ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing.
 
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence. Stages
@@ -18,37 +19,37 @@ every table and figure from them without training anything.
 """
 
 import csv
-import gzip
 import io
 import json
 import shutil
 import tempfile
-import zlib
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from diffrl.base import artifacts, heartbeat
+from diffrl.base import artifacts, bundles, heartbeat
 from diffrl.base.errors import UserError
+from diffrl.gallery import copy_figures
 from diffrl.presets import get_preset
 
 # Folders that a run keeps for itself; of the others, tables and JSON documents are packed.
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
 MARKERS = ("expert.done.json", "run.done.json", "vla.done.json")  # one a run
-LARGEST = 64 * 2**20  # bytes of a table's text; the largest of ours has 5 MiB
-LARGE = 2**20  # bytes above which a table of the preset is compressed
+LARGE = 2**20  # bytes above which a table of the preset goes into the zip
 DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
 RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
-CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json.gz", "environments.json", "layouts.json"
-DOCUMENT_TABLE, RUN_TABLE, WEIGHTS = "documents.csv.gz", "runs.csv", "weights"
+BUNDLE, RUN_TABLE, WEIGHTS = "records.zip", "runs.csv", "weights"
+CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json", "environments.json", "layouts.json"
+DOCUMENT_TABLE = "documents.csv"
 UNREADABLE = (  # what evidence raises that is not whole, or a stranger's
-    *(OSError, EOFError, zlib.error, SafetensorError, csv.Error, RecursionError),
-    *(LookupError, TypeError, AttributeError, ValueError),
+    *bundles.UNREADABLE,
+    *(SafetensorError, csv.Error, RecursionError, LookupError, TypeError, AttributeError),
 )
-FIGURES = (".pdf", ".png", ".csv", ".txt")
 
 
 # ---- packing ---------------------------------------------------------------------------------
@@ -67,8 +68,8 @@ def pack(runs: Path, results: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=results.parent) as temporary:
         packed = Path(temporary) / "packed"
         packed.mkdir()
-        _pack_tables(runs, files, packed)
-        _pack_documents(runs, files, packed)
+        texts = _pack_tables(runs, files, packed) | _pack_documents(runs, files, packed)
+        bundles.write(packed / BUNDLE, texts)
         _pack_weights(runs, packed)
         _check(runs, files, packed, Path(temporary) / "unpacked")
         if results.exists():
@@ -86,23 +87,27 @@ def _files(runs: Path) -> Iterator[Path]:
             yield path
 
 
-def _pack_tables(runs: Path, files: list[Path], packed: Path) -> None:
+def _pack_tables(runs: Path, files: list[Path], packed: Path) -> dict[str, str]:
+    """Copy the preset's tables, return what goes into the zip: name → text."""
     tables: dict[str, list[Path]] = {}
+    texts = {}
     for path in files:
         if path.suffix == ".csv":
             kind, *rest = path.relative_to(runs).parts
             if rest:
-                tables.setdefault(f"{kind}_{path.name.split('.')[-2]}.csv.gz", []).append(path)
+                tables.setdefault(f"{kind}_{path.name.split('.')[-2]}.csv", []).append(path)
             elif path.stat().st_size > LARGE:
-                _write(packed / f"{path.name}.gz", path.read_text(encoding="utf-8"))
+                texts[path.name] = path.read_text(encoding="utf-8")
             else:
                 shutil.copy(path, packed)
-    layouts = {name: _pack_table(runs, paths, packed / name) for name, paths in tables.items()}
-    artifacts.write_json(packed / LAYOUTS, layouts)
+    layouts = {}
+    for name, paths in tables.items():
+        texts[name], layouts[name] = _pack_table(runs, paths)
+    return texts | {LAYOUTS: artifacts.json_text(layouts)}
 
 
-def _pack_table(runs: Path, paths: list[Path], target: Path) -> dict:
-    """Join tables of one name into one; return each distinct header and the tables without a row.
+def _pack_table(runs: Path, paths: list[Path]) -> tuple[str, dict]:
+    """Join tables of one name; return the text, and their distinct headers and empty tables.
 
     Columns: run, layout (which header), and every column that any of them has. Cells are text, so
     nothing is rounded.
@@ -118,8 +123,7 @@ def _pack_table(runs: Path, paths: list[Path], target: Path) -> dict:
         rows += [{"run": run, "layout": layout, **dict(zip(header, row))} for row in body]
         if not body:
             empty.append([run, layout])
-    _write(target, _csv_text(["run", "layout", *columns], rows))
-    return {"headers": headers, "empty": empty}
+    return _csv_text(["run", "layout", *columns], rows), {"headers": headers, "empty": empty}
 
 
 def _run_of(path: Path) -> str:
@@ -128,7 +132,8 @@ def _run_of(path: Path) -> str:
     return whole[: max(whole.rfind("/"), whole.rfind(".")) + 1]
 
 
-def _pack_documents(runs: Path, files: list[Path], packed: Path) -> None:
+def _pack_documents(runs: Path, files: list[Path], packed: Path) -> dict[str, str]:
+    """Write the table of runs, return what goes into the zip: name → text."""
     configs, environments, rows, index = {}, {}, [], []
     for path in files:
         if path.suffix != ".json":
@@ -150,10 +155,12 @@ def _pack_documents(runs: Path, files: list[Path], packed: Path) -> None:
         environments[row["environment"]] = environment
         rows.append(row)
         index += _index(row, document)
-    _write(packed / DOCUMENT_TABLE, _csv_text(DOCUMENTS, rows))
-    _write(packed / CONFIGS, json.dumps(configs, indent=1, sort_keys=True) + "\n")
-    artifacts.write_json(packed / ENVIRONMENTS, environments)
-    _write(packed / RUN_TABLE, _csv_text(RUNS, index))
+    (packed / RUN_TABLE).write_text(_csv_text(RUNS, index), encoding="utf-8")
+    return {
+        DOCUMENT_TABLE: _csv_text(DOCUMENTS, rows),
+        CONFIGS: json.dumps(configs, indent=1, sort_keys=True) + "\n",
+        ENVIRONMENTS: artifacts.json_text(environments),
+    }
 
 
 def _index(row: Mapping, document: Mapping) -> list[dict]:
@@ -217,8 +224,9 @@ def unpack(results: Path, runs: Path) -> None:
         whole = Path(temporary) / "runs"
         whole.mkdir()
         try:
-            _unpack_tables(results, whole)
-            _unpack_documents(results, whole)
+            with zipfile.ZipFile(results / BUNDLE) as bundle:
+                _unpack_tables(results, bundle, whole)
+                _unpack_documents(bundle, whole)
             _unpack_weights(results, whole)
         except UNREADABLE as error:
             raise UserError(
@@ -228,29 +236,33 @@ def unpack(results: Path, runs: Path) -> None:
         whole.rename(runs)
 
 
-def _unpack_tables(results: Path, runs: Path) -> None:
-    layouts = artifacts.read_json(results / LAYOUTS)
-    for path in sorted(results.glob("*.csv*")):
-        if path.name in layouts:
-            _unpack_table(path, runs, layouts[path.name])
-        elif path.name not in (DOCUMENT_TABLE, RUN_TABLE):
-            (runs / path.name.removesuffix(".gz")).write_text(_read(path), encoding="utf-8")
+def _unpack_tables(results: Path, bundle: zipfile.ZipFile, runs: Path) -> None:
+    for path in sorted(results.glob("*.csv")):
+        if path.name != RUN_TABLE:
+            with path.open("rb") as stream:
+                (runs / path.name).write_text(bundles.text(stream, path.name), encoding="utf-8")
+    layouts = json.loads(bundles.member(bundle, LAYOUTS))
+    for name in bundle.namelist():
+        if name in layouts:
+            _unpack_table(name, bundles.member(bundle, name), runs, layouts[name])
+        elif name not in (DOCUMENT_TABLE, CONFIGS, ENVIRONMENTS, LAYOUTS):
+            _inside(runs, name).write_text(bundles.member(bundle, name), encoding="utf-8")
 
 
-def _unpack_table(path: Path, runs: Path, layout: Mapping) -> None:
-    kind, name = path.name.removesuffix(".csv.gz").split("_", 1)
+def _unpack_table(title: str, text: str, runs: Path, layout: Mapping) -> None:
+    kind, name = title.removesuffix(".csv").split("_", 1)
     bodies: dict[tuple[str, int], list] = {(run, which): [] for run, which in layout["empty"]}
-    for row in _rows(path):
+    for row in _rows(title, text):
         bodies.setdefault((row["run"], int(row["layout"])), []).append(row)
     for (run, which), rows in bodies.items():
         target = _inside(runs, f"{kind}/{run}{name}.csv")
         target.write_text(_csv_text(layout["headers"][which], rows), encoding="utf-8")
 
 
-def _unpack_documents(results: Path, runs: Path) -> None:
-    configs = json.loads(_read(results / CONFIGS))
-    environments = artifacts.read_json(results / ENVIRONMENTS)
-    for row in _rows(results / DOCUMENT_TABLE):
+def _unpack_documents(bundle: zipfile.ZipFile, runs: Path) -> None:
+    configs = json.loads(bundles.member(bundle, CONFIGS))
+    environments = json.loads(bundles.member(bundle, ENVIRONMENTS))
+    for row in _rows(DOCUMENT_TABLE, bundles.member(bundle, DOCUMENT_TABLE)):
         document = configs[row["config"]]
         if row["environment"]:
             document = {
@@ -296,13 +308,13 @@ def _csv_text(columns, rows: list[Mapping]) -> str:
     return text.getvalue()
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _rows(name: str, text: str) -> Iterator[dict[str, str]]:
     """The rows of a table; each has a cell for every column, or few bytes could be many cells."""
-    reader = csv.reader(io.StringIO(_read(path)))
+    reader = csv.reader(io.StringIO(text))
     header = next(reader, [])
     for row in filter(None, reader):
         if len(row) != len(header):
-            raise ValueError(f"{path.name} has {len(row)} cells under {len(header)} columns")
+            raise ValueError(f"{name} has {len(row)} cells under {len(header)} columns")
         yield dict(zip(header, row))
 
 
@@ -310,20 +322,17 @@ def _compact(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _write(path: Path, text: str) -> None:
-    """Write text, gzipped where the name says so; the same text gives the same bytes."""
-    data = text.encode()
-    with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+def packed_table(results: Path, name: str) -> pd.DataFrame:
+    """Read a table of ``records.zip``, such as ``experts_trials.csv``, without unpacking the run.
 
-
-def _read(path: Path) -> str:
-    """Read text that may be a stranger's: what it unfolds to is bounded before it takes memory."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
-        data = stream.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"{path.name} holds more than {LARGEST} bytes")
-    return data.decode()
+    Raises:
+        UserError: the evidence is not whole, or has no such table.
+    """
+    try:
+        with zipfile.ZipFile(results / BUNDLE) as bundle:
+            return pd.read_csv(io.StringIO(bundles.member(bundle, name)))
+    except UNREADABLE as error:
+        raise UserError(f"{results / BUNDLE} gives no {name} ({error!r}): restore it.") from error
 
 
 # ---- the preset's folders --------------------------------------------------------------------
@@ -332,24 +341,12 @@ def _read(path: Path) -> str:
 def restore(preset: str) -> bool:
     """Unpack a preset's evidence if there is some and nothing was computed yet; tell whether."""
     runs, results = artifacts.root() / "runs" / preset, artifacts.results_dir(preset)
-    if (runs.exists() and any(_files(runs))) or not (results / DOCUMENT_TABLE).is_file():
+    if (runs.exists() and any(_files(runs))) or not (results / BUNDLE).is_file():
         return False
     if runs.exists():
         shutil.rmtree(runs)
     unpack(results, runs)
     return True
-
-
-def copy_figures(name: str) -> Path:
-    """Copy the figures of a run to figures/, which git keeps; return their folder there."""
-    target = artifacts.root() / "figures" / name
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(artifacts.figures_dir(name).glob("*")):
-        if path.suffix == ".csv" and path.stat().st_size > LARGE:
-            _write(target / f"{path.name}.gz", path.read_text(encoding="utf-8"))
-        elif path.suffix in FIGURES:
-            shutil.copy(path, target)
-    return target
 
 
 def main(preset: str = "libero") -> None:

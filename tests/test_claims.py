@@ -14,6 +14,7 @@ from diffrl.base import intervals
 from diffrl.base.arm import POLICY_MODES
 from diffrl.evaluation import scores
 from diffrl.evaluation.scores import compare, factorial, summarise
+from diffrl.evidence import packed_table
 from diffrl.experiments import EXPERIMENTS, effects, factorial_effects
 from diffrl.presets import ALGORITHMS, get_preset
 
@@ -300,8 +301,8 @@ def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
     kept = [arm for arm in arms if "DPPO's defaults sharp" in arm]
     assert (wide["success"][kept].mean() > wide["clone_success"][kept].mean()).all()
 
-    path = Path(__file__).parents[1] / "results" / "laptop" / "experiments_diagnostics.csv.gz"
-    rows = pd.read_csv(path).dropna(subset="success")
+    packed = Path(__file__).parents[1] / "results" / "laptop"
+    rows = packed_table(packed, "experiments_diagnostics.csv").dropna(subset="success")
     faster = rows[rows["run"].str.startswith("diffusion-papers-settings-sharp-clone-faster/")]
     training = faster.groupby("run")["success"]
     ends = training.apply(lambda x: x.head(3).mean()), training.apply(lambda x: x.tail(3).mean())

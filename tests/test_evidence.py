@@ -1,6 +1,5 @@
 """Evidence: a run is packed into few files and comes back byte by byte, or names the fault."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffrl import evidence
-from diffrl.base import artifacts
+from diffrl import evidence, gallery
+from diffrl.base import artifacts, bundles
 from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
 
@@ -62,7 +61,7 @@ def test_the_same_run_is_packed_into_the_same_bytes(run, tmp_path):
     for name in ("first", "second"):
         evidence.pack(run, tmp_path / name)
     files = sorted((tmp_path / "first").rglob("*.*"))
-    assert len(files) > 5
+    assert len(files) == 4  # experts.csv, runs.csv, records.zip and a suite's weights
     for path in files:
         other = tmp_path / "second" / path.relative_to(tmp_path / "first")
         assert other.read_bytes() == path.read_bytes()
@@ -104,9 +103,10 @@ def test_a_stage_made_by_another_format_is_told_and_not_used(tmp_path, monkeypat
 
 def test_evidence_names_no_file_outside_its_run(run, tmp_path):
     evidence.pack(run, tmp_path / "results")
-    table = tmp_path / "results" / evidence.DOCUMENT_TABLE
-    text = gzip.decompress(table.read_bytes()).decode()
-    table.write_bytes(gzip.compress(text.replace("experts/", "../../x/").encode()))
+    bundle = tmp_path / "results" / evidence.BUNDLE
+    texts = bundles.read(bundle)
+    named = texts[evidence.DOCUMENT_TABLE].replace("experts/", "../../x/")
+    bundles.write(bundle, {**texts, evidence.DOCUMENT_TABLE: named})
     with pytest.raises(UserError, match="lies outside the run"):
         evidence.unpack(tmp_path / "results", tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -115,7 +115,9 @@ def test_evidence_names_no_file_outside_its_run(run, tmp_path):
 
 def test_evidence_that_lacks_a_file_is_refused_whole(run, tmp_path):
     evidence.pack(run, tmp_path / "results")
-    (tmp_path / "results" / evidence.CONFIGS).unlink()
+    bundle = tmp_path / "results" / evidence.BUNDLE
+    texts = bundles.read(bundle)
+    bundles.write(bundle, {name: texts[name] for name in texts.keys() - {evidence.CONFIGS}})
     with pytest.raises(UserError, match=r"results is not whole .*git"):
         evidence.unpack(tmp_path / "results", tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -153,5 +155,50 @@ def test_the_laptops_evidence_is_what_a_run_packs(laptop_run, tmp_path):
         assert other.read_bytes() == path.read_bytes()
     index = pd.read_csv(LAPTOP / evidence.RUN_TABLE)
     assert index.groupby("kind").size().to_dict() == {"experiments": 144, "experts": 30, "vla": 10}
-    configs = json.loads(gzip.decompress((LAPTOP / evidence.CONFIGS).read_bytes()))
+    configs = json.loads(bundles.read(LAPTOP / evidence.BUNDLE)[evidence.CONFIGS])
     assert set(index["config"]) <= set(configs)
+
+
+def test_a_packed_table_is_read_by_its_name(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    table = evidence.packed_table(tmp_path / "results", "experts_trials.csv")
+    assert table["start_state"].tolist() == ["official/0", "a,b"]
+    assert table["run"].tolist() == ["libero_object-0/diffusion-seed0/"] * 2
+    with pytest.raises(UserError, match=r"records\.zip gives no other\.csv"):
+        evidence.packed_table(tmp_path / "results", "other.csv")
+
+
+def test_a_preset_table_above_a_mebibyte_lies_in_the_zip_and_comes_back(run, tmp_path):
+    artifacts.write_csv(run / "trials.csv", pd.DataFrame({"a": range(200_000)}))
+    evidence.pack(run, tmp_path / "results")
+    assert not (tmp_path / "results" / "trials.csv").exists()
+    evidence.unpack(tmp_path / "results", tmp_path / "again")
+    assert (tmp_path / "again/trials.csv").read_bytes() == (run / "trials.csv").read_bytes()
+
+
+def draw(folder: Path, name: str, caption: str) -> None:
+    artifacts.write_csv(folder / f"{name}.csv", pd.DataFrame({"caption": [caption]}))
+    (folder / f"{name}.txt").write_text(caption + "\n")
+    (folder / f"{name}.pdf").write_bytes(b"%PDF")
+    (folder / f"{name}.png").write_bytes(caption.encode())
+
+
+def test_figures_are_kept_as_png_with_numbers_and_words_and_stay_if_not_drawn_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    folder = artifacts.figures_dir("smoke")
+    draw(folder, "01_a", "First.")
+    draw(folder, "02_b", "Second.")
+    kept = gallery.copy_figures("smoke")
+    assert kept == tmp_path / "figures" / "smoke"
+    names = ["01_a.png", "02_b.png", "README.md", "numbers.zip"]
+    assert sorted(path.name for path in kept.iterdir()) == names
+    for path in folder.glob("01_a.*"):
+        path.unlink()
+    draw(folder, "02_b", "Another.")
+    gallery.copy_figures("smoke")
+    assert gallery.gallery(kept) == {"01_a": "First.", "02_b": "Another."}
+    texts = bundles.read(kept / gallery.NUMBERS)
+    assert texts == {"01_a.csv": "caption\nFirst.\n", "02_b.csv": "caption\nAnother.\n"}
+    assert "![01_a](01_a.png)" in (kept / gallery.GALLERY).read_text()

@@ -23,6 +23,7 @@ ROOMS = (
     "figures",
     "explore",
     "experiments",
+    "gallery",
     "evidence",
     "status",
     "dryrun",

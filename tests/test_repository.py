@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diffrl.base import bundles
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -26,6 +28,28 @@ def committed(*patterns):
         pytest.skip("not a git clone")
     assert not result.returncode, result.stderr  # or the guards below would pass without a look
     return [ROOT / name for name in result.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+MEBIBYTE = 2**20
+
+
+@pytest.mark.parametrize(
+    ("place", "files", "size"),
+    [(".", 350, 48), ("results", 80, 36), ("figures", 80, 12), ("tests", 110, 2)],
+)
+def test_a_clone_stays_small(place, files, size):
+    """Whoever adds a file finds out here that another one could go."""
+    kept = committed(place)
+    assert 0 < len(kept) <= files
+    assert sum(path.stat().st_size for path in kept) <= size * MEBIBYTE
+
+
+def test_what_is_computed_is_not_tracked():
+    assert committed("runs", "*/smoke/*", "*.hdf5", "*.pdf", "*.log") == []
+    names = [path.name for path in committed("figures")]
+    assert {name.rsplit(".", 1)[1] for name in names} == {"png", "zip", "md"}
+    sheets = [name for name in names if "contact_sheet_" in name]
+    assert len(sheets) <= 1  # one contact sheet, not one a task
 
 
 def test_environment_yml_lists_no_package_a_second_time():
@@ -135,7 +159,8 @@ def test_nothing_committed_names_a_path_of_somebodys_machine():
     for path in committed():
         if path.suffix in {".png", ".pdf", ".gz", ".safetensors", ".npz", ".hdf5", ".mp4"}:
             continue
-        if found := private.search(path.read_text(encoding="utf-8")):
+        texts = bundles.read(path).values() if path.suffix == ".zip" else [path.read_text("utf-8")]
+        if found := private.search("".join(texts)):
             guilty[str(path.relative_to(ROOT))] = found[0]
     guilty.pop("tests/test_repository.py", None)
     assert guilty == {}

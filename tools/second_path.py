@@ -8,6 +8,7 @@ them with the tables that the package wrote. Ends with status 1 if one differs b
 """
 
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ def expected(folder: Path) -> list[tuple[str, float, float]]:
         for column, value in contrast(won, strata).items():
             found.append((f"{name}: {column}", value, planned.loc[(name, suite), column]))
     experts = pd.read_csv(folder / "experts.csv")
-    trials = pd.read_csv(folder / "experts_trials.csv.gz")
+    with zipfile.ZipFile(folder / "records.zip") as records:
+        trials = pd.read_csv(records.open("experts_trials.csv"))
     trials = trials[(trials["policy"] != "clone") & ~trials["error"]]
     of_run = trials["run"].str.extract(r"^(.+)-(\d+)/(\w+)-seed(\d+)/$")
     trials = trials.assign(task=of_run[0] + "/" + of_run[1], algorithm=of_run[2])

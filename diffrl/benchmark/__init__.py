@@ -17,7 +17,7 @@ from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
 from diffrl.benchmark.training import measure_training
 from diffrl.doctor import describe_machine
-from diffrl.evidence import copy_figures
+from diffrl.gallery import copy_figures
 from diffrl.presets import Algorithm
 from diffrl.sim.tasks import SUITES, suite_tasks
 
