@@ -28,6 +28,17 @@ def test_a_run_says_where_it_is_and_leaves_nothing_at_its_end(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_map_s_bar_gets_to_know_how_far_a_run_is(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(beats, "report", seen.append)
+    with heartbeat(tmp_path, "expert") as sign:
+        sign.tell(phase="clone", done=0, total=4000, span=(0.0, 0.2))
+        sign.tell(phase="RL", done=3, total=12, span=(0.2, 0.9))
+        sign.tell(done=12)
+        sign.tell(phase="evaluating", done=None, total=None)
+    assert seen == pytest.approx([0.0, 0.375, 0.9])
+
+
 def test_a_run_is_alive_although_it_tells_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(beats, "EVERY", 0.02)
     with heartbeat(tmp_path, "expert"):

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from diffrl.base import scale
 from diffrl.base.errors import UserError
+from diffrl.base.progress import advance, progress, report
 from diffrl.base.scale import RETRIES, StageError, map_tasks
 
 
@@ -146,3 +148,37 @@ def _full(_):
 def test_what_the_machine_refuses_to_a_worker_is_one_paragraph(workers):
     with pytest.raises(UserError, match=r"first: The file or folder /somewhere/file cannot be"):
         map_tasks(_full, [0, 1], names=["first", "first"], workers=workers)
+
+
+def report_half(item):
+    """Report half of item 1 and wait until a file is there; item 0 ends at once."""
+    folder, number = item
+    if number:
+        report(0.5)
+        while not (folder / "go").exists():
+            time.sleep(0.05)
+    return number
+
+
+def test_the_bar_counts_what_workers_report_of_unfinished_items(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(bar, items):
+        seen.append(items)
+        if items == 1.5:
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(scale, "advance", spy)
+    monkeypatch.setattr(scale, "POLL", 0.1)
+    assert map_tasks(report_half, [(tmp_path, 0), (tmp_path, 1)], workers=2) == [0, 1]
+    assert 1.5 in seen
+    assert seen[-1] == 2
+
+
+def test_a_bar_shows_shares_and_the_remaining_time_and_never_goes_back(capsys):
+    with progress(4, "experts") as bar:
+        bar.start_t -= 30  # as if half a minute had gone
+        advance(bar, 1.5)
+        advance(bar, 1.2)
+        assert bar.n == 1.5
+        assert "1.5/4 [00:30<00:50]" in str(bar)

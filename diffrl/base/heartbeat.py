@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffrl.base.progress import report
+
 EVERY = 15.0  # seconds between two signs
 SILENT = 300.0  # seconds without a sign after which a run counts as lost
 RUNNING, FAILED = ".running.json", ".failed.json"
@@ -36,11 +38,18 @@ class Heartbeat:
     def tell(self, **values: Any) -> None:
         """Remember values for the next sign: phase, done, total, success, rate (steps a second).
 
-        The moment and the count at which a phase begins are kept, for its remaining time.
+        The moment and the count at which a phase begins are kept, for its remaining time. With a
+        phase may come its `span`: where in the whole run it lies, from 0 to 1. A map's bar gets to
+        know how far the run is (`progress.report`).
         """
         if "phase" in values:
             values |= {"phase_began": time.time(), "phase_first": values.get("done")}
-        self._told = self._told | values  # a new dictionary, as the thread may read the old one
+            values.setdefault("span", (0.0, 1.0))
+        # a new dictionary, as the thread may read the old one
+        self._told = told = self._told | values
+        if told.get("total") and told.get("done") is not None:
+            low, high = told["span"]
+            report(low + (high - low) * told["done"] / told["total"])
 
     def write(self) -> None:
         """Write a sign now, if the folder allows it."""

@@ -35,6 +35,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from diffrl.base.errors import UserError, refused_by_the_machine
+from diffrl.base.progress import POLL, Shares, advance, progress, report, use_slot
 
 RETRIES = 2  # of an item whose worker died; an item that raised an error is not tried again
 RAY = "DIFFRL_RAY"  # environment: the cluster's address, "local" for one of this machine
@@ -82,12 +83,6 @@ def shares(count: int, workers: int | None = None) -> tuple[int, int]:
     return workers, max(1, cores() // workers)
 
 
-def progress(total: int, description: str, unit: str = "task") -> tqdm:
-    """Return a progress bar on stderr with rate and remaining time; in a log a line per 10 s."""
-    live = sys.stderr.isatty()
-    return tqdm(total=total, desc=description, unit=unit, mininterval=0.2 if live else 10.0)
-
-
 def map_tasks(
     function: Callable[..., Any],
     items: Sequence[Any],
@@ -125,7 +120,10 @@ def map_tasks(
         elif items and RAY in os.environ:
             outcomes = _collect(_Ray(resources), function, items, names, bar)
         elif workers <= 1:
-            outcomes = [_seen(_guarded(function, item), bar) for item in items]
+            outcomes = []
+            for item in items:
+                outcomes.append(_guarded(function, item))
+                advance(bar, len(outcomes))
         else:
             with _Processes(workers) as pool:
                 outcomes = _collect(pool, function, items, names, bar)
@@ -146,27 +144,27 @@ def _guarded(function: Callable[[Any], Any], item: Any) -> Outcome:
     except Exception as error:
         told = refused_by_the_machine(error) if isinstance(error, OSError) else None
         return False, (told, None) if told else (None, traceback.format_exc())
-
-
-def _seen(outcome: Outcome, bar: tqdm) -> Outcome:
-    bar.update()
-    return outcome
+    finally:
+        report(0.0)  # the item counts as a whole now
 
 
 def _collect(
     pool: Executor, function: Callable[..., Any], items: Sequence[Any], names: list[str], bar: tqdm
 ) -> list[Outcome]:
-    """Run every item, again if its worker dies; return the outcomes in the items' order."""
+    """Run every item, again if its worker dies; return the outcomes in the items' order.
+
+    The bar counts the items that have ended, and what a pool with `shares` knows of the others.
+    """
     guarded = functools.partial(_guarded, function)
     outcomes: list[Outcome] = [(False, (None, "never run"))] * len(items)
-    deaths = [0] * len(items)
+    deaths, shares = [0] * len(items), getattr(pool, "shares", None)
     running = {pool.submit(guarded, item): i for i, item in enumerate(items)}
     while running:
-        ended, _ = wait(running, return_when=FIRST_COMPLETED)
+        ended, _ = wait(running, POLL if shares else None, return_when=FIRST_COMPLETED)
         for future in ended:
             i = running.pop(future)
             try:
-                outcomes[i] = _seen(_result(future), bar)
+                outcomes[i] = _result(future)
             except WorkerDied as error:
                 deaths[i] += 1
                 again = deaths[i] <= RETRIES
@@ -175,7 +173,9 @@ def _collect(
                 if again:
                     running[pool.submit(guarded, items[i])] = i
                 else:
-                    outcomes[i] = _seen((False, (None, _death(error, deaths[i]))), bar)
+                    outcomes[i] = False, (None, _death(error, deaths[i]))
+        begun = shares.total() if shares else 0.0
+        advance(bar, len(items) - len(running) + begun)
     return outcomes
 
 
@@ -215,6 +215,9 @@ class _Processes(Executor):
     """Spawned processes, each in a pool of its own: a death concerns the item that it ran."""
 
     def __init__(self, workers: int):
+        self._context = multiprocessing.get_context("spawn")  # fork: not with threads, GL, CUDA
+        self.shares = Shares(workers, self._context)
+        self._numbers = iter(range(workers))
         self._threads = ThreadPoolExecutor(workers)
         self._own = threading.local()
         self._pools: list[ProcessPoolExecutor] = []
@@ -226,20 +229,22 @@ class _Processes(Executor):
         return self._threads.submit(self._run, functools.partial(function, **options), *arguments)
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if not hasattr(self._own, "number"):
+            self._own.number = next(self._numbers)
         if not hasattr(self._own, "pool"):
-            self._own.pool = self._new_pool()
+            self._own.pool = self._new_pool(self._own.number)
         try:
             return self._own.pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             del self._own.pool
             raise
 
-    def _new_pool(self) -> ProcessPoolExecutor:
+    def _new_pool(self, number: int) -> ProcessPoolExecutor:
         if self._stopped:
             raise BrokenProcessPool("stopped")
-        context = multiprocessing.get_context("spawn")  # fork does not go with threads, GL, CUDA
+        about = os.getpid(), self.shares, number
         pool = ProcessPoolExecutor(
-            1, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+            1, mp_context=self._context, initializer=_start_worker, initargs=about
         )
         self._pools.append(pool)
         return pool
@@ -255,8 +260,9 @@ class _Processes(Executor):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end with it, even if it was killed."""
+def _start_worker(parent: int, shares: Shares, number: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it, even if it was killed; report as `number`."""
+    use_slot(shares, number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

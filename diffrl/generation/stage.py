@@ -28,7 +28,8 @@ from diffrl.base.artifacts import Stage, file_hash, forced, run_folder, runs_dir
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.intervals import wilson
-from diffrl.base.scale import map_tasks, progress, shares
+from diffrl.base.progress import progress
+from diffrl.base.scale import map_tasks, shares
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, find_human_file, replay

@@ -28,8 +28,13 @@ class Journal:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def phase(self, title: str, total: int, done: int = 0) -> None:
-        """Begin a part of `total` units, of which `done` are there already."""
+    def phase(
+        self, title: str, total: int, done: int = 0, span: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
+        """Begin a part of `total` units, of which `done` are there already.
+
+        It takes about the share `span` of the whole run, from 0 to 1.
+        """
         self.close()
         self.title = title
         self.bar = tqdm(
@@ -41,7 +46,7 @@ class Journal:
         )
         self.say(f"{title}: {done} of {total} done")
         if self.sign is not None:
-            self.sign.tell(phase=title, done=done, total=total, rate=None)
+            self.sign.tell(phase=title, done=done, total=total, rate=None, span=span)
 
     def row(self, values: dict[str, Any], done: int, shown: tuple[str, ...]) -> None:
         """Advance to `done` units; show and log some of `values`, all go to TensorBoard."""

@@ -130,7 +130,7 @@ class Training:
         clone = Clone(policy, *rows, config, self.seed)
         if path.exists():
             clone.restore(checkpoint.load(path, self.key))
-        self.journal.phase("clone", config.steps, clone.steps)
+        self.journal.phase("clone", config.steps, clone.steps, CLONE)
         fit_clone(
             clone,
             lambda p: success_rate(self.measure(config.measure_starts, p)),
@@ -166,7 +166,7 @@ class Training:
             write_csv(self.work / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
             self.journal.row(row, learner.iteration, SHOWN_RL)
 
-        self.journal.phase("RL", config.iterations, learner.iteration)
+        self.journal.phase("RL", config.iterations, learner.iteration, RL)
         improve(
             learner,
             self.judge,
@@ -246,5 +246,6 @@ class Training:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
+CLONE, RL = (0.0, 0.15), (0.15, 0.9)  # shares of a run, roughly; the rest is its evaluation
 SHOWN_CLONE = ("steps", "loss", "success")
 SHOWN_RL = ("success", "measured_success", "sps", "approx_kl", "explained_variance")

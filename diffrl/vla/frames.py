@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffrl.base.artifacts import atomic_path, cache_dir
 from diffrl.base.errors import UserError
+from diffrl.base.progress import report
 from diffrl.base.scale import map_tasks
 from diffrl.presets import VLAConfig
 from diffrl.vla.model import ACTION, CAMERAS, VLA, Inputs, proprioception
@@ -164,7 +165,8 @@ def _render(group: tuple[str, list, VLAConfig]) -> int:
     frozen = not any(p.requires_grad for p in encoder.parameters())
     scene = load_scene(task)
     renderer = Renderer(scene, size=config.image_size, detail=config.detail)
-    for path, states, fixtures in jobs:
+    for done, (path, states, fixtures) in enumerate(jobs):
+        report(done / len(jobs))
         images = np.stack(
             [[renderer.render(s, fixtures, camera=c) for c in CAMERAS] for s in states]
         )  # (n, cameras, H, W, 3)
