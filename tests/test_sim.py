@@ -4,6 +4,8 @@ import copy
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -12,7 +14,7 @@ import pytest
 from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 from diffrl.demonstrator.workspace import Workspace
-from diffrl.sim.cache import read_cached, write_cached
+from diffrl.sim.cache import made_once, read_cached, write_cached
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator
@@ -404,3 +406,27 @@ def test_ten_thousand_episodes_leave_memory_flat(scene):
 
     before = episodes(1000)
     assert episodes(10_000) <= 1.05 * before
+
+
+def test_a_cache_file_is_made_by_one_process_while_another_waits(tmp_path):
+    path, made = tmp_path / "scenes.scene", []
+
+    def make(number):
+        with made_once(path) as missing:  # a lock of its own, as another process has
+            if missing:
+                time.sleep(0.3)
+                write_cached(path, b"diffrl test 1\n", b"k" * 32, b"data")
+                made.append(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(4)))
+    assert len(made) == 1
+    assert read_cached(path, b"diffrl test 1\n", b"k" * 32) == b"data"
+
+
+def test_a_cache_file_that_could_not_be_made_is_made_by_the_next_process(tmp_path):
+    path = tmp_path / "scenes.scene"
+    with pytest.raises(ZeroDivisionError), made_once(path):
+        raise ZeroDivisionError
+    with made_once(path) as missing:
+        assert missing

@@ -108,11 +108,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def lock(path: Path, busy: str) -> int:
+def lock(path: Path, busy: str | None) -> int:
     """Lock a file, created if need be, for this process; closing the result unlocks it.
 
-    So does the end of the process, however it comes. Some network file systems offer no locks:
-    there it only warns.
+    So does the end of the process, however it comes. If another process holds the file, this one
+    gives up with the message `busy`, or waits for it if that is None. Some network file systems
+    offer no locks: there it only warns.
 
     Raises:
         UserError: another process holds it (the message is `busy`), or it cannot be written.
@@ -122,7 +123,7 @@ def lock(path: Path, busy: str) -> int:
     except OSError as error:
         raise UserError(_unwritable(path.parent, error)) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
     except BlockingIOError as error:
         os.close(handle)
         raise UserError(busy) from error

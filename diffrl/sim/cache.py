@@ -5,13 +5,29 @@ A cached model is physics or a picture that nobody checks again, so a file with 
 refused by name; it is never trusted, and never silently replaced.
 """
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from diffrl.base.artifacts import atomic_path
+from diffrl.base.artifacts import atomic_path, lock
 from diffrl.base.errors import UserError
 
 _DIGEST = 32  # bytes of a SHA-256
+
+
+@contextlib.contextmanager
+def made_once(path: Path) -> Iterator[bool]:
+    """Yield whether a cache file is still to be made; a second process waits for the first."""
+    if path.exists():
+        yield False
+        return
+    handle = lock(path.with_name(f".{path.name}.lock"), busy=None)
+    try:
+        yield not path.exists()
+    finally:
+        os.close(handle)
 
 
 def write_cached(path: Path, magic: bytes, key: bytes, data: bytes) -> None:

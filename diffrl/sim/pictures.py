@@ -17,7 +17,7 @@ from PIL import Image
 from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 from diffrl.base.scale import cores
-from diffrl.sim.cache import read_cached, write_cached
+from diffrl.sim.cache import made_once, read_cached, write_cached
 from diffrl.sim.scene import Scene
 
 Detail = Literal["exact", "reduced"]
@@ -68,11 +68,12 @@ def _cached(scene: Scene) -> mujoco.MjModel:
     settings = f"{installed_key()} {task.id} {NEAR} {FAR} {AFAR} {TEXTURE_SIZE}".encode()
     key = hashlib.sha256(MAGIC + settings).digest()
     path = cache_dir() / "pictures" / f"{task.suite}-{task.index}-{key.hex()[:12]}.picture"
-    if not path.exists():
-        model = reduced_model(scene)
-        buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
-        mujoco.mj_saveModel(model, None, buffer)
-        write_cached(path, MAGIC, key, zlib.compress(buffer.tobytes(), 6))
+    with made_once(path) as missing:
+        if missing:
+            model = reduced_model(scene)
+            buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+            mujoco.mj_saveModel(model, None, buffer)
+            write_cached(path, MAGIC, key, zlib.compress(buffer.tobytes(), 6))
     name, data = "picture.mjb", zlib.decompress(read_cached(path, MAGIC, key))
     return mujoco.MjModel.from_binary_path(name, {name: data})
 

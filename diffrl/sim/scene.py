@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 from diffrl.base.scale import map_tasks
-from diffrl.sim.cache import read_cached, write_cached
+from diffrl.sim.cache import made_once, read_cached, write_cached
 from diffrl.sim.tasks import PRO_SUITES, SUITES, Task, get_task, suite_tasks
 
 MAGIC = b"diffrl scene 1\n"
@@ -140,19 +141,23 @@ def load_scene(task_id: str) -> Scene:
     task = get_task(task_id)
     key = hashlib.sha256((installed_key() + task.id).encode()).hexdigest()
     path = cache_dir() / "scenes" / f"{task.suite}-{task.index}-{key[:12]}.scene"
-    if not path.exists():
-        try:
-            compiled = compile_task(task)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{error.filename} is missing, so {task.id} cannot be compiled: `python -m diffrl "
-                "doctor` compares LIBERO's files with the official ones and says how to fix them."
-            ) from error
-        _write(path, key.encode(), *compiled)
+    with made_once(path) as missing:
+        if missing:
+            _write(path, key.encode(), *_compiled(compile_task, task))
     meta, arrays = _read(path, key.encode())
     name = "physics.mjb"
     model = mujoco.MjModel.from_binary_path(name, {name: arrays.pop("physics").tobytes()})
     return Scene(task, model, meta, arrays)
+
+
+def _compiled(compile_task: Callable, task: Task) -> tuple[dict, dict]:
+    try:
+        return compile_task(task)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is missing, so {task.id} cannot be compiled: `python -m diffrl "
+            "doctor` compares LIBERO's files with the official ones and says how to fix them."
+        ) from error
 
 
 def _write(path: Path, key: bytes, meta: dict, arrays: dict) -> None:

@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 
 from diffrl.base.artifacts import cache_dir
-from diffrl.sim.cache import read_cached, write_cached
+from diffrl.sim.cache import made_once, read_cached, write_cached
 from diffrl.sim.observation import place_fixtures
 from diffrl.sim.scene import Scene
 
@@ -199,20 +199,24 @@ def training_face(scene: Scene, settle: Callable[[Scene], np.ndarray]) -> Traini
     key = hashlib.sha256(scene_bytes(scene)).hexdigest()
     task = scene.task
     path = cache_dir() / "scenes" / f"{task.suite}-{task.index}-{key[:12]}.training"
-    if not path.exists():
-        settled = settle(scene)
-        model = _without(scene, needed_bodies(scene, settled))
-        size = mujoco.mj_sizeModel(model)
-        mujoco.mj_saveModel(model, None, binary := np.empty(size, np.uint8))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, model=binary, settled=settled)
-        write_cached(path, MAGIC, key.encode(), buffer.getvalue())
+    with made_once(path) as missing:
+        if missing:
+            write_cached(path, MAGIC, key.encode(), _made(scene, settle(scene)))
     data = read_cached(path, MAGIC, key.encode())
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         binary, settled = file["model"], file["settled"]
     name = "training.mjb"
     model = mujoco.MjModel.from_binary_path(name, {name: binary.tobytes()})
     return TrainingFace(scene, model, settled)
+
+
+def _made(scene: Scene, settled: np.ndarray) -> bytes:
+    """What the cache keeps of a face."""
+    model = _without(scene, needed_bodies(scene, settled))
+    mujoco.mj_saveModel(model, None, binary := np.empty(mujoco.mj_sizeModel(model), np.uint8))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, model=binary, settled=settled)
+    return buffer.getvalue()
 
 
 def scene_bytes(scene: Scene) -> bytes:
