@@ -2,12 +2,13 @@
 
 import sys
 from multiprocessing.context import BaseContext
+from typing import Any
 
 from tqdm import tqdm
 
 POLL = 1.0  # s between two looks at the workers' shares
 _FORMAT = "{l_bar}{bar}| {n:g}/{total} [{elapsed}<{remaining}]"
-_slot: tuple | None = None  # (shared array, index) where this worker reports
+_slot: tuple[Any, int] | None = None  # a shared array, and this worker's place in it
 
 
 class Shares:
@@ -18,7 +19,7 @@ class Shares:
 
     def total(self) -> float:
         """Return the sum over the workers, in items."""
-        return sum(self.array)
+        return float(sum(self.array))
 
 
 def use_slot(shares: Shares, index: int) -> None:
