@@ -32,7 +32,7 @@ from diffrl.quality import Trajectory, boundary_share, measure
 from diffrl.quality.report import MEASURES
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.rl import records
-from diffrl.rl.rollout import Trial, success_rate
+from diffrl.rl.rollout import Rollout, success_rate
 from diffrl.rl.train import Training
 from diffrl.sim.tasks import get_task
 
@@ -319,7 +319,7 @@ def _stage(variant: Variant, task: str, seed: int, preset: str) -> Stage:
     quality = {
         name: getattr(settings.quality, name) for name in ("episodes", "neighbours", "phases")
     }
-    config = records.config_of(task, variant.algorithm, settings, seed) | {"quality": quality}
+    config = records.config_of(settings, task, variant.algorithm, seed) | {"quality": quality}
     folder = run_folder(variant, task, seed, preset)
     return Stage(folder, "run", config, format=records.FORMAT)  # a run is an expert's training
 
@@ -331,7 +331,7 @@ def _run(item: tuple[Variant, str, int], preset: str, threads: int) -> None:
     if not stage.done:
         settings = variant.preset(get_preset(preset))
         note = functools.partial(movement, chunk=settings.clone.chunk)
-        run = Training(task, variant.algorithm, settings, seed, threads, stage.folder, note=note)
+        run = Training(settings, task, variant.algorithm, seed, threads, stage.folder, note=note)
         run.drop_foreign_checkpoints()  # of a variant that was changed: nobody will go on with them
         try:
             rows = _trained(run)
@@ -384,14 +384,14 @@ def _failed(run: Training, note: str) -> list[dict]:
     return rows
 
 
-def movement(trials: Sequence[Trial], chunk: int) -> dict[str, float]:
+def movement(trials: Sequence[Rollout], chunk: int) -> dict[str, float]:
     """What enters a run's diagnostics: how its successes at a measurement moved, on average."""
     table = trial_measures(trials, chunk)
     means = table[table["success"]].reindex(columns=MOVEMENT).mean()
     return {f"measured_{name}": float(value) for name, value in means.items()}
 
 
-def trial_measures(trials: Sequence[Trial], chunk: int) -> pd.DataFrame:
+def trial_measures(trials: Sequence[Rollout], chunk: int) -> pd.DataFrame:
     """Return `records.trial_table` with the measures of each success's own trajectory."""
     table = records.trial_table(trials)
     found: list[dict[str, float]] = []
@@ -404,7 +404,7 @@ def trial_measures(trials: Sequence[Trial], chunk: int) -> pd.DataFrame:
     return table.join(pd.DataFrame(found, index=table.index).drop(columns="steps", errors="ignore"))
 
 
-def mean_quality(trials: Sequence[Trial], config: QualityConfig) -> dict[str, float]:
+def mean_quality(trials: Sequence[Rollout], config: QualityConfig) -> dict[str, float]:
     """Return each measure's mean over the successes of recorded trials; {} of fewer than FEWEST."""
     paths = [Trajectory.from_episode(trial.episode) for trial in trials if trial.success]
     if len(paths) < FEWEST:
@@ -412,7 +412,7 @@ def mean_quality(trials: Sequence[Trial], config: QualityConfig) -> dict[str, fl
     return measure(paths, config).groupby("measure")["value"].mean().to_dict()
 
 
-def measurements(diagnostics: pd.DataFrame, clone: Sequence[Trial], chunk: int) -> pd.DataFrame:
+def measurements(diagnostics: pd.DataFrame, clone: Sequence[Rollout], chunk: int) -> pd.DataFrame:
     """Return a run's curve: the clone's measurement, then those during RL, on the same states.
 
     Columns: control_steps, measured (start states), measured_success and measured_<MOVEMENT>.

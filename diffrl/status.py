@@ -52,8 +52,8 @@ def _experts(preset: Preset) -> Iterator[dict]:
     for task in preset.tasks:
         for algorithm in ALGORITHMS:
             for seed in preset.rl.seeds:
-                folder = records.expert_folder(task, algorithm, preset.name, seed)
-                config = records.config_of(task, algorithm, preset, seed)
+                folder = records.expert_folder(preset, task, algorithm, seed)
+                config = records.config_of(preset, task, algorithm, seed)
                 state = _finished(folder / "expert.done.json", records.FORMAT, config)
                 yield _row(("expert", algorithm, task, seed), read(folder, "expert"), state)
 
@@ -62,7 +62,7 @@ def _datasets(preset: Preset) -> Iterator[dict]:
     for task in preset.tasks:
         for arm in generation.arms_of(preset):
             path, seeds = generation.dataset_path(preset, task, arm), preset.rl.seeds
-            folders = [records.expert_folder(task, arm.source, preset.name, s) for s in seeds]
+            folders = [records.expert_folder(preset, task, arm.source, s) for s in seeds]
             inputs = [folder / "expert.done.json" for folder in folders]
             config = generation.config_of(preset, task, arm)
             state = _finished(_marker(path), generation.FORMAT, config, inputs)

@@ -14,7 +14,7 @@ from diffrl.base import artifacts, checkpoint
 from diffrl.base.errors import TrainingError, UserError
 from diffrl.experiments import EXPERIMENTS, Experiment, Variant, effects, factorial_effects
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
-from diffrl.rl.rollout import Trial
+from diffrl.rl.rollout import Rollout
 from diffrl.sim.tasks import get_task
 
 
@@ -72,7 +72,7 @@ def test_a_curve_begins_with_the_clone_and_leaves_out_what_was_not_measured():
     diagnostics = pd.DataFrame({"control_steps": [50, 100], "measured": [0, 24]})
     diagnostics = diagnostics.assign(measured_success=[np.nan, 0.5])
     diagnostics = diagnostics.assign(**{f"measured_{m}": 1.0 for m in experiments.MOVEMENT})
-    clone = [Trial(f"fresh/0/{i}", "deterministic", 0, error=i == 0) for i in range(4)]
+    clone = [Rollout(f"fresh/0/{i}", "deterministic", 0, error=i == 0) for i in range(4)]
     curve = experiments.measurements(diagnostics, clone, chunk=8)
     assert curve["control_steps"].tolist() == [0, 100]
     assert curve["measured"].tolist() == [3, 24]

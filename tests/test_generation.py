@@ -103,8 +103,8 @@ def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, mon
 def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     smoke = get_preset("smoke")
-    folder = expert_folder(samples.TASK, "diffusion", "smoke", 0)
-    artifacts.write_json(folder / "config.json", config_of(samples.TASK, "diffusion", smoke, 0))
+    folder = expert_folder(smoke, samples.TASK, "diffusion", 0)
+    artifacts.write_json(folder / "config.json", config_of(smoke, samples.TASK, "diffusion", 0))
     (folder / "policy.safetensors").touch()
     assert expert_folders(smoke, samples.TASK, "diffusion") == [folder]
     other = smoke.with_settings({"rl.iterations": 99})

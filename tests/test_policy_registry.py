@@ -63,9 +63,9 @@ def test_a_registered_class_is_trained_generates_data_and_is_evaluated(
         rl=SETTINGS,
         generation=GenerationConfig(episodes=2, max_attempts=16),
     )
-    rows = train_expert(TASK, registered, preset)
+    rows = train_expert(preset, TASK, registered)
     assert set(rows["algorithm"]) == {registered}
-    folder = expert_folder(TASK, registered, preset.name, 0)
+    folder = expert_folder(preset, TASK, registered, 0)
     assert type(policies.load(folder)) is Unbounded
 
     made = generate(preset, TASK, Arm(registered, "stochastic"))
@@ -85,7 +85,7 @@ def test_a_registered_class_is_trained_generates_data_and_is_evaluated(
 def test_an_algorithm_that_nobody_registered_is_refused_before_anything_is_computed(tmp_path):
     preset = Preset(name="test", tasks=(TASK,), rl=replace(SETTINGS, iterations=1))
     with pytest.raises(UserError, match=r"no algorithm 'transformer': choose diffusion or gauss"):
-        train_expert(TASK, "transformer", preset, folder=tmp_path)
+        train_expert(preset, TASK, "transformer", folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -23,11 +23,11 @@ def test_the_table_of_experts_is_collected_from_finished_runs_of_todays_settings
             "algorithm": algorithm,
         }
         rows = [{**row, "mode": mode} for mode in ("stochastic", "deterministic")]
-        folder = records.expert_folder("libero_object/0", algorithm, "smoke", 0)
-        config = records.config_of("libero_object/0", algorithm, get_preset("smoke"), 0)
+        folder = records.expert_folder(get_preset("smoke"), "libero_object/0", algorithm, 0)
+        config = records.config_of(get_preset("smoke"), "libero_object/0", algorithm, 0)
         Stage(folder, "expert", config, format=records.FORMAT).finish({"rows": rows})
     other = [{**row, "seed": 1}]
-    folder = records.expert_folder("libero_object/0", "diffusion", "smoke", 1)
+    folder = records.expert_folder(get_preset("smoke"), "libero_object/0", "diffusion", 1)
     Stage(folder, "expert", {"of": "other settings"}).finish({"rows": other})
     records.collect_records(get_preset("smoke"))
     table = pd.read_csv(tmp_path / "runs" / "smoke" / "experts.csv")

@@ -277,7 +277,7 @@ def small_preset(**clone):
 @pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
 def test_an_expert_is_trained_recorded_and_found_again(tmp_path, algorithm):
     preset = small_preset()
-    rows = train_expert(TASK, algorithm, preset, folder=tmp_path)
+    rows = train_expert(preset, TASK, algorithm, folder=tmp_path)
     assert list(rows["mode"]) == ["deterministic", "stochastic"]
     assert list(rows["trials"]) == [3, 3]
     assert (rows["low"] <= rows["success"]).all()
@@ -288,7 +288,7 @@ def test_an_expert_is_trained_recorded_and_found_again(tmp_path, algorithm):
     diagnostics = pd.read_csv(tmp_path / "diagnostics.csv")
     assert list(diagnostics["iteration"]) == [1, 2]
     weights = (tmp_path / "policy.safetensors").stat()
-    again = train_expert(TASK, algorithm, preset, folder=tmp_path)
+    again = train_expert(preset, TASK, algorithm, folder=tmp_path)
     pd.testing.assert_frame_equal(again, rows)
     assert (tmp_path / "policy.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 
@@ -305,7 +305,7 @@ def test_a_run_that_fails_writes_no_expert_and_leaves_an_older_one_alone(tmp_pat
     for name in before:
         (tmp_path / name).write_text("older")
     with pytest.raises(UserError, match=message):
-        train_expert(TASK, "diffusion", small_preset(**clone), folder=tmp_path)
+        train_expert(small_preset(**clone), TASK, "diffusion", folder=tmp_path)
     there = {path.name for path in tmp_path.iterdir()}
     assert there - {"train.log", "checkpoint"} == before
     assert {(tmp_path / name).read_text() for name in before} == {"older"}
@@ -320,7 +320,7 @@ def test_the_image_policy_is_cloned_and_improved_by_the_same_code(scene, tmp_pat
     except UserError as error:
         pytest.skip(str(error))
     preset = small_preset(encoder="image", network="unet", steps=2, batch=4)
-    run = train.Training(TASK, "diffusion", preset, folder=tmp_path)
+    run = train.Training(preset, TASK, "diffusion", folder=tmp_path)
     policy = run.new_policy()
     assert policy.cameras == ("agentview",)
     trial = rollout(policy, scene, fresh_start_states(scene, 1, 7), record=True, max_steps=8)[0]

@@ -21,7 +21,7 @@ from diffrl.presets import ALGORITHMS, RLConfig, get_preset
 from diffrl.rl import records, train
 from diffrl.rl import stage as rl_stage
 from diffrl.rl.learn import Learner
-from diffrl.rl.rollout import Trial, attainable, success_rate
+from diffrl.rl.rollout import Rollout, attainable, success_rate
 from diffrl.rl.stage import evaluate_again, train_expert
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -33,7 +33,7 @@ def test_a_run_whose_checkpoint_is_of_other_settings_is_refused_before_it_writes
     (path.parent / ".rl-1234.tmp.safetensors").touch()  # what a kill while saving leaves
     (tmp_path / "config.json").write_text("before")
     with pytest.raises(UserError, match=r"belongs to other settings.*--force"):
-        train_expert("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+        train_expert(get_preset("smoke"), "libero_object/0", "diffusion", folder=tmp_path)
     assert (tmp_path / "config.json").read_text() == "before"
 
 
@@ -41,7 +41,7 @@ def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_pa
     (tmp_path / "expert.done.json").write_text("{}")  # of other settings
     (tmp_path / "clone").mkdir()
     (tmp_path / "clone" / "clone.done.json").write_text("{}")
-    run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    run = train.Training(get_preset("smoke"), "libero_object/0", "diffusion", folder=tmp_path)
     config = policies.make_config("diffusion", run.preset.clone, run.preset.rl)
     policy = policies.make_policy(config, LAYOUT)
     policies.save(run.work / "clone", policy)
@@ -59,7 +59,7 @@ def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_pa
 
 
 def test_reproduce_with_force_continues_no_older_checkpoint(tmp_path, monkeypatch):
-    run = train.Training("libero_object/0", "diffusion", get_preset("smoke"), folder=tmp_path)
+    run = train.Training(get_preset("smoke"), "libero_object/0", "diffusion", folder=tmp_path)
     monkeypatch.setattr(train.Training, "clone", lambda self: (None, 0.0))
     monkeypatch.setattr(train.Training, "learn", lambda self, policy: SimpleNamespace(seconds=0.0))
     monkeypatch.setattr(train.policies, "save", lambda folder, policy: None)
@@ -77,15 +77,15 @@ def test_a_restart_goes_on_with_a_run_begun_by_force_and_other_experts_stay(tmp_
 
     monkeypatch.setattr(train.Training, "clone", stop)
     names, smoke = ("libero_object/0", "diffusion"), get_preset("smoke")
-    other = train.Training(*names, smoke.with_settings({"rl.iterations": 5}), folder=tmp_path)
+    other = train.Training(smoke.with_settings({"rl.iterations": 5}), *names, folder=tmp_path)
     other.stage.finish({"rows": []})
     with pytest.raises(KeyboardInterrupt):
-        train_expert(*names, smoke, folder=tmp_path)
+        train_expert(smoke, *names, folder=tmp_path)
     assert other.stage.found
-    same = train.Training(*names, smoke, folder=tmp_path)
+    same = train.Training(smoke, *names, folder=tmp_path)
     same.stage.finish({"rows": []})
     with pytest.raises(KeyboardInterrupt):
-        train_expert(*names, smoke, folder=tmp_path, force=True)
+        train_expert(smoke, *names, folder=tmp_path, force=True)
     assert not same.stage.marker.exists()
 
 
@@ -95,7 +95,7 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
 
     def play(run, policy, mode, seed, record=False):
         played.append((run.algorithm, mode, seed))
-        return [Trial(f"official/{k}", mode, seed, success=k >= seed) for k in range(4)]
+        return [Rollout(f"official/{k}", mode, seed, success=k >= seed) for k in range(4)]
 
     found = []
     for algorithm in ALGORITHMS:
@@ -103,7 +103,9 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
         folder.mkdir()
         (folder / policies.WEIGHTS).write_text(algorithm)
         first = [
-            Trial(f"official/{k}", mode, 0, success=True) for mode in POLICY_MODES for k in range(4)
+            Rollout(f"official/{k}", mode, 0, success=True)
+            for mode in POLICY_MODES
+            for k in range(4)
         ]
         table = records.trial_table(first).assign(policy="expert")
         table.to_csv(folder / "trials.csv")
@@ -127,8 +129,8 @@ def test_further_seeds_of_the_noise_leave_an_expert_what_it_is():
         for seeds in ((0,), (0, 1))
     )
     task = "libero_object/0"
-    assert records.config_of(task, "diffusion", one, 0) == records.config_of(
-        task, "diffusion", more, 0
+    assert records.config_of(one, task, "diffusion", 0) == records.config_of(
+        more, task, "diffusion", 0
     )
 
 
@@ -142,20 +144,20 @@ def test_every_try_on_record_has_the_settings_that_the_tool_repeats(laptop_run):
         stored = artifacts.read_json(folder / "config.json")
         task, algorithm = stored["task"], stored["algorithm"]
         name = folder.name.removeprefix(f"{task.replace('/', '-')}-").removesuffix("-gaussian")
-        wanted = records.config_of(task, algorithm, tool.preset_of(task, name), 0)
+        wanted = records.config_of(tool.preset_of(task, name), task, algorithm, 0)
         assert artifacts.config_hash(stored) == artifacts.config_hash(wanted)
 
 
 def judged(tmp_path, failing, best, rl):
     """What `judge` asks for, and its trials, of a policy that fails on some states."""
     preset = dataclasses.replace(get_preset("smoke"), rl=rl)
-    run = train.Training("libero_object/0", "diffusion", preset, folder=tmp_path)
+    run = train.Training(preset, "libero_object/0", "diffusion", folder=tmp_path)
     asked = []
 
     def measure(count, policy, first=0, record=False):
         asked.append((first, count))
         states = range(first, first + count)
-        return [Trial(f"fresh/{k}", "deterministic", 0, success=k not in failing) for k in states]
+        return [Rollout(f"fresh/{k}", "deterministic", 0, success=k not in failing) for k in states]
 
     run.measure = measure
     return asked, run.judge(None, best)
@@ -182,7 +184,7 @@ def test_a_candidate_that_cannot_reach_the_best_any_more_is_measured_no_further(
     assert len(trials) == 8
     asked, _ = judged(tmp_path, {4}, 0.9, rl)  # 11 of 12 would do
     assert asked == [(0, 4), (4, 4), (8, 4)]
-    trials = [Trial("a", "deterministic", 0, error=True), Trial("b", "deterministic", 0)]
+    trials = [Rollout("a", "deterministic", 0, error=True), Rollout("b", "deterministic", 0)]
     assert attainable(trials, 5) == 3 / 4  # the error counts in no rate
 
 
@@ -198,7 +200,7 @@ def test_the_best_is_chosen_by_its_confirmed_rate_among_policies_of_the_same_sta
         torch.nn.init.constant_(learner.policy.weight, number)
         learner.diagnostics = [{"confirmed": 0, "confirmed_success": math.nan}]
         trials = [
-            Trial(f"fresh/{k}", "deterministic", 0, success=c == "1", steps=5)
+            Rollout(f"fresh/{k}", "deterministic", 0, success=c == "1", steps=5)
             for k, c in enumerate(played)
         ]
         if number == 0:

@@ -33,10 +33,10 @@ def home(tmp_path, monkeypatch):
 
 def test_an_expert_of_an_older_format_is_told_and_made_anew_by_force(home):
     smoke = get_preset("smoke")
-    run = rl_train.Training(TASK, "diffusion", smoke)
+    run = rl_train.Training(smoke, TASK, "diffusion")
     Stage(run.folder, "expert", run.config).finish({"rows": []})
     with pytest.raises(UserError, match=TOLD.format(1, rl_records.FORMAT)):
-        train_expert(TASK, "diffusion", smoke)
+        train_expert(smoke, TASK, "diffusion")
     run.stage.forget()  # what a training by force does with it
     assert not run.stage.done
 

@@ -20,9 +20,9 @@ from diffrl.status import status, text
 from diffrl.vla.stage import model_folder, settings_of
 
 TASK = "libero_object/0"
-NAMES = (TASK, "diffusion", "smoke", 0)
 DATA = "diffusion-deterministic"
 SMOKE = get_preset("smoke")
+NAMES = (SMOKE, TASK, "diffusion", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_a_running_expert_shows_where_and_how_far_it_is():
 
 
 def test_finished_work_of_other_settings_is_stale():
-    config = config_of(TASK, "diffusion", SMOKE, 0)
+    config = config_of(SMOKE, TASK, "diffusion", 0)
     Stage(expert_folder(*NAMES), "expert", config, format=FORMAT).finish({"rows": []})
     finish_data_set()
     finish_vla()
@@ -89,7 +89,7 @@ def test_finished_work_of_other_settings_is_stale():
 
 
 def test_finished_work_of_another_format_is_stale():
-    config = config_of(TASK, "diffusion", SMOKE, 0)
+    config = config_of(SMOKE, TASK, "diffusion", 0)
     Stage(expert_folder(*NAMES), "expert", config, format=FORMAT - 1).finish({"rows": []})
     assert row_of("expert", "diffusion")["state"] == "stale"
 

@@ -45,7 +45,7 @@ def training(run: Run, preset: Preset, threads: int = 1) -> Training:
     settings = preset.with_settings({"rl.physics": physics})
     name = f"{task.replace('/', '-')}-{algorithm}-{physics}-seed{seed}"
     folder = runs_dir(preset.name) / "training_physics" / name
-    return Training(task, algorithm, settings, seed, threads, folder)
+    return Training(settings, task, algorithm, seed, threads, folder)
 
 
 def stage_of(run: Training) -> Stage:

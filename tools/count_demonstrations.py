@@ -41,7 +41,7 @@ def clone_success(run: Training, episodes: list) -> float:
 
 def scan(task: str, preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
     """Clone both policies from `counts` demonstrations of one task; none: until it is enough."""
-    runs = {name: Training(task, name, preset, seed, threads=1) for name in ALGORITHMS}
+    runs = {name: Training(preset, task, name, seed, threads=1) for name in ALGORITHMS}
     scene = runs["diffusion"].scene
     rows: list[dict] = []
     episodes: list = []

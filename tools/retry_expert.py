@@ -61,7 +61,7 @@ def preset_of(task: str, name: str) -> Preset:
 
 def confirm(task: str, name: str, algorithm: Algorithm, folder: Path) -> None:
     """Play the further held-out start states with the policy in `folder`; replace its row."""
-    run = Training(task, algorithm, get_preset("laptop"), folder=folder)
+    run = Training(get_preset("laptop"), task, algorithm, folder=folder)
     first = run.preset.rl.measure_starts
     trials = run.measure(STARTS, policies.load(folder), first=first)
     path = runs_dir("laptop") / "tried" / "held_out.csv"
@@ -84,11 +84,11 @@ def main(
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"{task} has no try {unknown[0]!r}: choose from {', '.join(known)}.")
     torch.set_num_threads(1)
-    confirm(task, "expert", algorithm, expert_folder(task, algorithm, "laptop", 0))
+    confirm(task, "expert", algorithm, expert_folder(get_preset("laptop"), task, algorithm, 0))
     for name in names:
         label = f"{task.replace('/', '-')}-{name}" + "-gaussian" * (algorithm == "gaussian")
         folder, kept = root() / "build" / "tries" / label, runs_dir("laptop") / "tried" / label
-        rows = train_expert(task, algorithm, preset_of(task, name), folder=folder)
+        rows = train_expert(preset_of(task, name), task, algorithm, folder=folder)
         write_csv(kept / "expert.csv", rows)
         for file in KEPT:
             shutil.copy(folder / file, kept)

@@ -56,7 +56,7 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     arm = Arm(name, algorithm, tuple((BASE | BUDGET | TRIES[name]).items()))
     preset = arm.preset(get_preset("laptop"))
     folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
-    run = Training(task, algorithm, preset, seed, threads=1, folder=folder)
+    run = Training(preset, task, algorithm, seed, threads=1, folder=folder)
     policy, learner, _ = run.train()
     clone = pd.read_csv(run.work / "clone.csv")["success"].iloc[-1]
     diagnostics = pd.DataFrame(learner.diagnostics)

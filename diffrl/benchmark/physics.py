@@ -40,7 +40,7 @@ def measure_physics(tasks: Sequence[str] = TASKS) -> dict:
     rates = {}
     for task in tasks:
         with tempfile.TemporaryDirectory() as folder:
-            run = Training(task, "diffusion", preset, folder=Path(folder))
+            run = Training(preset, task, "diffusion", folder=Path(folder))
             policy, _ = run.clone()
         rates[task] = compare_physics(policy, run.scene, run.preset.rl, cores())
     torch.set_num_threads(before)
@@ -83,7 +83,7 @@ def measure_minutes(
     minutes: dict[str, float | None] = {}
     for task in tasks:
         with tempfile.TemporaryDirectory() as folder:
-            run = Training(task, algorithm, preset, folder=Path(folder))
+            run = Training(preset, task, algorithm, folder=Path(folder))
             (_, learner, _), seconds = timed(run.train)
         reached = learner.best_success >= target
         minutes[task] = round(seconds / 60, 2) if reached else None

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from diffrl.base.control import CONTROL_HZ
 from diffrl.benchmark.common import smooth_actions, timed
-from diffrl.data.episode import CONTROL_HZ
 from diffrl.quality.smoothness import trajectory_measures
 from diffrl.quality.trajectory import Trajectory
 

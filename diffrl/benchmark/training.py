@@ -31,7 +31,7 @@ def measure_training() -> dict:
     record: dict = {"task": TASK, "threads": cores(), "iterations": ITERATIONS}
     for algorithm in ALGORITHMS:
         with tempfile.TemporaryDirectory() as folder:
-            run = Training(TASK, algorithm, preset, folder=Path(folder))
+            run = Training(preset, TASK, algorithm, folder=Path(folder))
             policy, _ = run.clone()
         learner = Learner(policy, run.scene, preset.rl, threads=cores())
         record[algorithm] = _rates(learner)

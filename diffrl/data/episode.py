@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffrl.base.arm import MODES, SOURCES
+from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 
-CONTROL_HZ = 20  # LIBERO's control rate
 IMAGES = ("agentview_rgb", "eye_in_hand_rgb")  # LIBERO's names of the two cameras' frames
 WIDTHS = {
     "eef_pos": (3,),

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffrl.base.artifacts import make_folder, write_json
+from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 from diffrl.data.card import write_card
 from diffrl.data.demo import axis_angle
-from diffrl.data.episode import CONTROL_HZ, Episode
+from diffrl.data.episode import Episode
 from diffrl.data.human import completed
 from diffrl.data.media import CAMERAS, mp4_writer, with_frames
 

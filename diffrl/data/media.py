@@ -9,8 +9,9 @@ import imageio_ffmpeg
 import numpy as np
 
 from diffrl.base.artifacts import atomic_path
+from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
-from diffrl.data.episode import CONTROL_HZ, Episode
+from diffrl.data.episode import Episode
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import CAMERAS
 

@@ -23,12 +23,13 @@ from PIL import Image
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.data.demo import axis_angle
 from diffrl.evaluation.protocol import Base, Trial
 from diffrl.sim.observation import Observation
 from diffrl.sim.pictures import Detail
-from diffrl.vla.model import ACTION, CAMERAS
+from diffrl.vla.model import CAMERAS
 
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
 LARGEST = 2**20  # bytes of an answer: 18 000 control steps; decoded it may take 80 times as much
@@ -191,7 +192,7 @@ class OpenPI(Base):
         self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
     ) -> np.ndarray:
         assert images is not None  # it has cameras
-        actions = np.zeros((len(trials), self.chunk, ACTION))
+        actions = np.zeros((len(trials), self.chunk, ACTION_SIZE))
         for row, trial in enumerate(trials):
             try:
                 actions[row] = self._ask(self._message(observation, images[row], row, trial))
@@ -268,9 +269,9 @@ class OpenPI(Base):
         if not isinstance(found, dict) or "actions" not in found:
             raise ValueError("it holds no `actions`")
         actions = np.asarray(found["actions"], np.float64)
-        if actions.ndim != 2 or actions.shape[1] != ACTION or len(actions) < self.chunk:
+        if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE or len(actions) < self.chunk:
             raise ValueError(
-                f"actions of shape {actions.shape}, where ({self.chunk} or more, {ACTION}) fit"
+                f"actions of shape {actions.shape}, where ({self.chunk} or more, {ACTION_SIZE}) fit"
             )
         if not np.isfinite(actions[: self.chunk]).all():
             raise ValueError("actions that are not finite")

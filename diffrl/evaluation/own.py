@@ -38,12 +38,13 @@ import numpy as np
 import torch
 
 from diffrl.base.artifacts import config_hash, file_hash, user_path
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.evaluation.openpi import RENDERED, SENT, request
 from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
 from diffrl.policy import trial_generator
 from diffrl.sim.observation import Observation
-from diffrl.vla.model import ACTION, CAMERAS
+from diffrl.vla.model import CAMERAS
 
 _NAME = re.compile(
     r"(?P<where>.+\.py|\w+(?:\.\w+)*):(?P<what>[A-Za-z_]\w*)(?P<options>\?.*)?", re.S
@@ -212,13 +213,13 @@ class Own(Base):
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{self.name}.infer returned no array of numbers, but {type(answer).__name__} "
-                f"({error}): return actions (k, {ACTION})."
+                f"({error}): return actions (k, {ACTION_SIZE})."
             ) from error
         least = self.replan or 1
-        if actions.ndim != 2 or actions.shape[1] != ACTION or len(actions) < least:
+        if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE or len(actions) < least:
             raise UserError(
                 f"{self.name}.infer returned actions of the shape {np.shape(answer)}; expected "
-                f"({least} or more, {ACTION}): (control steps, dx dy dz drx dry drz gripper)."
+                f"({least} or more, {ACTION_SIZE}): (control steps, dx dy dz drx dry drz gripper)."
             )
         if not np.isfinite(actions).all():
             raise UserError(
@@ -238,7 +239,8 @@ def _adapted(policy: Any, name: str, fingerprint: str) -> Policy:
         return Own(policy, name, fingerprint)
     if not callable(getattr(policy, "act", None)):
         raise UserError(
-            f"{name} is no policy: give it a method infer(obs) that returns actions (k, {ACTION})."
+            f"{name} is no policy: give it a method infer(obs) that returns actions "
+            f"(k, {ACTION_SIZE})."
         )
     if missing := [part for part in _PROTOCOL if not hasattr(policy, part)]:
         raise UserError(

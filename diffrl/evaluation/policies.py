@@ -17,6 +17,7 @@ import torch
 from diffrl import policy as rl_policy
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import config_hash, file_hash, read_json, user_path
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes
 from diffrl.evaluation.protocol import Base, Policy, Trial, read_options
@@ -24,7 +25,7 @@ from diffrl.policy import trial_generator
 from diffrl.policy.decide import decide, in_blocks
 from diffrl.sim.observation import Observation
 from diffrl.vla import model as vla
-from diffrl.vla.model import ACTION, CAMERAS, Inputs, proprioception
+from diffrl.vla.model import CAMERAS, Inputs, proprioception
 
 BLOCK = 8  # rows of one forward pass; fewer are padded, so company never changes a result
 
@@ -37,7 +38,7 @@ class Random(Base):
     def act(
         self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
     ) -> np.ndarray:
-        draws = [torch.rand(self.chunk, ACTION, generator=self.memory[t]) for t in trials]
+        draws = [torch.rand(self.chunk, ACTION_SIZE, generator=self.memory[t]) for t in trials]
         return (2 * torch.stack(draws) - 1).double().numpy()
 
 
@@ -66,7 +67,7 @@ class Oracle(Base):
     def _next(self, trial: Trial) -> np.ndarray:
         actions, at = self.episodes[trial].actions, self.memory[trial]
         self.memory[trial] = at + self.chunk
-        rest = np.zeros((self.chunk, ACTION))  # past the end: stay, and keep the gripper's command
+        rest = np.zeros((self.chunk, ACTION_SIZE))  # past the end: stay, keep the gripper's command
         rest[:, -1] = actions[-1, -1]
         played = actions[at : at + self.chunk]
         rest[: len(played)] = played
@@ -128,7 +129,7 @@ class Compact(Base):
         assert images is not None  # it has cameras
         feel = proprioception(observation.eef_pos, observation.eef_quat, observation.gripper_qpos)
         generators, words = zip(*(self.memory[trial] for trial in trials))
-        noise = [torch.randn(self.horizon, ACTION, generator=g) for g in generators]
+        noise = [torch.randn(self.horizon, ACTION_SIZE, generator=g) for g in generators]
         inputs = Inputs(self.model.look(images), torch.from_numpy(feel), torch.stack(words))
         actions = in_blocks(
             lambda noise, *parts: self.model.sample(Inputs(*parts), noise),

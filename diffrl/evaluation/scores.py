@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES, Arm
+from diffrl.base.control import SETTLE_STEPS
 from diffrl.base.intervals import (
     holm,
     interval_over_tasks,
@@ -22,7 +23,6 @@ from diffrl.base.intervals import (
     wilson,
 )
 from diffrl.presets import ALGORITHMS
-from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task
 
 ARM = ["source", "mode"]  # what is compared; training seeds are pooled

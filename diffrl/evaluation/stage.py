@@ -29,6 +29,7 @@ from diffrl.base.artifacts import (
     write_csv,
     write_json,
 )
+from diffrl.base.control import SETTLE_STEPS
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks
@@ -38,7 +39,6 @@ from diffrl.evaluation.policies import Oracle, label_of, open_policy
 from diffrl.evaluation.protocol import Policy, Trial
 from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
 from diffrl.presets import Preset
-from diffrl.sim.simulator import SETTLE_STEPS
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.stage import arm_of, finished, model_folder, models_of
 

@@ -48,13 +48,13 @@ def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
 
     folders = []
     for seed in preset.rl.seeds:
-        folder = expert_folder(task, source, preset.name, seed)
+        folder = expert_folder(preset, task, source, seed)
         try:
             trained = read_json(folder / "config.json")
             known = (folder / "policy.safetensors").is_file()
         except UserError:
             known = False
-        if not known or trained != plain(config_of(task, source, preset, seed)):
+        if not known or trained != plain(config_of(preset, task, source, seed)):
             raise UserError(
                 f"There is no {source} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "

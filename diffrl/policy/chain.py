@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from diffrl.base.arm import Mode
 from diffrl.base.artifacts import added
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.policy.features import (
-    ACTIONS,
     Features,
     Layout,
     on_device,
@@ -112,8 +112,8 @@ class ChainPolicy(nn.Module):
             )
         self.horizon, self.chunk = config.horizon, config.chunk
         self.encoder = make_encoder(layout)
-        self.register_buffer("low", -torch.ones(ACTIONS))
-        self.register_buffer("high", torch.ones(ACTIONS))
+        self.register_buffer("low", -torch.ones(ACTION_SIZE))
+        self.register_buffer("high", torch.ones(ACTION_SIZE))
         factor = noise_factor(config.horizon, config.noise_correlation)
         self.register_buffer("factor", factor, persistent=False)  # L with C = L Lᵀ
         self.register_buffer("whiten", torch.linalg.inv(factor), persistent=False)
@@ -208,7 +208,7 @@ class ChainPolicy(nn.Module):
     @property
     def noise_shape(self) -> tuple[int, int, int]:
         """Noise that one decision consumes: the initial latent, then one per step."""
-        return 1 + self.prefix + self.steps, self.horizon, ACTIONS
+        return 1 + self.prefix + self.steps, self.horizon, ACTION_SIZE
 
     def noise(self, generator: torch.Generator, n: int) -> Tensor:
         """Draw standard noise (n, *noise_shape), clipped at three deviations."""
@@ -278,7 +278,7 @@ class ChainPolicy(nn.Module):
 
     def no_tail(self, n: int) -> Tensor:
         """The tail of robots without a plan yet: (n, cross_fade, A) of NaN."""
-        return torch.full((n, self.config.cross_fade, ACTIONS), math.nan)
+        return torch.full((n, self.config.cross_fade, ACTION_SIZE), math.nan)
 
     def execute(self, plan: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Return the actions (n, chunk, 7) of plans (n, H, A), and the plans' own tails.

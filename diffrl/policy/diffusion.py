@@ -7,8 +7,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
 from diffrl.base.arm import Mode
+from diffrl.base.control import ACTION_SIZE
 from diffrl.policy.chain import ChainPolicy, PolicyConfig
-from diffrl.policy.features import ACTIONS, Features, Layout
+from diffrl.policy.features import Features, Layout
 from diffrl.policy.nets import MLPDenoiser, ResidualDenoiser, UNetDenoiser
 
 LEAST_VARIANCE = 1e-12  # before a square root; such a σ is below the floor anyway
@@ -80,11 +81,11 @@ class DiffusionPolicy(ChainPolicy):
         self.prefix = config.sampling_steps - self.steps
         size = self.encoder.size
         if config.network == "unet":
-            self.denoiser: nn.Module = UNetDenoiser(size, config.horizon, ACTIONS)
+            self.denoiser: nn.Module = UNetDenoiser(size, config.horizon, ACTION_SIZE)
         elif config.network == "residual":
-            self.denoiser = ResidualDenoiser(size, config.horizon, ACTIONS, config.width)
+            self.denoiser = ResidualDenoiser(size, config.horizon, ACTION_SIZE, config.width)
         else:
-            self.denoiser = MLPDenoiser(size, config.horizon, ACTIONS, config.width)
+            self.denoiser = MLPDenoiser(size, config.horizon, ACTION_SIZE, config.width)
         self.frozen: nn.Module | None = None
         if self.prefix:
             self.frozen = copy.deepcopy(self.denoiser).requires_grad_(False)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from diffrl.base.artifacts import added
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.sim.observation import Observation
 
 FINE, COARSE = 0.02, 0.10  # m, scales of the tanh
 OPENING = 0.04  # m, a finger's travel
-ACTIONS = 7
 Features = dict[str, torch.Tensor]  # "state" (n, F) float32, and "image" (n, 3, S, S) uint8
 
 
@@ -57,7 +57,7 @@ class Layout:
     @property
     def tail_columns(self) -> int:
         """The last columns: the tail's actions in plan units, and whether there is one."""
-        return ACTIONS * self.tail + 1 if self.tail else 0
+        return ACTION_SIZE * self.tail + 1 if self.tail else 0
 
     def check(self, observation: Observation) -> None:
         """Refuse an observation of another scene.

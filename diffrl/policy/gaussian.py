@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.policy.chain import ChainPolicy, PolicyConfig
-from diffrl.policy.features import ACTIONS, Features, Layout
+from diffrl.policy.features import Features, Layout
 from diffrl.policy.nets import mlp
 from diffrl.presets import Mode
 
@@ -35,8 +36,8 @@ class GaussianPolicy(ChainPolicy):
                 f"rl.gaussian_std is {config.gaussian_std}: it must lie in {list(STD_RANGE)}."
             )
         width = config.width
-        self.layers = mlp((self.encoder.size, width, width, width, config.horizon * ACTIONS))
-        self.log_std = nn.Parameter(torch.full((ACTIONS,), math.log(config.gaussian_std)))
+        self.layers = mlp((self.encoder.size, width, width, width, config.horizon * ACTION_SIZE))
+        self.log_std = nn.Parameter(torch.full((ACTION_SIZE,), math.log(config.gaussian_std)))
 
     def first_latent(self, noise: Tensor) -> Tensor:
         """The chain has no latent: zeros."""

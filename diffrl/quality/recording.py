@@ -12,12 +12,12 @@ from typing import TypeGuard
 import h5py
 import numpy as np
 
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.data.demo import quaternions
 from diffrl.data.integrity import find_array, own_group
 from diffrl.quality.description import Description, agreed_rate, describe
 from diffrl.quality.trajectory import (
-    ACTION_SIZE,
     Trajectory,
     control_rate,
     enough_samples,

@@ -7,11 +7,11 @@ from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
 from diffrl.base.arm import Arm
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 
 MIN_SAMPLES = 4  # a third difference needs four positions
-ACTION_SIZE = 7
 
 # Panda, modified Denavit-Hartenberg: a (m), d (m), alpha (rad) of joints 1-7 (Franka's manual).
 _A = (0.0, 0.0, 0.0, 0.0825, -0.0825, 0.0, 0.088)

@@ -16,12 +16,12 @@ from diffrl.policy.nets import Critic
 from diffrl.presets import RLConfig
 from diffrl.rl.collect import Batch, Collector
 from diffrl.rl.ppo import RewardScaler, learning_rate, noise_scale, update
-from diffrl.rl.rollout import Trial, fair, success_rate
+from diffrl.rl.rollout import Rollout, fair, success_rate
 from diffrl.sim.scene import Scene
 
 WALL_CLOCK = ("seconds_collect", "seconds_update", "sps")  # columns that differ between runs
-Measure = Callable[[ChainPolicy, float], list[Trial]]  # of a policy, and the best rate so far
-Note = Callable[[list[Trial]], dict[str, float]]
+Measure = Callable[[ChainPolicy, float], list[Rollout]]  # of a policy, and the best rate so far
+Note = Callable[[list[Rollout]], dict[str, float]]
 
 
 class Learner:

@@ -11,7 +11,7 @@ from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
 from diffrl.base.intervals import wilson
 from diffrl.presets import Algorithm, Preset
-from diffrl.rl.rollout import Trial
+from diffrl.rl.rollout import Rollout
 from diffrl.sim.tasks import get_task
 
 # Raise it when the same settings come to train another expert: another loss, another choice of the
@@ -23,13 +23,13 @@ COLUMNS = [
 ]
 
 
-def expert_folder(task: str, algorithm: str, preset: str, seed: int) -> Path:
+def expert_folder(preset: Preset, task: str, algorithm: str, seed: int) -> Path:
     """Return the folder of one expert."""
-    place = run_folder(preset) / "experts" / get_task(task).id.replace("/", "-")
+    place = run_folder(preset.name) / "experts" / get_task(task).id.replace("/", "-")
     return place / f"{algorithm}-seed{seed}"
 
 
-def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dict[str, Any]:
+def config_of(preset: Preset, task: str, algorithm: Algorithm, seed: int) -> dict[str, Any]:
     """Return what decides the result of a run."""
     preset = preset.of(task)
     return {
@@ -45,7 +45,7 @@ def config_of(task: str, algorithm: Algorithm, preset: Preset, seed: int) -> dic
     }
 
 
-def trial_table(trials: Sequence[Trial]) -> pd.DataFrame:
+def trial_table(trials: Sequence[Rollout]) -> pd.DataFrame:
     """Return one row per trial: (mode, start_state, seed, success, error, steps)."""
     columns = ["mode", "start_state", "seed", "success", "error", "steps"]
     rows = [[getattr(trial, name) for name in columns] for trial in trials]
@@ -98,7 +98,7 @@ def _finished(preset: Preset) -> list[Stage]:
 def _stage(folder: Path, preset: Preset) -> Stage:
     """The stage of an expert that says itself which one it is."""
     row = Stage(folder, "expert", None).records["rows"][0]
-    config = config_of(row["task"], row["algorithm"], preset, row["seed"])
+    config = config_of(preset, row["task"], row["algorithm"], row["seed"])
     return Stage(folder, "expert", config, format=FORMAT)
 
 

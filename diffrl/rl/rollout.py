@@ -26,7 +26,7 @@ DETAIL: Detail = "reduced"  # of the images that an image policy sees
 
 
 @dataclass
-class Trial:
+class Rollout:
     """What became of one start state."""
 
     start_state: str
@@ -70,7 +70,7 @@ def rollout(
     threads: int | None = None,
     record: bool = False,
     max_steps: int | None = None,
-) -> list[Trial]:
+) -> list[Rollout]:
     """Play each start state once; the trials come back in the start states' order.
 
     Args:
@@ -83,7 +83,7 @@ def rollout(
         record: whether each trial carries its episode.
         max_steps: control steps per trial; default: the task's protocol limit.
     """
-    trials = [Trial(name, mode, seed) for name in start_states.ids]
+    trials = [Rollout(name, mode, seed) for name in start_states.ids]
     copies = min(len(start_states), COPIES)
     with Simulator(scene, copies, threads=threads, max_steps=max_steps) as simulator:
         actor = _Expert(policy, Senses(policy, scene, simulator), trials, start_states.task)
@@ -99,7 +99,7 @@ def rollout(
 class _Expert:
     """The actor of `rollout`: a generator and the last plan's tail (1, cross_fade, 7) a trial."""
 
-    def __init__(self, policy: ChainPolicy, senses: Senses, trials: list[Trial], task: str):
+    def __init__(self, policy: ChainPolicy, senses: Senses, trials: list[Rollout], task: str):
         self.policy, self.senses, self.trials, self.task = policy, senses, trials, task
         self.chunk = policy.chunk
         self.memory: dict[int, tuple[torch.Generator, torch.Tensor]] = {}
@@ -121,7 +121,7 @@ class _Expert:
         del self.memory[playing.number]
 
 
-def _episode(policy: ChainPolicy, scene: Scene, trial: Trial, played: Playing) -> Episode:
+def _episode(policy: ChainPolicy, scene: Scene, trial: Rollout, played: Playing) -> Episode:
     assert played.fixtures is not None  # it has begun
     states, fixtures = np.stack(played.states), played.fixtures
     rewards = np.zeros(len(played.actions))
@@ -143,18 +143,18 @@ def _episode(policy: ChainPolicy, scene: Scene, trial: Trial, played: Playing) -
     )
 
 
-def success_rate(trials: Sequence[Trial]) -> float:
+def success_rate(trials: Sequence[Rollout]) -> float:
     """Return the share of successes; trials that ended in an error do not count."""
     successes = [trial.success for trial in trials if not trial.error]
     return float(np.mean(successes)) if successes else 0.0
 
 
-def fair(trials: Sequence[Trial]) -> int:
+def fair(trials: Sequence[Rollout]) -> int:
     """Return how many trials count: those without an error."""
     return sum(not trial.error for trial in trials)
 
 
-def attainable(trials: Sequence[Trial], total: int) -> float:
+def attainable(trials: Sequence[Rollout], total: int) -> float:
     """Return the success rate of `total` trials if all that are still to be played succeed."""
     left = total - len(trials)
     successes = sum(trial.success and not trial.error for trial in trials)

@@ -33,9 +33,9 @@ from diffrl.rl.train import Training
 
 
 def train_expert(
+    preset: Preset,
     task: str,
     algorithm: Algorithm,
-    preset: Preset,
     seed: int = 0,
     *,
     threads: int | None = None,
@@ -46,9 +46,9 @@ def train_expert(
     """Train one expert, or find it done; return its two rows of ``experts.csv``.
 
     Args:
+        preset: its demonstrations, clone and rl settings are used.
         task: "libero_object/0".
         algorithm: "diffusion", "gaussian", or a policy class that is registered.
-        preset: its demonstrations, clone and rl settings are used.
         seed: of demonstrations, weights, noise and start states.
         threads: of the simulator (default: all cores); they change nothing but the time.
         folder: where it lies; default: `expert_folder`.
@@ -59,7 +59,7 @@ def train_expert(
         UserError: an unknown task or algorithm, no demonstrations, a clone without any success, a
             loss that is not finite, a checkpoint of other settings.
     """
-    run = Training(task, algorithm, preset, seed, threads, folder, journal)
+    run = Training(preset, task, algorithm, seed, threads, folder, journal)
     if force:
         run.drop_checkpoints()
     if not force and run.stage.done:
@@ -119,7 +119,7 @@ def _workers(preset: Preset) -> int:
 
 def _train(item: tuple[Any, ...], preset: Preset, threads: int, force: bool) -> None:
     task, algorithm, seed = item
-    train_expert(task, algorithm, preset, seed, threads=threads, force=force)
+    train_expert(preset, task, algorithm, seed, threads=threads, force=force)
 
 
 def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int)
     stage = Stage(folder, "noise", config, inputs=[folder / policies.WEIGHTS])
     if not stage.done:
         torch.set_num_threads(preset.rl.torch_threads)
-        run, policy = Training(task, algorithm, preset, seed, threads), policies.load(folder)
+        run, policy = Training(preset, task, algorithm, seed, threads), policies.load(folder)
         known = pd.read_csv(folder / "trials.csv").query("policy == 'expert'")
         rows = []
         for mode in (
@@ -186,10 +186,10 @@ def main(
         tensorboard: also write TensorBoard's files (needs the package tensorboard).
     """
     settings = get_preset(preset)
-    folder = expert_folder(task, algorithm, preset, seed)
+    folder = expert_folder(settings, task, algorithm, seed)
     journal = Journal(folder, f"{task} {algorithm}", tensorboard=tensorboard)
     rows = train_expert(
-        task, algorithm, settings, seed, threads=threads, force=force, journal=journal
+        settings, task, algorithm, seed, threads=threads, force=force, journal=journal
     )
     collect_records(settings)
     for row in rows.to_dict("records"):

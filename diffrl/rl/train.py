@@ -30,7 +30,7 @@ from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
 from diffrl.rl.records import FORMAT, config_of, expert_folder
-from diffrl.rl.rollout import Trial, attainable, rollout, success_rate
+from diffrl.rl.rollout import Rollout, attainable, rollout, success_rate
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
@@ -48,9 +48,9 @@ class Training:
 
     def __init__(
         self,
+        preset: Preset,
         task: str,
         algorithm: Algorithm,
-        preset: Preset,
         seed: int = 0,
         threads: int | None = None,
         folder: Path | None = None,
@@ -61,9 +61,9 @@ class Training:
         self.task, self.algorithm, self.seed = task, algorithm, seed
         self.preset = preset.of(task)
         self.threads, self.note = threads, note
-        self.folder = Path(folder or expert_folder(task, algorithm, preset.name, seed))
+        self.folder = Path(folder or expert_folder(preset, task, algorithm, seed))
         self.journal = journal or Journal(self.folder, f"{task} {algorithm}", bar=False)
-        self.config = config_of(task, algorithm, preset, seed)
+        self.config = config_of(preset, task, algorithm, seed)
         self.key = config_hash(self.config)
         self.stage = Stage(self.folder, "expert", self.config, format=FORMAT)
 
@@ -94,12 +94,12 @@ class Training:
 
     def measure(
         self, count: int, policy: ChainPolicy, first: int = 0, record: bool = False
-    ) -> list[Trial]:
+    ) -> list[Rollout]:
         """Play `count` held-out start states, from number `first` on, deterministically."""
         starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed, first=first)
         return rollout(policy, self.scene, starts, threads=self.threads, record=record)
 
-    def judge(self, policy: ChainPolicy, best: float = -1.0) -> list[Trial]:
+    def judge(self, policy: ChainPolicy, best: float = -1.0) -> list[Rollout]:
         """Measure during RL: `measure_starts` states, and a candidate on `confirm_starts`.
 
         A candidate did at least as well in the first look as the `best` policy did on all of
@@ -215,7 +215,7 @@ class Training:
 
     def evaluate(
         self, policy: ChainPolicy, record: bool = False, modes: Sequence[Mode] = POLICY_MODES
-    ) -> list[Trial]:
+    ) -> list[Rollout]:
         """Play the official start states in each mode, with the headline's noise."""
         return [
             trial
@@ -223,7 +223,9 @@ class Training:
             for trial in self.play(policy, mode, self.preset.rl.evaluation_seeds[0], record)
         ]
 
-    def play(self, policy: ChainPolicy, mode: Mode, seed: int, record: bool = False) -> list[Trial]:
+    def play(
+        self, policy: ChainPolicy, mode: Mode, seed: int, record: bool = False
+    ) -> list[Rollout]:
         """Play the official start states once; `seed` is of the policy's noise."""
         starts = official_start_states(self.scene)[: self.preset.rl.evaluation_starts]
         return rollout(policy, self.scene, starts, mode, seed, threads=self.threads, record=record)

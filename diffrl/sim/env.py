@@ -25,12 +25,13 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError, whole
 from diffrl.sim.camera import CAMERAS, Renderer, check_picture
 from diffrl.sim.observation import Observation
 from diffrl.sim.pictures import Detail
 from diffrl.sim.scene import Scene, load_scene
-from diffrl.sim.simulator import ACTION_SIZE, Simulator
+from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
 from diffrl.sim.tasks import PRO_SUITES, SUITES, suite_tasks
 

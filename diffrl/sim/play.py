@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from diffrl.sim.simulator import SETTLE_STEPS, Simulator, Step
+from diffrl.base.control import SETTLE_STEPS
+from diffrl.sim.simulator import Simulator, Step
 from diffrl.sim.starts import StartStates
 
 

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import mujoco
 import numpy as np
 
+from diffrl.base.control import ACTION_SIZE, SETTLE_STEPS
 from diffrl.base.errors import UserError, whole
 from diffrl.base.scale import cores
 from diffrl.sim.goals import Goal
@@ -23,12 +24,10 @@ from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates
 from diffrl.sim.training import TrainingFace, training_face
 
-ACTION_SIZE = 7  # dx dy dz, axis-angle drx dry drz, gripper (-1 open, +1 close)
 SETTLE_ACTION = np.array([0.0, 0, 0, 0, 0, 0, -1])  # OpenVLA-OFT's and openpi's waiting action
 _DIVERGED = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQACC + 1)
 _FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 CONTROL_PERIOD = 0.05  # s, LIBERO's 20 Hz
-SETTLE_STEPS = 10  # control steps before an episode, OpenVLA-OFT's and openpi's number
 Physics = Literal["exact", "training"]
 TRAINING_SUBSTEPS = 12  # of 4.17 ms; with 10 experts begin to lose success (our choice)
 

@@ -20,11 +20,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from diffrl.base.artifacts import atomic_path, cache_dir
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.base.progress import report
 from diffrl.base.scale import map_tasks
 from diffrl.presets import VLAConfig
-from diffrl.vla.model import ACTION, CAMERAS, VLA, Inputs, proprioception
+from diffrl.vla.model import CAMERAS, VLA, Inputs, proprioception
 from diffrl.vla.vision import encode, make_encoder, pixels
 
 FORMAT = 3  # of a cached file; a new number leaves the old files unread
@@ -109,11 +110,11 @@ def moments(episode, config: VLAConfig) -> np.ndarray:
 
 
 def _check(episode) -> None:
-    if episode.actions.ndim != 2 or episode.actions.shape[1] != ACTION:
+    if episode.actions.ndim != 2 or episode.actions.shape[1] != ACTION_SIZE:
         raise UserError(
             f"The episode from {episode.start_state!r} of {episode.task} has actions of shape "
             f"{episode.actions.shape}; the VLA learns (dx, dy, dz, drx, dry, drz, gripper), so "
-            f"(T, {ACTION}): convert the data set first."
+            f"(T, {ACTION_SIZE}): convert the data set first."
         )
 
 

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffrl.base.artifacts import atomic_path, read_json, write_json
+from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError, bounded
 from diffrl.presets import VLAConfig
 from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.layers import Glimpses, Layer, time_embedding
 from diffrl.vla.vision import STRIDE, cells, encode, make_encoder, pixels
 
-ACTION = 7  # (dx, dy, dz, drx, dry, drz, gripper)
 # What a description may ask for: a stranger's must not fill the memory before its weights are seen.
 SIZES = {
     "width": (1, 4096),
@@ -135,10 +135,10 @@ class VLA(nn.Module):
         self.flow_layers = nn.ModuleList(
             Layer(width, heads, memory=True) for _ in range(config.decoder_layers)
         )
-        self.action_in = nn.Linear(ACTION, width)
+        self.action_in = nn.Linear(ACTION_SIZE, width)
         self.step_position = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.action_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, ACTION))
+        self.action_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, ACTION_SIZE))
         for name, array in dataclasses.asdict(statistics).items():
             self.register_buffer(name, torch.tensor(array), persistent=False)
 

@@ -23,10 +23,11 @@ from accelerate import PartialState
 
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
+from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks
-from diffrl.data.episode import CONTROL_HZ, Episode
+from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import read_attributes
 from diffrl.data.human import completed
 from diffrl.generation.stage import dataset_path
