@@ -86,6 +86,18 @@ def test_what_the_log_says_of_experts_and_physics_is_what_the_records_say():
     assert (hasty["hand_mm"] > 100).sum() == 5
 
 
+def test_what_the_log_says_of_waking_frozen_things_is_what_the_record_says():
+    results = Path(__file__).parents[1] / "results"
+    table = pd.read_csv(results / "training_physics_touches.csv").set_index("task")
+    assert (table["episodes"] == 24).all()
+    assert (table["touching"] == 0).sum() == 4
+    assert len(table) == 6
+    assert table.loc["libero_10/2", "touching"] == 1
+    drawer = table.loc["libero_goal/0"]
+    assert (drawer["touching"], drawer["success"]) == (24, 1.0)
+    assert f"play {100 * drawer['share_after']:.0f} % of the control steps" in log_text()
+
+
 def test_what_the_log_says_of_the_settings_that_were_tried_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "tuning.csv")
     assert table["algorithm"].value_counts().to_dict() == {"diffusion": 10, "gaussian": 10}

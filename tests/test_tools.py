@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig
+from diffrl.sim.scene import load_scene
+from diffrl.sim.simulator import Simulator
+from diffrl.sim.starts import fresh_start_states
 
 
 def load_tool(name):
@@ -48,3 +51,28 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     monkeypatch.setattr(tool, "judged", lambda *_: pytest.fail("it was there"))
     tool.main(**options, preset="tiny", workers=1)
     pd.testing.assert_frame_equal(pd.read_csv(path), table)
+
+
+@pytest.mark.sim
+def test_a_touch_is_found_when_the_hand_comes_down_on_a_frozen_thing(tmp_path):
+    tool = load_tool("training_physics_touches")
+    scene = load_scene("libero_object/0")
+    with Simulator(scene, 2, physics="training", max_steps=200) as simulator:
+        simulator.reset(fresh_start_states(scene, 2, seed=3))
+        copies = simulator._copies
+        touches = [tool.Touches(moving) for moving in copies]
+        assert not any(touch.new() for touch in touches)
+        frozen = [copies[0].face.model.body(body).name for body in copies[0].face.placed]
+        places = simulator.observation.object_pos[0]
+        names = [f"{name}_main" for name in scene.object_names]
+        target = places[names.index(next(name for name in frozen if name in names))]
+        for _ in range(120):  # copy 0 goes there and down, copy 1 stays
+            away = target - simulator.observation.eef_pos[0] + [0, 0, -0.02]
+            actions = np.zeros((2, 7))
+            actions[0, :3], actions[0, 6] = np.clip(away / 0.05, -1, 1), -1
+            actions[1, 6] = -1
+            simulator.step(actions)
+            if touches[0].new():
+                break
+        assert any("gripper0" in pair for pair in touches[0].new())
+        assert not touches[1].new()

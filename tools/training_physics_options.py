@@ -5,8 +5,8 @@
 Kept: frozen with 12 steps. Dropped: a coarser tolerance and standing geoms that are far away, which
 gain nothing in the median; one iteration of the solver, after which the hand is 0.1-0.8 m away on
 five of the eight tasks (their ratios are no speeds: a copy that diverged stops) and which gains
-little on the others; ten steps, with which trained experts begin to fail. Not tried: waking a thing
-when something touches it.
+little on the others; ten steps, with which trained experts begin to fail. Waking a thing when
+something touches it would change next to nothing: `training_physics_touches.py` measures it.
 
 Every arm plays the same slow random motion on the same settled start states, on one thread, one
 arm after the other in each of several rounds; a ratio is exact physics' time over the arm's.
