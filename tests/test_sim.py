@@ -409,7 +409,7 @@ def test_ten_thousand_episodes_leave_memory_flat(scene):
 
 
 def test_a_cache_file_is_made_by_one_process_while_another_waits(tmp_path):
-    path, made = tmp_path / "scenes.scene", []
+    path, made = tmp_path / "new folder" / "task.scene", []
 
     def make(number):
         with made_once(path) as missing:  # a lock of its own, as another process has

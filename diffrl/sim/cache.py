@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffrl.base.artifacts import atomic_path, lock
+from diffrl.base.artifacts import atomic_path, lock, make_folder
 from diffrl.base.errors import UserError
 
 _DIGEST = 32  # bytes of a SHA-256
@@ -23,7 +23,7 @@ def made_once(path: Path) -> Iterator[bool]:
     if path.exists():
         yield False
         return
-    handle = lock(path.with_name(f".{path.name}.lock"), busy=None)
+    handle = lock(make_folder(path.parent) / f".{path.name}.lock", busy=None)
     try:
         yield not path.exists()
     finally:
