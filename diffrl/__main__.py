@@ -22,6 +22,7 @@ PIPE = 141  # exit code of a shell's own tools whose reader went away: 128 + SIG
 
 COMMANDS = {  # name: (module:function, one line of help)
     "doctor": ("diffrl.doctor:main", "check versions, renderer, LIBERO's files, the simulator"),
+    "plan": ("diffrl.plan.work:main", "say what a preset will take: hours, disk, wall time"),
     "dry-run": ("diffrl.dryrun:main", "do every kind of work once on each task of a preset"),
     "reproduce": ("diffrl.reproduce:main", "run the notebooks 01-05 headlessly"),
     "status": ("diffrl.status:main", "show what of a preset is waiting, running, done, failed"),

@@ -26,6 +26,7 @@ ROOMS = (
     "gallery",
     "evidence",
     "status",
+    "plan",
     "dryrun",
     "doctor",
     "benchmark",

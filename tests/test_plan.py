@@ -1,0 +1,149 @@
+"""The plan of a preset: sums that fit together, guesses that are named, hours near the measured."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from diffrl.__main__ import main
+from diffrl.base.errors import UserError
+from diffrl.plan import Rates, control_steps, plan, wall_hours
+from diffrl.plan.work import STAGES
+from diffrl.presets import ALGORITHMS, PRESETS, get_preset
+
+RESULTS = Path(__file__).parents[1] / "results"
+LAPTOP = get_preset("laptop")
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return Rates.read(RESULTS)
+
+
+def core_minutes(table, stage, what=""):
+    rows = table[(table["stage"] == stage) & table["what"].str.contains(what, regex=False)]
+    return 60 * rows["core_hours"].sum()
+
+
+def recorded(name):
+    return pd.read_csv(RESULTS / "laptop" / name)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_every_preset_has_a_plan_and_more_nodes_are_faster_up_to_their_number(name, gpus, rates):
+    one, four = (plan(get_preset(name), nodes, 16, gpus, rates) for nodes in (1, 4))
+    hours = ["core_hours", "gpu_hours", "disk_gib", "wall_hours", "amount"]
+    assert (one[hours] >= 0).all(axis=None)
+    assert tuple(dict.fromkeys(one["stage"])) == STAGES
+    assert one[["core_hours", "gpu_hours"]].equals(four[["core_hours", "gpu_hours"]])
+    assert wall_hours(one) / 4 <= wall_hours(four) * (1 + 1e-9)
+    assert (one["gpu_hours"].sum() > 0) == bool(gpus)
+    total = one["core_hours"].sum() / 16
+    assert total / 5 <= wall_hours(one)  # no time is lost between cores and GPUs
+
+
+def test_a_job_takes_one_core_of_a_cluster_and_cannot_be_split(rates):
+    few = plan(get_preset("smoke"), 8, 1000, 0, rates)
+    rows = few[few["what"] == "diffusion: RL on the simulator"]
+    assert rows["wall_hours"].item() == pytest.approx(rows["core_hours"].item())  # a single job
+    alone = plan(get_preset("smoke"), 1, 4, 0, rates)
+    shared = alone[alone["what"] == "diffusion: RL on the simulator"]
+    assert shared["wall_hours"].item() == pytest.approx(rows["core_hours"].item() / 4)
+
+
+def test_cores_and_gpus_work_side_by_side_and_stages_follow_each_other():
+    table = pd.DataFrame(
+        [
+            ("experts", 5.0, 0.0, 2.0),
+            ("experts", 1.0, 0.0, 1.0),
+            ("experts", 0.0, 9.0, 7.0),
+            ("data", 1.0, 0.0, 4.0),
+        ],
+        columns=["stage", "core_hours", "gpu_hours", "wall_hours"],
+    )
+    assert wall_hours(table) == 7 + 4
+
+
+def test_what_is_guessed_is_named_and_what_is_recorded_names_its_file(rates):
+    table = plan(get_preset("paper"), 1, 16, 1, rates)
+    parts = {part for basis in table["basis"] for part in basis.split("; ")}
+    kinds = {part.partition(": ")[0] for part in parts}
+    assert kinds == {"guess", "recorded"}
+    assert all(row["basis"].startswith("guess") for _, row in table.iterrows() if row["gpu_hours"])
+    for part in parts:
+        if part.startswith("recorded"):
+            assert (RESULTS.parent / part.split(": ")[1].split(",")[0]).is_file(), part
+    laptop = plan(LAPTOP, 1, 2, 0, rates)
+    learned = laptop[laptop["what"].str.contains("RL on")]["basis"]
+    assert all("recorded: results/laptop/experts.csv" in basis for basis in learned)
+
+
+def test_the_predicted_minutes_are_within_30_percent_of_those_that_laptop_measured(rates):
+    table = plan(LAPTOP, 1, 2, 0, rates)
+    experts = recorded("experts.csv").query("mode == 'deterministic'")["minutes"].sum()
+    assert core_minutes(table, "experts", "RL on") == pytest.approx(experts, rel=0.3)
+    data = recorded("generation.csv")["minutes"].sum()
+    assert core_minutes(table, "data", "data sets") == pytest.approx(data, rel=0.3)
+    vlas = recorded("vla.csv")["minutes"]
+    assert core_minutes(table, "VLAs") == pytest.approx(len(vlas) * vlas.mean(), rel=0.3)
+    # a trial's seconds run beside those of the other robots that its process simulates
+    trials = recorded("vla_trials.csv")["seconds"].sum() / LAPTOP.evaluation.copies / 60
+    assert core_minutes(table, "evaluation") == pytest.approx(trials, rel=0.3)
+
+
+@pytest.mark.parametrize("learned", ["libero_object", "others"])
+def test_the_rates_of_some_suites_predict_the_minutes_of_the_others(learned):
+    """Nothing is fitted to what is predicted: control steps as played, rates of other tasks."""
+    experts = recorded("experts.csv").query("mode == 'deterministic'")
+    at_home = experts["task"].str.startswith("libero_object/") == (learned == "libero_object")
+    rates = Rates.read(RESULTS, tasks=set(experts[at_home]["task"]))
+    others = experts[~at_home]
+    minutes = [
+        row.control_steps * (1 / rates.speed(row.task).value + rates.learning[row.algorithm].value)
+        for row in others.itertuples()
+    ]
+    assert sum(minutes) / 60 == pytest.approx(others["minutes"].sum(), rel=0.3)
+
+
+def test_the_predicted_control_steps_of_laptop_are_those_that_it_played(rates):
+    experts = recorded("experts.csv").query("mode == 'deterministic'")
+    planned = sum(sum(control_steps(LAPTOP.of(task), task, rates)) for task in LAPTOP.tasks)
+    played = experts["control_steps"].sum() / len(ALGORITHMS)
+    assert planned == pytest.approx(played, rel=0.15)
+
+
+def test_training_physics_makes_the_rl_of_smoke_cheaper(rates):
+    smoke = get_preset("smoke")
+    exact = plan(smoke.with_settings({"rl.physics": "exact"}), 1, 2, 0, rates)
+    cheap = plan(smoke, 1, 2, 0, rates)
+    assert core_minutes(cheap, "experts", "RL on") < 0.8 * core_minutes(exact, "experts", "RL on")
+    assert core_minutes(cheap, "data") == core_minutes(exact, "data")
+
+
+@pytest.mark.skipif(not (RESULTS / "smoke").is_dir(), reason="smoke has no record")
+def test_the_predicted_minutes_of_smoke_are_within_30_percent_of_its_record(rates):
+    experts = pd.read_csv(RESULTS / "smoke" / "experts.csv").query("mode == 'deterministic'")
+    table = plan(get_preset("smoke"), 1, 2, 0, rates)
+    minutes = core_minutes(table, "experts", "RL on")
+    assert minutes == pytest.approx(experts["minutes"].sum(), rel=0.3)
+
+
+def test_the_command_prints_the_sums_and_the_guesses(capsys):
+    command = ["plan", "--preset", "paper", "--nodes", "8", "--cores", "64", "--gpus", "8"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "on 8 × (64 cores, 8 GPUs) about" in printed
+    assert "Guess: a GPU draws 1000 pictures a second" in printed
+
+
+def test_no_nodes_and_half_a_core_are_refused(rates):
+    with pytest.raises(UserError, match=r"--nodes is 0"):
+        plan(LAPTOP, 0, 2, 0, rates)
+    with pytest.raises(UserError, match=r"--cores is 0\.5"):
+        plan(LAPTOP, 1, 0.5, 0, rates)
+
+
+def test_a_missing_record_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"throughput\.json is missing"):
+        Rates.read(tmp_path)
