@@ -11,7 +11,7 @@ import time
 import pytest
 
 from diffrl.base.errors import UserError
-from diffrl.base.scale import RAY, StageError, map_tasks
+from diffrl.base.scale import RAY, Resources, StageError, map_tasks
 
 pytestmark = pytest.mark.cluster
 
@@ -64,6 +64,14 @@ def test_a_lost_node_loses_nothing_and_nothing_counts_twice(cluster, tmp_path, c
     tries = [int(path.name.split("-")[0]) for path in tmp_path.iterdir()]
     assert set(tries) == set(range(8))
     assert "it is tried again" in capfd.readouterr().err
+
+
+def test_an_item_goes_where_there_is_a_gpu_and_waits_for_none_where_there_is_none(cluster):
+    seeing = Resources(gpus=0.25)
+    assert [item for item, _ in map_tasks(node_of, [0, 1], resources=seeing)] == [0, 1]
+    third = cluster.add_node(num_cpus=1, num_gpus=1)
+    cluster.wait_for_nodes()
+    assert {node for _, node in map_tasks(node_of, [0, 1], resources=seeing)} == {third.node_id}
 
 
 def test_errors_of_a_node_read_like_those_of_a_local_process(cluster):

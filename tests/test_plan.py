@@ -8,7 +8,7 @@ import pytest
 from diffrl.__main__ import main
 from diffrl.base.errors import UserError
 from diffrl.plan import Rates, control_steps, plan, wall_hours
-from diffrl.plan.work import STAGES
+from diffrl.plan.work import STAGES, frames_of
 from diffrl.presets import ALGORITHMS, PRESETS, get_preset
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -111,6 +111,14 @@ def test_the_predicted_control_steps_of_laptop_are_those_that_it_played(rates):
     planned = sum(sum(control_steps(LAPTOP.of(task), task, rates)) for task in LAPTOP.tasks)
     played = experts["control_steps"].sum() / len(ALGORITHMS)
     assert planned == pytest.approx(played, rel=0.15)
+
+
+def test_a_vla_learns_from_as_many_frames_as_recorded_and_holds_their_pictures(rates):
+    planned = frames_of(LAPTOP, rates)
+    assert planned == pytest.approx(recorded("vla.csv")["frames"].mean(), rel=0.15)
+    cells = 64 * 272 * 2  # of a picture of 128²: 8 × 8 cells of 272 float16
+    memory = plan(LAPTOP, 1, 2, 0, rates)["memory_gib"].max()
+    assert memory * 2**30 == pytest.approx(planned * 2 * cells)
 
 
 def test_training_physics_makes_the_rl_of_smoke_cheaper(rates):

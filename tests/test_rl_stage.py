@@ -214,3 +214,15 @@ def test_the_best_is_chosen_by_its_confirmed_rate_among_policies_of_the_same_sta
     assert chosen == [0, 0, 2, 2, 4]  # 3/4; 2/4; 3/4, a later equal; not confirmed; 4/4
     assert learner.best_success == 1.0
     assert learner.control_steps == 5 * 18
+
+
+@pytest.mark.parametrize(("preset", "share"), [("smoke", 0.0), ("gpu", 0.25)])
+def test_an_expert_that_sees_pictures_asks_a_cluster_for_a_share_of_a_gpu(
+    preset, share, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    asked = {}
+    monkeypatch.setattr(rl_stage, "map_tasks", lambda function, items, **given: asked.update(given))
+    rl_stage.train_experts(get_preset(preset), tasks=["libero_object/0"])
+    assert asked["resources"].gpus == share
+    assert asked["resources"].cores == 1

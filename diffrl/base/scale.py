@@ -57,7 +57,7 @@ class Resources:
 
     Attributes:
         cores: processor cores.
-        gpus: accelerators, or a share of one.
+        gpus: accelerators, or a share of one; a cluster that has none is asked for none.
         memory: GiB of main memory; None leaves it to the cluster.
     """
 
@@ -293,8 +293,9 @@ class _Ray(Executor):
         if not ray.is_initialized():
             _connect(ray, os.environ[RAY])
         memory = None if resources.memory is None else int(resources.memory * 2**30)
+        gpus = resources.gpus if ray.cluster_resources().get("GPU") else 0  # else it waits for ever
         self._task = ray.remote(_call).options(
-            num_cpus=resources.cores, num_gpus=resources.gpus, memory=memory, max_retries=0
+            num_cpus=resources.cores, num_gpus=gpus, memory=memory, max_retries=0
         )
 
     def submit(

@@ -13,6 +13,7 @@ import pandas as pd
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import read_json
 from diffrl.base.errors import UserError
+from diffrl.evidence import packed_table
 from diffrl.presets import ALGORITHMS, VLAConfig, get_preset
 from diffrl.sim.tasks import MAX_STEPS, get_task
 
@@ -89,7 +90,7 @@ class Rates:
         place = results / RECORDED
         try:
             physics = pd.read_csv(results / "training_physics_options.csv")
-            experts, runs = _experts(place, tasks), _table(place, "experts_diagnostics.csv.gz")
+            experts, runs = _experts(place, tasks), packed_table(place, "experts_diagnostics.csv")
             data, trials = _table(place, "generation.csv"), _table(place, "vla_trials.csv")
             vlas = _table(place, "vla.csv")
         except OSError as error:
@@ -249,13 +250,13 @@ def _planned(runs: pd.DataFrame) -> pd.Series:
 def _stopping(runs: pd.DataFrame) -> Rate:
     done = runs.groupby("run")["iteration"].max()
     share = float((done / _planned(runs)).mean())
-    return Rate(share, f"recorded: results/{RECORDED}/experts_diagnostics.csv.gz")
+    return Rate(share, f"recorded: results/{RECORDED}/records.zip")
 
 
 def _second_looks(runs: pd.DataFrame) -> Rate:
     first = (runs["measured"] > 0).sum() * get_preset(RECORDED).rl.measure_starts
     share = float(runs["measured"].sum() / first)
-    return Rate(share, f"recorded: results/{RECORDED}/experts_diagnostics.csv.gz")
+    return Rate(share, f"recorded: results/{RECORDED}/records.zip")
 
 
 def _shares(trials: pd.DataFrame) -> tuple[float, float]:

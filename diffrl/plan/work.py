@@ -21,12 +21,12 @@ from diffrl.generation.stage import arms_of
 from diffrl.plan.rates import GUESSED, Rate, Rates
 from diffrl.policy import policy_class
 from diffrl.presets import ALGORITHMS, Preset, VLAConfig, get_preset
-from diffrl.sim.tasks import get_task
+from diffrl.sim.tasks import CAMERAS, get_task
 from diffrl.vla.stage import models_of, parts_of
 
 GIB = 2**30
 COLUMNS = ["stage", "what", "jobs", "amount", "unit", "core_hours", "gpu_hours", "disk_gib"]
-COLUMNS += ["wall_hours", "basis"]
+COLUMNS += ["memory_gib", "wall_hours", "basis"]
 NOTHING = Rate(0.0)
 STAGES = ("experts", "data", "pictures", "VLAs", "evaluation")  # one after the other
 
@@ -44,6 +44,7 @@ class Work:
         seconds: of one core, or of one GPU, per unit.
         on: "core" or "gpu".
         disk: bytes that stay.
+        memory: bytes of one job's data, beside what every process takes.
     """
 
     stage: str
@@ -54,6 +55,7 @@ class Work:
     seconds: Rate
     on: str = "core"
     disk: Rate = NOTHING
+    memory: float = 0.0
 
 
 def plan(preset: Preset, nodes: int, cores: int, gpus: int, rates: Rates) -> pd.DataFrame:
@@ -70,6 +72,7 @@ def plan(preset: Preset, nodes: int, cores: int, gpus: int, rates: Rates) -> pd.
         lanes = nodes * (gpus if work.on == "gpu" else cores)
         row = {"stage": work.stage, "what": work.what, "jobs": work.jobs}
         row |= {"amount": work.amount, "unit": work.unit, "disk_gib": work.disk.value / GIB}
+        row["memory_gib"] = work.memory / GIB
         row |= {"core_hours": 0.0, "gpu_hours": 0.0} | {f"{work.on}_hours": hours}
         row["wall_hours"] = _wall(hours, work.jobs, lanes, nodes == 1 and work.on == "core")
         known = [rate.basis for rate in (work.seconds, work.disk) if rate.basis]
@@ -193,7 +196,7 @@ def _pictures(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     config = preset.vla
     arms = {part.arm for data in config.data for part in parts_of(data)}
     steps = sum(rates.trial_steps(task) for task in preset.vla_tasks) * len(arms)
-    pictures = 2 * config.demonstrations * steps / config.frame_stride
+    pictures = len(CAMERAS) * config.demonstrations * steps / config.frame_stride
     jobs = math.ceil(len(arms) * len(preset.vla_tasks) * config.demonstrations / 10)
     draw, side = rates.drawing(config.detail, config.image_size), "core"
     if gpu:
@@ -219,7 +222,15 @@ def _vlas(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     yield Work(
         *("VLAs", "training", jobs, jobs * preset.vla.steps, "optimiser steps", seconds),
         *("gpu" if gpu else "core", Rate(jobs * disk.value, disk.basis)),
+        memory=frames_of(preset, rates) * len(CAMERAS) * _cells(preset.vla),  # held at once
     )
+
+
+def frames_of(preset: Preset, rates: Rates) -> float:
+    """Return the frames that a VLA of one arm learns from, on average."""
+    steps = sum(rates.trial_steps(task) for task in preset.vla_tasks)
+    learned = preset.vla.demonstrations - preset.vla.held_out
+    return learned * steps / preset.vla.frame_stride
 
 
 def _evaluations(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
@@ -245,6 +256,8 @@ def text(table: pd.DataFrame, where: str) -> str:
         f"Together {cores} core-hours, {gpus} GPU-hours and {disk} GiB; on {where} about "
         f"{_number(wall_hours(table))} hours."
     )
+    if (memory := table["memory_gib"].max()) >= 1:
+        lines.append(f"A VLA holds {_number(memory)} GiB of pictures in main memory.")
     parts = [part for basis in table["basis"] for part in basis.split("; ")]
     for kind in ("guess", "recorded"):
         found = [part for part in dict.fromkeys(parts) if part.startswith(kind)]

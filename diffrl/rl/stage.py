@@ -17,7 +17,7 @@ from diffrl import policy as policies
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, runs_dir, write_csv
 from diffrl.base.heartbeat import Heartbeat, heartbeat
-from diffrl.base.scale import cores, map_tasks, shares
+from diffrl.base.scale import Resources, cores, map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
 from diffrl.rl.journal import Journal
 from diffrl.rl.records import (
@@ -106,10 +106,22 @@ def train_experts(
     function = functools.partial(_train, preset=preset, threads=threads, force=force)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
     try:
-        map_tasks(function, items, names=names, workers=workers, description="experts")
+        map_tasks(
+            function,
+            items,
+            names=names,
+            workers=workers,
+            description="experts",
+            resources=_resources(preset),
+        )
     finally:  # what is finished counts, whatever failed
         table = collect_records(preset)
     return table
+
+
+def _resources(preset: Preset) -> Resources:
+    """What an expert takes of a cluster: one that sees pictures shares a GPU with three others."""
+    return Resources(gpus=0.25 if preset.clone.encoder == "image" else 0.0)
 
 
 def _workers(preset: Preset) -> int:

@@ -26,7 +26,7 @@ from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
 from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import heartbeat
-from diffrl.base.scale import cores, map_tasks
+from diffrl.base.scale import Resources, cores, map_tasks
 from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import read_attributes
 from diffrl.data.human import completed
@@ -249,7 +249,14 @@ def fit_all(
     shared = PartialState().num_processes > 1  # by `accelerate launch`: one model after the other
     workers = 1 if shared else workers or (few if device == "cpu" else 1)
     if items:
-        map_tasks(function, items, names=names, workers=workers, description="VLAs")
+        map_tasks(
+            function,
+            items,
+            names=names,
+            workers=workers,
+            description="VLAs",
+            resources=Resources(gpus=float(device == "cuda")),
+        )
     rows = [_stage(*item, preset).records for item in models]
     table = pd.DataFrame(rows)
     name = "vla_further.csv" if further else "vla.csv"
