@@ -39,6 +39,7 @@ class _Settings:
 
 
 Physics = Literal["exact", "training"]
+Detail = Literal["exact", "reduced"]
 Source = Literal["operator", "human"]
 Algorithm = str  # a policy class that `diffrl.policy` knows by this name
 ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")  # those that the series compares
@@ -69,7 +70,14 @@ class OperatorConfig(_Settings):
 class CloneConfig(_Settings):
     """The policy's shape, and behaviour cloning."""
 
-    encoder: Literal["state", "image"] = "state"  # the paper: ResNet on images [S]
+    encoder: Literal["state", "image", "frozen"] = "state"  # the paper: ResNet on images [S];
+    # "frozen" is ImageNet's EfficientNet, never trained, under a head that is [C]
+    image_size: int = added(128)  # pixels, square [S]
+    detail: Detail = added("reduced")  # of the pictures that the policy sees [C]
+    wrist: bool = added(False)  # a frozen encoder sees the wrist's camera, too [C]; the paper has
+    # the parameters of one camera
+    feature_noise: float = added(0.0)  # in training, on a frozen encoder's features [C]; pictures
+    # of a learned one are shifted by up to 4 pixels [D]
     network: Literal["mlp", "unet", "residual"] = "mlp"  # the paper: 1-D U-Net with FiLM [S];
     # "residual" is DPPO's MLP for states, with Mish [D]; the Gaussian policy's MLP is always ours
     width: int = 256  # hidden units of the MLPs [C]; DPPO: 512
@@ -84,6 +92,19 @@ class CloneConfig(_Settings):
     first_measure: int = 600  # optimiser steps before success is first measured [C]
     measure_growth: float = 1.5  # steps of a measurement relative to the one before [C]
     measure_starts: int = 16  # held-out fresh start states of a measurement [C]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.wrist and self.encoder != "frozen":
+            raise UserError(
+                f"clone.wrist is set, but encoder {self.encoder!r} does not see the wrist's "
+                'camera: choose clone.encoder="frozen", or leave clone.wrist off.'
+            )
+        if self.image_size < 16 or self.image_size % 16:
+            raise UserError(
+                f"clone.image_size is {self.image_size}: a frozen encoder's cells have 16 pixels a "
+                "side, so take a multiple of 16."
+            )
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,8 @@ class RLConfig(_Settings):
     annealing: Literal["constant", "cosine"] = "constant"  # the paper anneals [S]; here [C]
     epochs: int = 10  # passes over an iteration's pairs [D]; DPPO: 5 in furniture and d3il
     minibatch: int = 1500  # (decision, denoising step) pairs [C]; DPPO: about 10 000
+    critic: Literal["policy", "state"] = added("policy")  # what the critic sees: what the policy
+    # does [D], or the state beside a policy that looks: a deviation, asymmetric [C]
     critic_warmup: int = 1  # iterations in which only the critic learns [C]; DPPO: 2
     target_kl: float = 0.1  # the policy's update stops beyond this [C]; DPPO: 1
     gaussian_std: float = 0.05  # initial std of the Gaussian policy, plan units [C]; DPPO: 0.1
@@ -192,7 +215,7 @@ class VLAConfig(_Settings):
     tasks: tuple[str, ...] = ()  # of the one multi-task model; none: all of the preset's [C]
     vision: Literal["efficientnet", "conv"] = "efficientnet"  # frozen and cached, or learned [C]
     image_size: int = 128  # pixels, square, both cameras [C]; openpi renders 256
-    detail: Literal["exact", "reduced"] = "reduced"  # of the rendered images [C]
+    detail: Detail = "reduced"  # of the rendered images [C]
     demonstrations: int = 50  # episodes per task and source [P]
     frame_stride: int = 2  # control steps between two training frames [C]
     horizon: int = 16  # control steps that one decision predicts [C]; pi0: 50

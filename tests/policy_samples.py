@@ -6,7 +6,7 @@ from diffrl import policy as policies
 from diffrl.policy.features import Layout
 from diffrl.presets import CloneConfig, RLConfig
 
-SHAPE = ("network", "width", "horizon", "chunk")  # of `CloneConfig`
+SHAPE = ("network", "width", "horizon", "chunk", "feature_noise")  # of `CloneConfig`
 LAYOUT = Layout("libero_object/0", objects=3, goals=2, joints=1)
 
 

@@ -87,7 +87,7 @@ def test_the_paper_s_image_policy_has_about_twelve_million_parameters(name):
 
 def test_the_image_policy_plans_from_images_and_needs_them():
     policy = make(layout=IMAGES, network="unet")
-    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 128, 128, 3), dtype=np.uint8)
     features = policy.features(observation(2), images)
     noise = policy.noise(torch.Generator().manual_seed(0), 2)
     plan, chain = policy.sample(features, noise)
@@ -105,7 +105,7 @@ def test_a_policy_on_another_device_computes_there_alone(algorithm, layout):
     # Tensors of "meta" have no data: to mix them with the CPU's is an error, and so is, at the very
     # end, to bring the result back.
     policy = make(algorithm, layout).to("meta")
-    images = None if layout is LAYOUT else np.zeros((4, 128, 128, 3), np.uint8)
+    images = None if layout is LAYOUT else np.zeros((4, 1, 128, 128, 3), np.uint8)
     features = policy.features(observation(layout=layout), images)
     generator = torch.Generator().manual_seed(0)
     noise = policy.noise(generator, 4)

@@ -50,7 +50,7 @@ def make_policy(scene, algorithm="diffusion", rl=TINY, seed=0):
     observation = observe(scene, starts.states, starts.fixtures)
     config = policies.make_config(algorithm, CloneConfig(width=32, horizon=6, chunk=4), rl)
     tail = rl.cross_fade if rl.observe_tail else 0
-    policy = policies.make_policy(config, Layout.of(TASK, observation, tail=tail), seed)
+    policy = policies.make_policy(config, Layout.of(TASK, observation, tail), seed)
     actions = torch.linspace(-0.4, 0.4, 50)[:, None].expand(50, 7)
     policy.fit(policy.with_tail(policy.features(observation), policy.no_tail(8)), actions)
     if tail:

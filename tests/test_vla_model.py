@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from vla_samples import LEFT, TINY, make_model, toy_frames
 
 from diffrl.base.errors import UserError
+from diffrl.policy.vision import FrozenEfficientNet, encode
 from diffrl.presets import PRESETS
 from diffrl.vla import model as vla
 from diffrl.vla import stage as vla_stage
 from diffrl.vla.layers import attend
 from diffrl.vla.train import draw
-from diffrl.vla.vision import FrozenEfficientNet, encode
 
 
 def test_every_preset_s_model_stays_below_twenty_million_parameters():

@@ -86,7 +86,8 @@ class Expert(Base):
         weights = file_hash(folder / rl_policy.WEIGHTS)
         self.fingerprint = f"{mode} {weights} {config_hash(self.policy.config)}"
         self.cameras, self.chunk = tuple(self.policy.cameras), self.policy.chunk
-        self.image_size = self.policy.layout.image_size or self.image_size
+        if self.cameras:
+            self.image_size, self.detail = self.policy.layout.image_size, self.policy.layout.detail
 
     def begin(self, trial: Trial, instruction: str) -> None:
         self.memory[trial] = trial_generator(*trial), self.policy.no_tail(1)
@@ -94,7 +95,6 @@ class Expert(Base):
     def act(
         self, observation: Observation, images: np.ndarray | None, trials: Sequence[Trial]
     ) -> np.ndarray:
-        images = None if images is None else images[:, 0]
         features = self.policy.features(observation, images)
         noises, tails = zip(*(self.memory[trial] for trial in trials))
         # as in the rollouts that made its data

@@ -30,7 +30,8 @@ from diffrl.policy.features import (
     state_features,
     tail_columns,
 )
-from diffrl.policy.nets import ImageEncoder, make_encoder, random_shift
+from diffrl.policy.nets import make_encoder, random_shift
+from diffrl.policy.vision import encode, frozen_encoder
 from diffrl.presets import RLConfig, check_choices
 from diffrl.sim.observation import Observation
 
@@ -64,6 +65,7 @@ class PolicyConfig:
     gaussian_std: float
     log_prob_floor: float | None = added(None)
     log_prob_clamp: bool = added(False)
+    feature_noise: float = added(0.0)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -152,10 +154,12 @@ class ChainPolicy(nn.Module):
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras whose images `features` needs."""
-        return ("agentview",) if self.layout.image_size else ()
+        return self.layout.cameras
 
     def features(self, observation: Observation, images: np.ndarray | None = None) -> Features:
-        """Return the features of an observation of n rows; images (n, S, S, 3) uint8 if any.
+        """Return the features of an observation of n rows, and of pictures if there are cameras.
+
+        images: (n, cameras, S, S, 3) uint8, upside down as LIBERO's.
 
         Raises:
             UserError: the observation is of another scene, or images are missing.
@@ -164,9 +168,15 @@ class ChainPolicy(nn.Module):
         if not self.layout.image_size:
             return {"state": torch.from_numpy(state_features(observation))}
         if images is None:
-            raise UserError(f"The policy of {self.layout.task} sees images: render agentview.")
+            raise UserError(
+                f"The policy of {self.layout.task} sees images: render "
+                f"{' and '.join(self.cameras)}."
+            )
         state = torch.from_numpy(proprioception(observation)).float()
-        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+        if self.layout.frozen:
+            seen = encode(frozen_encoder(str(self.device)), images)
+            return {"state": state, "cells": torch.from_numpy(seen)}
+        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images[:, 0], -1, 1)))
         return {"state": state, "image": image}
 
     def with_tail(self, features: Features, tail: Tensor) -> Features:
@@ -180,10 +190,18 @@ class ChainPolicy(nn.Module):
         return {**features, "state": torch.cat([features["state"], tail_columns(tail)], dim=1)}
 
     def augment(self, features: Features, generator: torch.Generator) -> Features:
-        """Return features as a training step sees them: images randomly shifted."""
-        if not isinstance(self.encoder, ImageEncoder):
-            return features
-        return {**features, "image": random_shift(features["image"], generator)}
+        """Return features as a training step sees them: images shifted, or cells with noise.
+
+        Cells have unit variance; `feature_noise` is in its units (our choice: what is cached cannot
+        be shifted).
+        """
+        if "image" in features:
+            return {**features, "image": random_shift(features["image"], generator)}
+        if "cells" in features and self.config.feature_noise:
+            cells = features["cells"]
+            noise = torch.randn(cells.shape, generator=generator)
+            return {**features, "cells": cells + (self.config.feature_noise * noise).half()}
+        return features
 
     def fit(self, features: Features, actions: Tensor) -> None:
         """Take the normalisers from the demonstrations: rows of features, actions (T, 7)."""

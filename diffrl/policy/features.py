@@ -6,6 +6,7 @@ tanh(x / 2 cm) and tanh(x / 10 cm) (our choice): a grasp is decided by millimetr
 decimetres, and one linear scale serves only one of them. The layout is fixed by the scene.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,16 @@ import torch
 from diffrl.base.artifacts import added
 from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
+from diffrl.presets import CloneConfig, Detail
 from diffrl.sim.observation import Observation
+from diffrl.sim.tasks import CAMERAS
 
 FINE, COARSE = 0.02, 0.10  # m, scales of the tanh
 OPENING = 0.04  # m, a finger's travel
-Features = dict[str, torch.Tensor]  # "state" (n, F) float32, and "image" (n, 3, S, S) uint8
+Features = dict[str, torch.Tensor]
+"""Rows of n decisions: "state" (n, F) float32; beside it, where a policy sees pictures, "image"
+(n, 3, S, S) uint8 or a frozen encoder's "cells" (n, cameras, cells, C) float16; and "privileged"
+(n, P) float32, what only the critic may know."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,37 @@ class Layout:
     joints: int  # J hinges and slides of fixtures
     image_size: int = 0  # pixels; 0: the policy sees states
     tail: int = added(0)  # control steps of the last plan that are observed, too
+    frozen: bool = added(False)  # pictures are seen as a frozen encoder's cells
+    wrist: bool = added(False)  # the wrist's camera is seen, too
+    detail: Detail = added("reduced")  # of the pictures
 
     @classmethod
-    def of(
-        cls, task: str, observation: Observation, image_size: int = 0, tail: int = 0
-    ) -> "Layout":
-        """Read the layout off an `observation` of the task."""
+    def of(cls, task: str, observation: Observation, tail: int = 0) -> "Layout":
+        """Read the layout of a policy that sees states off an `observation` of the task."""
         objects, goals = observation.object_pos.shape[1], observation.goal_pos.shape[1]
-        joints = observation.fixture_qpos.shape[1]
-        return cls(task, objects, goals, joints, image_size, tail)
+        return cls(task, objects, goals, observation.fixture_qpos.shape[1], tail=tail)
+
+    def seen_by(self, clone: CloneConfig) -> "Layout":
+        """Return the layout of a policy that looks as `clone` says."""
+        if clone.encoder == "state":
+            return self
+        return dataclasses.replace(
+            self,
+            image_size=clone.image_size,
+            frozen=clone.encoder == "frozen",
+            wrist=clone.wrist,
+            detail=clone.detail,
+        )
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras whose pictures the policy wants."""
+        return CAMERAS[: 1 + self.wrist] if self.image_size else ()
+
+    @property
+    def blind(self) -> "Layout":
+        """The layout of a policy that sees the state instead."""
+        return dataclasses.replace(self, image_size=0, frozen=False, wrist=False)
 
     @property
     def absolute(self) -> int:
@@ -65,8 +93,8 @@ class Layout:
         Raises:
             UserError: the numbers of objects, places or joints differ.
         """
-        found = Layout.of(self.task, observation, self.image_size, self.tail)
-        if found != self:
+        found = Layout.of(self.task, observation)
+        if (found.objects, found.goals, found.joints) != (self.objects, self.goals, self.joints):
             raise UserError(
                 f"A policy trained on {self.task} sees {self.objects} objects, {self.goals} goal "
                 f"places and {self.joints} joints, but this scene has {found.objects}, "
@@ -113,6 +141,12 @@ def rotation_columns(quat: np.ndarray) -> np.ndarray:
 def _two_scales(vectors: np.ndarray) -> list[np.ndarray]:
     flat = vectors.reshape(len(vectors), -1)
     return [np.tanh(flat / FINE), np.tanh(flat / COARSE)]
+
+
+def privileged(observation: Observation, tail: torch.Tensor) -> torch.Tensor:
+    """Return (n, P) float32: the state, and the tails (n, k, 7) if there are any, for a critic."""
+    rows = torch.from_numpy(state_features(observation))
+    return torch.cat([rows, tail_columns(tail)], dim=1) if tail.shape[1] else rows
 
 
 def tail_columns(tail: torch.Tensor) -> torch.Tensor:

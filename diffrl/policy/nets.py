@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffrl.policy.features import Features, Layout, on_device
+from diffrl.policy.vision import CHANNELS, STRIDE
 
 FLOOR = 0.05  # least scale of a standardised column: 5 cm, 3 degrees; below lies noise
 LIMIT = 5.0  # standardised columns are clipped here
@@ -73,8 +74,39 @@ class ImageEncoder(nn.Module):
         return torch.cat([self.trunk(image), self.state(features)], dim=1)
 
 
-def make_encoder(layout: Layout) -> StateEncoder | ImageEncoder:
+class CellEncoder(nn.Module):
+    """A frozen encoder's cells with their places kept, beside the standardised proprioception.
+
+    Each cell is projected to `CELL` numbers, and one linear layer reads all of them by their place,
+    since an arm has to know where a thing is (our choice: a mean over the cells forgets it).
+    """
+
+    CELL, SEEN = 32, 256
+
+    def __init__(self, layout: Layout):
+        super().__init__()
+        self.state = StateEncoder(layout)
+        count = len(layout.cameras) * (layout.image_size // STRIDE) ** 2
+        self.cell = nn.Sequential(nn.Linear(CHANNELS, self.CELL), nn.SiLU())
+        self.place = nn.Sequential(
+            nn.Linear(count * self.CELL, self.SEEN), nn.LayerNorm(self.SEEN), nn.SiLU()
+        )
+        self.size = self.SEEN + layout.size
+
+    def fit(self, features: Features) -> None:
+        """Take the proprioception's mean and scale from the rows of `features`."""
+        self.state.fit(features)
+
+    def forward(self, features: Features) -> Tensor:
+        """Cells (n, cameras, cells, C) float16 and state (n, 11 and a tail) → (n, 256 + state)."""
+        cells = self.cell(features["cells"].float())
+        return torch.cat([self.place(cells.flatten(1)), self.state(features)], dim=1)
+
+
+def make_encoder(layout: Layout) -> StateEncoder | ImageEncoder | CellEncoder:
     """Return the encoder that the layout asks for."""
+    if layout.frozen:
+        return CellEncoder(layout)
     return ImageEncoder(layout) if layout.image_size else StateEncoder(layout)
 
 
@@ -266,27 +298,37 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Critic(nn.Module):
-    """V(o): an encoder of its own and an MLP; it predicts the discounted chance of success."""
+    """V(o): an encoder of its own and an MLP; it predicts the discounted chance of success.
 
-    def __init__(self, layout: Layout, width: int = 256):
+    A privileged one sees the simulator's state where the policy sees pictures (asymmetric actor
+    critic, Pinto et al. 2017, arXiv 1710.06542); it begins with `fit`.
+    """
+
+    def __init__(self, layout: Layout, width: int = 256, privileged: bool = False):
         super().__init__()
-        self.encoder = make_encoder(layout)
+        self.privileged = privileged
+        self.encoder = StateEncoder(layout.blind) if privileged else make_encoder(layout)
         self.layers = mlp((self.encoder.size, width, width, 1))
 
     def forward(self, features: Features) -> Tensor:
         """Features of n rows → (n,), on the CPU."""
-        features = on_device(features, next(self.layers.parameters()).device)
+        features = on_device(self._seen(features), next(self.layers.parameters()).device)
         values: Tensor = self.layers(self.encoder(features))
         return values.squeeze(1).cpu()
+
+    def fit(self, features: Features) -> None:
+        """Take the normalisers from the rows of `features`."""
+        self.encoder.fit(self._seen(features))
+
+    def _seen(self, features: Features) -> Features:
+        return {"state": features["privileged"]} if self.privileged else features
 
 
 def random_shift(image: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
     """Shift each image (n, c, S, S) by up to `pad` pixels, edges repeated (DrQ; DPPO's default)."""
     n, _, size, _ = image.shape
-    padded = nn.functional.pad(image.float(), (pad,) * 4, mode="replicate")
-    offset = torch.randint(0, 2 * pad + 1, (n, 2), generator=generator)
-    window = torch.arange(size)
-    rows = (offset[:, :1] + window)[:, None, :, None]  # (n, 1, S, 1)
-    columns = (offset[:, 1:] + window)[:, None, None, :]  # (n, 1, 1, S)
+    offset = torch.randint(0, 2 * pad + 1, (n, 2), generator=generator) - pad
+    place = (offset[:, :, None] + torch.arange(size)).clamp(0, size - 1)  # (n, 2, S)
+    rows, columns = place[:, 0, None, :, None], place[:, 1, None, None, :]
     batch, channel = torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None]
-    return padded[batch, channel, rows, columns].to(image.dtype)
+    return image[batch, channel, rows, columns]

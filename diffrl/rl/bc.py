@@ -21,6 +21,7 @@ from diffrl.data.episode import Episode
 from diffrl.policy import ChainPolicy
 from diffrl.policy.features import Features, concatenate, select
 from diffrl.presets import CloneConfig
+from diffrl.rl.rollout import painters_of
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene
 
@@ -43,6 +44,7 @@ def demonstration_rows(
             "demonstrations.max_attempts in the preset, or lower demonstrations.noise."
         )
     features, plans = [], []
+    painters = painters_of(policy, scene)
     for episode in episodes:
         if episode.task != scene.task.id:
             raise UserError(
@@ -51,25 +53,16 @@ def demonstration_rows(
         length = episode.length
         states = episode.states[:length]
         observation = observe(scene, states, episode.fixtures)
-        seen = policy.features(observation, _images(policy, scene, states, episode))
+        fixtures = np.broadcast_to(episode.fixtures, (length, *episode.fixtures.shape))
+        images = painters.draw(states, fixtures) if painters else None
+        seen = policy.features(observation, images)
         features.append(policy.with_tail(seen, policy.no_tail(length)))  # nobody planned
         steps = np.arange(length)[:, None] + np.arange(policy.horizon)
         actions = episode.actions[np.minimum(steps, length - 1)]
         plans.append(torch.from_numpy(actions).float())
+    if painters:
+        painters.close()
     return concatenate(features), torch.cat(plans)
-
-
-def _images(
-    policy: ChainPolicy, scene: Scene, states: np.ndarray, episode: Episode
-) -> np.ndarray | None:
-    if not policy.cameras:
-        return None
-    from diffrl.rl.rollout import DETAIL
-    from diffrl.sim.camera import Renderer
-
-    renderer = Renderer(scene, size=policy.layout.image_size, detail=DETAIL)
-    camera = policy.cameras[0]
-    return np.stack([renderer.render(state, episode.fixtures, camera) for state in states])
 
 
 class Clone:

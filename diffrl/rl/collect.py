@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffrl.policy import ChainPolicy
-from diffrl.policy.features import Features, concatenate
+from diffrl.policy.features import Features, concatenate, privileged
 from diffrl.presets import RLConfig
 from diffrl.rl.rollout import Senses
 from diffrl.sim.scene import Scene
@@ -71,6 +71,7 @@ class Collector:
         self.policy, self.scene, self.config = policy, scene, config
         self.limit = config.max_steps or scene.task.max_steps
         self.threads = threads
+        self.privileged = config.critic == "state" and bool(policy.cameras)
         self._simulate(config.physics_at(0))
         self.start_seed = TRAINING_STARTS + seed
         self.episodes = 0  # begun so far: the number of the next fresh start state
@@ -91,7 +92,7 @@ class Collector:
     def use(self, physics: Physics) -> None:
         """Go on in this physics; a change of it begins all episodes anew."""
         if physics != self.simulator.physics:
-            self.simulator.close()
+            self.close()
             self._simulate(physics)
 
     def collect(self, generator: torch.Generator) -> Batch:
@@ -136,7 +137,12 @@ class Collector:
 
     def _observe(self, copies: np.ndarray) -> Features:
         """What policy and critic see of some copies: the tails of their last plans, too."""
-        return self.policy.with_tail(self.senses(copies), self.tail[copies])
+        features = self.policy.with_tail(self.senses(copies), self.tail[copies])
+        if self.privileged:
+            observation = self.simulator.observation.rows(copies)
+            tail = self.tail[copies][:, : self.policy.layout.tail]
+            features["privileged"] = privileged(observation, tail)
+        return features
 
     @property
     def begins(self) -> bool:
@@ -179,5 +185,6 @@ class Collector:
         self.tail, self.deadline = state["tail"], state["deadline"]
 
     def close(self) -> None:
-        """End the simulator's threads."""
+        """End the simulator's threads, and whoever draws."""
         self.simulator.close()
+        self.senses.close()

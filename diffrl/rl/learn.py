@@ -49,8 +49,10 @@ class Learner:
         self.threads = cores() if threads is None else threads
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.critic = Critic(policy.layout).to(policy.device)
-        self.critic.encoder.load_state_dict(policy.encoder.state_dict())
+            privileged = config.critic == "state" and bool(policy.cameras)
+            self.critic = Critic(policy.layout, privileged=privileged).to(policy.device)
+        if not privileged:
+            self.critic.encoder.load_state_dict(policy.encoder.state_dict())
         trained = [p for p in policy.parameters() if p.requires_grad]
         rates = {"actor": self.base_rate, "critic": config.critic_learning_rate}
         weights = {"actor": trained, "critic": list(self.critic.parameters())}
@@ -76,6 +78,8 @@ class Learner:
         begins = self.collector.begins
         batch = self.collector.collect(self.generator)
         collected = time.perf_counter()
+        if self.critic.privileged and not self.iteration:
+            self.critic.fit(batch.features)
         learn_actor = self.iteration >= self.config.critic_warmup
         learned = update(
             self.policy,

@@ -108,22 +108,27 @@ def batch_values(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _in_blocks(function: Callable[..., Tensor], features: Features, *others: Tensor) -> Tensor:
     """Call function(features, *others) on all rows; on a block at a time, if they hold images."""
-    if "image" not in features:
+    if not looks(features):
         return function(features, *others)
-    blocks = torch.arange(len(features["image"])).split(IMAGES_AT_ONCE)
+    blocks = torch.arange(len(features["state"])).split(IMAGES_AT_ONCE)
     parts = [function(select(features, b), *(other[b] for other in others)) for b in blocks]
     return torch.cat(parts)
 
 
+def looks(features: Features) -> bool:
+    """Whether features hold pictures, or what a frozen encoder makes of them."""
+    return "image" in features or "cells" in features
+
+
 def augmented(policy: ChainPolicy, batch: Batch, generator: torch.Generator) -> Batch:
-    """Return the batch as an iteration learns from it: its images shifted, each once.
+    """Return the batch as an iteration learns from it: its pictures augmented, each once.
 
     Before π_old and V are computed, as in DPPO: were each minibatch shifted anew, its log-density
     would differ from the old one, which is of other images, before any update.
     """
-    if "image" not in batch.features:
+    if not looks(batch.features):
         return batch
-    blocks = torch.arange(len(batch.features["image"])).split(IMAGES_AT_ONCE)
+    blocks = torch.arange(len(batch.features["state"])).split(IMAGES_AT_ONCE)
     parts = [policy.augment(select(batch.features, block), generator) for block in blocks]
     return dataclasses.replace(batch, features=concatenate(parts))
 

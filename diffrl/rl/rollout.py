@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from diffrl.base.scale import cores
 from diffrl.data.episode import WIDTHS, Episode
 from diffrl.policy import ChainPolicy, Mode, trial_generator
 from diffrl.policy.decide import decide
@@ -22,7 +23,6 @@ from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates
 
 COPIES = 50  # robots simulated at once, at most
-DETAIL: Detail = "reduced"  # of the images that an image policy sees
 
 
 @dataclass
@@ -43,21 +43,31 @@ class Senses:
 
     def __init__(self, policy: ChainPolicy, scene: Scene, simulator: Simulator):
         self.policy, self.simulator = policy, simulator
-        self.renderer = None
-        if policy.cameras:
-            from diffrl.sim.camera import Renderer  # states need no renderer, nor its libraries
-
-            self.renderer = Renderer(scene, size=policy.layout.image_size, detail=DETAIL)
+        self.painters = painters_of(policy, scene)
 
     def __call__(self, copies: Sequence[int] | np.ndarray) -> Features:
         """Return the features of the given copies (m,), in their order."""
         observation = self.simulator.observation.rows(copies)
-        if self.renderer is None:
+        if self.painters is None:
             return self.policy.features(observation)
-        states, fixtures = self.simulator.states(), self.simulator.fixtures()
-        camera = self.policy.cameras[0]
-        images = [self.renderer.render(states[i], fixtures[i], camera) for i in copies]
-        return self.policy.features(observation, np.stack(images))
+        states, fixtures = self.simulator.states()[copies], self.simulator.fixtures()[copies]
+        return self.policy.features(observation, self.painters.draw(states, fixtures))
+
+    def close(self) -> None:
+        """End the processes that draw, if there are any."""
+        if self.painters is not None:
+            self.painters.close()
+
+
+def painters_of(policy: ChainPolicy, scene: Scene):
+    """Return who draws what a policy sees; None for a policy without cameras."""
+    if not policy.cameras:
+        return None
+    from diffrl.sim.painters import Painters  # states need no renderer, nor its libraries
+
+    layout = policy.layout
+    workers = cores() if policy.device.type == "cuda" else 0
+    return Painters(scene.task.id, layout.cameras, layout.image_size, layout.detail, workers)
 
 
 def rollout(
@@ -86,13 +96,15 @@ def rollout(
     trials = [Rollout(name, mode, seed) for name in start_states.ids]
     copies = min(len(start_states), COPIES)
     with Simulator(scene, copies, threads=threads, max_steps=max_steps) as simulator:
-        actor = _Expert(policy, Senses(policy, scene, simulator), trials, start_states.task)
+        senses = Senses(policy, scene, simulator)
+        actor = _Expert(policy, senses, trials, start_states.task)
         for played in play(simulator, start_states, actor, keep=lambda number: record):
             trial = trials[played.number]
             trial.success, trial.error = played.status == "success", played.status == "error"
             trial.steps = played.steps
             if played.actions:
                 trial.episode = _episode(policy, scene, trial, played)
+        senses.close()
     return trials
 
 

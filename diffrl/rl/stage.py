@@ -125,7 +125,7 @@ def _resources(preset: Preset) -> Resources:
 
 
 def _workers(preset: Preset) -> int:
-    on_gpu = preset.clone.encoder == "image" and torch.cuda.is_available()
+    on_gpu = preset.clone.encoder != "state" and torch.cuda.is_available()
     return 1 if on_gpu else cores()
 
 

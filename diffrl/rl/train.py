@@ -36,7 +36,6 @@ from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
 
 HELD_OUT = 2_000_000  # start-state seeds of measurements during training
-IMAGE_SIZE = 128  # pixels; the paper's image policy sees agentview [S]
 
 
 class Training:
@@ -83,12 +82,11 @@ class Training:
 
     def new_policy(self) -> ChainPolicy:
         """A policy with fresh weights."""
-        image_size = IMAGE_SIZE if self.preset.clone.encoder == "image" else 0
         starts = official_start_states(self.scene)[:1]
         observation = observe(self.scene, starts.states, starts.fixtures)
         rl = self.preset.rl
         tail = rl.cross_fade if rl.observe_tail else 0
-        layout = Layout.of(self.task, observation, image_size, tail)
+        layout = Layout.of(self.task, observation, tail).seen_by(self.preset.clone)
         config = policies.make_config(self.algorithm, self.preset.clone, rl)
         return policies.make_policy(config, layout, self.seed)
 

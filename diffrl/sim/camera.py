@@ -244,12 +244,13 @@ def render_states(
     parts = [part for part in np.array_split(np.arange(len(states)), workers) if len(part)]
     jobs = [(task_id, states[p], fixtures[p], tuple(cameras), size, detail) for p in parts]
     names = [f"{task_id}, states {p[0]}-{p[-1]}" for p in parts]
-    drawn = map_tasks(_draw, jobs, names=names, workers=workers, description="images")
+    drawn = map_tasks(draw_states, jobs, names=names, workers=workers, description="images")
     empty = np.empty((0, size, size, 3), np.uint8)
     return {c: np.concatenate([empty, *(part[c] for part in drawn)]) for c in cameras}
 
 
-def _draw(job: tuple) -> dict[str, np.ndarray]:
+def draw_states(job: tuple) -> dict[str, np.ndarray]:
+    """Draw (task, states, fixtures, cameras, size, detail) with this thread's renderer, kept."""
     task_id, states, fixtures, cameras, size, detail = job
     renderer = _renderer(task_id, size, detail, _here())
     images = {camera: np.empty((len(states), size, size, 3), np.uint8) for camera in cameras}

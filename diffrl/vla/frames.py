@@ -24,9 +24,10 @@ from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError
 from diffrl.base.progress import report
 from diffrl.base.scale import map_tasks
+from diffrl.policy.vision import encode, pixels
 from diffrl.presets import VLAConfig
 from diffrl.vla.model import CAMERAS, VLA, Inputs, proprioception
-from diffrl.vla.vision import encode, make_encoder, pixels
+from diffrl.vla.vision import make_encoder
 
 FORMAT = 3  # of a cached file; a new number leaves the old files unread
 GROUP = 10  # episodes that one worker renders with one open renderer

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from diffrl.base.artifacts import atomic_path, read_json, write_json
 from diffrl.base.control import ACTION_SIZE
 from diffrl.base.errors import UserError, bounded
+from diffrl.policy.vision import STRIDE, cells, encode, pixels
 from diffrl.presets import VLAConfig
 from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.layers import Glimpses, Layer, time_embedding
-from diffrl.vla.vision import STRIDE, cells, encode, make_encoder, pixels
+from diffrl.vla.vision import make_encoder
 
 # What a description may ask for: a stranger's must not fill the memory before its weights are seen.
 SIZES = {
