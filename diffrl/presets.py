@@ -1,4 +1,4 @@
-"""Every setting of the series, in one place: one frozen dataclass per stage, four presets.
+"""Every setting of the series, in one place: one frozen dataclass per stage, five presets.
 
 Source marks after a value: [P] the paper's own words, [S] a summary made from its full text,
 [G] the same group's follow-up (arXiv 2511.19528), [D] DPPO's public code (arXiv 2409.00588, v0.8),
@@ -388,73 +388,119 @@ _LAPTOP = Preset(
     own=_LAPTOP_OWN,
 )
 
+_PIXELS = Preset(
+    name="pixels",  # 2 cores, an hour a task: experts that see through a frozen encoder
+    tasks=(
+        "libero_object/0",
+        "libero_object/5",
+        "libero_goal/7",  # turn on the stove
+        "libero_goal/0",  # open the middle drawer of the cabinet
+        "libero_spatial/0",
+    ),
+    demonstrations=OperatorConfig(count=30),  # [C]
+    clone=CloneConfig(
+        encoder="frozen",  # the paper's is trained [S]
+        wrist=True,  # [C]
+        first_measure=1000,  # [C]
+    ),
+    rl=RLConfig(
+        physics="training",  # [C]
+        critic="state",  # asymmetric, a deviation [C]
+        iterations=36,  # [C]
+        measure_every=6,  # a measurement costs as much as half an iteration [C]
+        target_success=0.97,  # [C]
+        confirm_starts=96,  # [C]
+        warmup=4,  # as preset laptop [C]
+        noise_start=2.0,  # as preset laptop [C]
+        evaluation_seeds=(0,),  # [C]
+    ),
+)
+
 _GPU = Preset(
     name="gpu",  # one accelerator and many cores: images, the paper's networks, two suites
     tasks=(*_suite("libero_spatial", 10), *_OBJECT),
     clone=CloneConfig(
-        encoder="image",
-        network="unet",
-        learning_rate=1e-4,
-        steps=20_000,
-        first_measure=2000,
+        encoder="image",  # ResNet-18 [S]
+        network="unet",  # with FiLM [S]
+        detail="exact",  # what LIBERO draws [L]
+        learning_rate=1e-4,  # [D]
+        steps=20_000,  # [C]
+        first_measure=2000,  # [C]
     ),
-    rl=RLConfig(
-        copies=50,
-        iterations=200,
-        actor_learning_rate=5e-5,
-        gaussian_learning_rate=5e-5,
-        annealing="cosine",
-        checkpoint_every=5,
+    rl=RLConfig(  # what is not named here is preset laptop's choice, made for states
+        copies=50,  # [D]
+        iterations=200,  # 1.9 million control steps [C]; DPPO: 4.9 to 32
+        gamma=0.99,  # per decision, so that speed is worth something: success ends an episode [C]
+        reward_scaling=False,  # the reward is one already [C]; DPPO: yes
+        target_kl=0.1,  # for a clip that is eight times DPPO's [C]; DPPO: 1
+        actor_learning_rate=5e-5,  # of images [D]
+        gaussian_learning_rate=5e-5,  # the same [C]
+        annealing="cosine",  # annealed [S], as a cosine [C]
+        checkpoint_every=5,  # [C]
     ),
-    vla=VLAConfig(image_size=256, detail="exact", steps=30_000, seeds=(0, 1, 2)),
+    vla=VLAConfig(
+        image_size=256,  # [L]
+        detail="exact",  # [L]
+        steps=30_000,  # [C]
+        seeds=(0, 1, 2),  # [C]
+    ),
 )
 
 _PAPER = Preset(
     name="paper",  # a cluster: the paper's 130 tasks and, where known, its settings
     tasks=_ALL,
-    demonstrations=OperatorConfig(source="human", count=10),
-    clone=CloneConfig(
-        encoder="image",
-        network="unet",
-        learning_rate=1e-4,
-        steps=50_000,
-        first_measure=2000,
+    demonstrations=OperatorConfig(
+        source="human",  # [S]
+        count=10,  # "a small set" [S], of this size [C]
     ),
-    rl=RLConfig(
-        prediction="epsilon",
-        sigma_floor=0.1,
-        spacing="leading",
-        noise_correlation=0.0,
-        copies=50,
-        decisions=300,
-        iterations=100,
-        gamma_denoising=0.99,
-        clip=0.01,
-        clip_first=0.001,
-        critic_warmup=2,
-        target_kl=1.0,
-        log_prob_clamp=True,
-        reward_scaling=True,
-        actor_learning_rate=5e-5,
-        annealing="cosine",
-        minibatch=10_000,
-        gaussian_std=0.1,
-        gaussian_clip=0.01,
-        gaussian_learning_rate=5e-5,
-        seeds=(0, 1, 2),
+    clone=CloneConfig(
+        encoder="image",  # ResNet-18 [S]
+        network="unet",  # with FiLM [S]; DPPO's sizes [D]
+        detail="exact",  # what LIBERO draws [L]
+        learning_rate=1e-4,  # [D]
+        steps=50_000,  # [C]
+        first_measure=2000,  # [C]
+    ),
+    rl=RLConfig(  # robomimic's image configurations of DPPO, where the paper says nothing
+        prediction="epsilon",  # [D]
+        sigma_floor=0.1,  # [D]
+        spacing="leading",  # [D]
+        noise_correlation=0.0,  # [D]
+        copies=50,  # [D]
+        decisions=300,  # [D]
+        iterations=100,  # 12 million control steps [C]; DPPO: 4.9 to 32
+        gamma=0.999,  # on manipulation [D]
+        gae_lambda=0.95,  # [D]
+        gamma_denoising=0.99,  # in robomimic [D]
+        clip=0.01,  # [D]
+        clip_first=0.001,  # [D]
+        critic_warmup=2,  # [D]
+        target_kl=1.0,  # [D]
+        log_prob_clamp=True,  # [D]
+        reward_scaling=True,  # [D]
+        actor_learning_rate=5e-5,  # of images [D]: 5e-5 or 1e-5
+        annealing="cosine",  # annealed [S], as a cosine [C]
+        minibatch=10_000,  # [D]
+        gaussian_std=0.1,  # [D]
+        gaussian_clip=0.01,  # [D]
+        gaussian_learning_rate=5e-5,  # the diffusion policy's [C]
+        seeds=(0, 1, 2),  # [C]
     ),
     vla=VLAConfig(
-        data=("human-recorded", *VLAConfig.data[1:]),
-        further=(*VLAConfig.further[:2], "human-recorded+diffusion-deterministic"),
-        image_size=256,
-        detail="exact",
-        steps=30_000,
-        seeds=(0, 1, 2),
+        data=("human-recorded", *VLAConfig.data[1:]),  # [P]
+        further=(*VLAConfig.further[:2], "human-recorded+diffusion-deterministic"),  # [S]
+        image_size=256,  # [L]
+        detail="exact",  # [L]
+        steps=30_000,  # [C]
+        seeds=(0, 1, 2),  # [C]
     ),
-    evaluation=EvaluationConfig(suites=PRO_SUITES, suite_trials=50),
+    evaluation=EvaluationConfig(
+        suites=PRO_SUITES,  # [C]
+        suite_trials=50,  # [C]
+    ),
 )
 
-PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _GPU, _PAPER)}
+PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _PIXELS, _GPU, _PAPER)}
 
 
 def get_preset(name: str) -> Preset:

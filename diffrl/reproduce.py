@@ -266,7 +266,7 @@ def main(
     """Run notebooks 01 to 05. Finished stages are found and not computed again.
 
     Args:
-        preset: smoke, laptop, gpu or paper.
+        preset: smoke, laptop, pixels, gpu or paper.
         from_: number of the first notebook, 1 to 5.
         only: number of the only notebook to run.
         force: compute everything again, the stages inside the notebooks as well.

@@ -19,7 +19,7 @@ from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes, validate_file
 from diffrl.generation.attempts import Attempt, Player, expert_folders
 from diffrl.generation.stage import arms_of, collect, dataset_path, generate
-from diffrl.presets import get_preset
+from diffrl.presets import PRESETS, get_preset
 from diffrl.rl.records import config_of, expert_folder
 from diffrl.sim import starts as sim_starts
 
@@ -113,7 +113,7 @@ def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
 
 
 def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():
-    for name in ("smoke", "laptop", "gpu", "paper"):
+    for name in PRESETS:
         made = arms_of(get_preset(name))
         assert len(made) == 5
         assert {mode for _, mode in made} == {"recorded", "deterministic", "stochastic"}

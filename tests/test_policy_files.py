@@ -9,7 +9,7 @@ from policy_samples import LAYOUT, config_of, draw, make
 
 from diffrl import policy as policies
 from diffrl.base.errors import UserError
-from diffrl.presets import get_preset
+from diffrl.presets import PRESETS, get_preset
 
 
 @pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
@@ -64,7 +64,7 @@ def test_impossible_settings_are_refused_by_name(settings, named):
         make(**settings)
 
 
-@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
 def test_every_preset_describes_a_policy(name, algorithm):
     preset = get_preset(name)

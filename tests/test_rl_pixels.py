@@ -82,10 +82,8 @@ def test_a_policy_looks_once_a_decision_and_one_of_states_never(scene):
     assert len(batch.features["cells"]) == RL.decisions * RL.copies
     ends = int(batch.truncated.sum())
     assert sum(drawn) == (RL.decisions + 1) * RL.copies + ends  # and what the last one led to
-    states = policies.make_policy(
-        policies.make_config("gaussian", CloneConfig(width=32), RL), collector.policy.layout.blind
-    )
-    assert Senses(states, scene, collector.simulator).painters is None
+    blind = policies.make_policy(collector.policy.config, collector.policy.layout.blind)
+    assert Senses(blind, scene, collector.simulator).painters is None
     collector.close()
 
 

@@ -330,7 +330,7 @@ def main(
     A few start states are also played several times; notebook 3 alone uses these episodes.
 
     Args:
-        preset: smoke, laptop, gpu or paper. It sets tasks, number of episodes and seeds.
+        preset: smoke, laptop, pixels, gpu or paper. It sets tasks, number of episodes and seeds.
         task: generate for this task only, e.g. libero_object/0.
         source: generate from this source only.
         mode: generate in this mode only: recorded (demonstrations), deterministic or stochastic

@@ -191,7 +191,7 @@ def main(
     Args:
         task: e.g. libero_object/0 (`python -m diffrl tasks` lists them).
         algorithm: the policy's class, diffusion or gaussian.
-        preset: the settings: smoke, laptop, gpu or paper.
+        preset: the settings: smoke, laptop, pixels, gpu or paper.
         seed: training seed, from which everything random is drawn.
         threads: threads of the simulator; default: all cores. They change no result.
         force: train again even if the expert exists.

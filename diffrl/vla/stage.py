@@ -311,7 +311,7 @@ def main(
     """Train the VLAs of a preset, or one VLA on any data sets.
 
     Args:
-        preset: smoke, laptop, gpu or paper. It sets everything that no other option does.
+        preset: smoke, laptop, pixels, gpu or paper. It sets everything that no other option does.
         data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
         weights: how often each file is drawn from, relative to the others; default: all alike.
         out: folder of the VLA that is trained on --data.
