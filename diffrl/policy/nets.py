@@ -81,9 +81,10 @@ class ImageEncoder(nn.Module):
         return torch.cat([seen.float(), self.state(features)], dim=1)
 
     def _compiled(self) -> nn.Module:
-        if "compiled" not in self.__dict__:  # no module of its own: a checkpoint holds it once
-            self.__dict__["compiled"] = torch.compile(self.trunk, dynamic=True)
-        return self.__dict__["compiled"]
+        compiled: nn.Module | None = self.__dict__.get("compiled")
+        if compiled is None:  # no module of its own: a checkpoint holds the ResNet once
+            compiled = self.__dict__["compiled"] = torch.compile(self.trunk, dynamic=True)
+        return compiled
 
 
 class CellEncoder(nn.Module):

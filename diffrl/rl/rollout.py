@@ -6,6 +6,7 @@ another number of rows a matrix product may round differently, and after a conta
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from diffrl.policy import ChainPolicy, Mode, trial_generator
 from diffrl.policy.decide import decide
 from diffrl.policy.features import Features
 from diffrl.sim.observation import observe
-from diffrl.sim.pictures import Detail
 from diffrl.sim.play import Playing, play
 from diffrl.sim.scene import Scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates
+
+if TYPE_CHECKING:
+    from diffrl.sim.painters import Painters
 
 COPIES = 50  # robots simulated at once, at most
 
@@ -59,7 +62,7 @@ class Senses:
             self.painters.close()
 
 
-def painters_of(policy: ChainPolicy, scene: Scene):
+def painters_of(policy: ChainPolicy, scene: Scene) -> "Painters | None":
     """Return who draws what a policy sees; None for a policy without cameras."""
     if not policy.cameras:
         return None
