@@ -32,7 +32,6 @@ from diffrl.policy import ChainPolicy, Layout
 from diffrl.presets import Preset, get_preset
 from diffrl.rl.learn import Learner
 from diffrl.rl.rollout import rollout
-from diffrl.rl.train import IMAGE_SIZE
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
@@ -103,10 +102,9 @@ class Rehearsal:
         return trial.episode
 
     def _policy(self, preset: Preset) -> ChainPolicy:
-        size = IMAGE_SIZE if preset.clone.encoder == "image" else 0
         observation = observe(self.scene, self.placement.states, self.placement.fixtures)
         tail = preset.rl.cross_fade if preset.rl.observe_tail else 0
-        layout = Layout.of(self.task.id, observation, size, tail)
+        layout = Layout.of(self.task.id, observation, tail).seen_by(preset.clone)
         return policies.make_policy(
             policies.make_config("diffusion", preset.clone, preset.rl), layout
         )

@@ -95,7 +95,7 @@ class CloneConfig(_Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.wrist and self.encoder != "frozen":
+        if self.wrist and self.encoder == "image":
             raise UserError(
                 f"clone.wrist is set, but encoder {self.encoder!r} does not see the wrist's "
                 'camera: choose clone.encoder="frozen", or leave clone.wrist off.'
