@@ -400,7 +400,6 @@ _PIXELS = Preset(
     demonstrations=OperatorConfig(count=30),  # [C]
     clone=CloneConfig(
         encoder="frozen",  # the paper's is trained [S]
-        wrist=True,  # [C]
         first_measure=1000,  # [C]
     ),
     rl=RLConfig(

@@ -9,17 +9,32 @@ from test_rl_sim import TASK, TINY, same
 
 from diffrl import policy as policies
 from diffrl.base import checkpoint
+from diffrl.base.arm import Arm
+from diffrl.base.artifacts import write_json
 from diffrl.base.errors import UserError
+from diffrl.evaluation.stage import Job, evaluate, evaluate_preset, plan
+from diffrl.generation.stage import generate
 from diffrl.policy.features import Layout
-from diffrl.presets import CloneConfig
+from diffrl.presets import (
+    PRESETS,
+    CloneConfig,
+    EvaluationConfig,
+    GenerationConfig,
+    Preset,
+    QualityConfig,
+    VLAConfig,
+)
+from diffrl.quality.stage import run_quality
 from diffrl.rl.bc import demonstration_rows
 from diffrl.rl.collect import Collector
 from diffrl.rl.learn import WALL_CLOCK, Learner
+from diffrl.rl.records import config_of, expert_folder
 from diffrl.rl.rollout import Senses, rollout
 from diffrl.sim.observation import observe
 from diffrl.sim.painters import Painters
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
+from diffrl.vla.stage import fit
 
 pytestmark = pytest.mark.sim
 CLONE = CloneConfig(
@@ -136,3 +151,58 @@ def test_demonstrations_are_seen_as_the_policy_sees_its_own_states(scene):
         observe(scene, trial.episode.states[2:3], trial.episode.fixtures), picture
     )
     assert torch.equal(features["cells"][2], seen["cells"][0])
+
+
+TINY_SERIES = Preset(
+    name="tiny-pixels",
+    tasks=(TASK,),
+    clone=CLONE,
+    rl=RL,
+    generation=GenerationConfig(episodes=3, max_attempts=3),
+    quality=QualityConfig(episodes=3, resamples=50),
+    vla=VLAConfig(
+        data=("diffusion-deterministic",),
+        further=(),
+        image_size=64,
+        frame_stride=8,
+        horizon=4,
+        chunk=4,
+        width=32,
+        heads=2,
+        steps=2,
+        batch=2,
+        held_out=1,
+    ),
+    evaluation=EvaluationConfig(trials=1),
+)
+
+
+@pytest.mark.slow
+def test_data_of_a_policy_that_looks_go_through_quality_vla_and_evaluation(
+    scene, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.setitem(PRESETS, "tiny-pixels", TINY_SERIES)
+    folder = expert_folder(TASK, "diffusion", "tiny-pixels", 0)
+    policies.save(folder, make_policy(scene))
+    write_json(folder / "config.json", config_of(TASK, "diffusion", TINY_SERIES, 0))
+
+    def short(*arguments, **options):
+        """A rollout of an untrained policy, cut and called a success."""
+        trials = rollout(*arguments, **options, max_steps=24)
+        for trial in trials:
+            trial.success = trial.episode.success = True
+            trial.episode.rewards[-1] = 1
+        return trials
+
+    monkeypatch.setattr("diffrl.rl.rollout.rollout", short)
+    row = generate(TINY_SERIES, TASK, Arm("diffusion", "deterministic")).iloc[0]
+    assert row["episodes"] == 3
+    quality = run_quality("tiny-pixels")
+    assert {t.source for t in quality.trajectories} >= {"diffusion"}
+    record = fit(("diffusion-deterministic", 0), TINY_SERIES)
+    assert record["minutes"] >= 0
+    trials = evaluate_preset(TINY_SERIES, workers=1)
+    assert (trials["status"] != "error").all()
+    own = Job(f"expert:{folder}", tuple(plan([TASK], 1)), tmp_path / "own", Arm("diffusion", "x"))
+    assert (evaluate([own], workers=1)["status"] != "error").all()

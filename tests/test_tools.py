@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig
+from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
+from diffrl.rl.records import COLUMNS
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import fresh_start_states
@@ -124,3 +125,16 @@ def test_the_gpu_kit_runs_without_libero_and_is_small(tmp_path):
         [sys.executable, "-c", blind], cwd=kit, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_expert_that_looks_is_recorded_with_what_it_sees():
+    tool, preset = load_tool("pixel_experts"), get_preset("pixels")
+    row = dict.fromkeys(COLUMNS, 0) | {"task": "libero_object/0", "algorithm": "diffusion"}
+    table = tool.with_eyes(pd.DataFrame([row, row | {"algorithm": "gaussian"}]), preset)
+    assert list(table.columns) == [*COLUMNS, "encoder", "network", "picture_detail"]
+    assert table["encoder"].tolist() == ["frozen", "frozen"]
+    assert table["network"].tolist() == [preset.clone.network, "mlp"]
+    assert table["picture_detail"].tolist() == ["reduced", "reduced"]
+    both = preset.with_settings({"clone.wrist": True, "clone.network": "unet"})
+    seen = tool.with_eyes(pd.DataFrame([row]), both).iloc[0]
+    assert (seen["encoder"], seen["network"]) == ("frozen+wrist", "unet")

@@ -360,7 +360,10 @@ def _rate(function: Callable[[], Any], rounds: int, rows: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE / "site")] if (HERE / CHECK).is_file() else []
+    if (HERE / CHECK).is_file():  # of the kit, in this process and in those that it starts
+        own = [str(HERE), str(HERE / "site")]
+        sys.path[:0] = own
+        os.environ["PYTHONPATH"] = os.pathsep.join(own)
     import tyro
 
     tyro.extras.subcommand_cli_from_dict({"pack": pack, "run": run})
