@@ -183,9 +183,9 @@ def test_data_of_a_policy_that_looks_go_through_quality_vla_and_evaluation(
 ):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     monkeypatch.setitem(PRESETS, "tiny-pixels", TINY_SERIES)
-    folder = expert_folder(TASK, "diffusion", "tiny-pixels", 0)
+    folder = expert_folder(TINY_SERIES, TASK, "diffusion", 0)
     policies.save(folder, make_policy(scene))
-    write_json(folder / "config.json", config_of(TASK, "diffusion", TINY_SERIES, 0))
+    write_json(folder / "config.json", config_of(TINY_SERIES, TASK, "diffusion", 0))
 
     def short(*arguments, **options):
         """A rollout of an untrained policy, cut and called a success."""

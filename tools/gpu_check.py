@@ -250,7 +250,7 @@ class Expert:
         from diffrl.rl.train import Training
 
         config = self.preset.clone
-        self.run = Training(TASK, "diffusion", self.preset, folder=Path(tempfile.mkdtemp()))
+        self.run = Training(self.preset, TASK, "diffusion", folder=Path(tempfile.mkdtemp()))
         self.policy = self.run.new_policy()
         episodes, _ = operator_demonstrations(
             self.run.scene, self.todo.demonstrations, 0, self.preset.demonstrations
