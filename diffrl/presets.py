@@ -313,24 +313,28 @@ _SMOKE = Preset(
         iterations=12,
         measure_every=3,
         measure_starts=24,
+        target_success=0.95,
+        confirm_starts=48,
+        evaluation_starts=20,
         evaluation_seeds=(0, 1),
     ),
-    generation=GenerationConfig(episodes=20, max_attempts=120, repeats=6, repeated_starts=3),
+    generation=GenerationConfig(episodes=36, max_attempts=160, repeats=6, repeated_starts=3),
     quality=QualityConfig(episodes=20, resamples=1000),
     vla=VLAConfig(
         data=("operator-recorded", "gaussian-deterministic", "diffusion-deterministic"),
-        demonstrations=20,
+        demonstrations=36,
         further=("diffusion-deterministic:10", "operator-recorded+diffusion-deterministic"),
-        frame_stride=4,
+        frame_stride=6,  # more episodes teach more than more of their frames [C]
         horizon=8,
         width=128,
         encoder_layers=1,
         decoder_layers=2,
         flow_draws=2,
-        steps=450,
+        batch=32,  # on one core a step costs half of one with 64
+        steps=1200,
         learning_rate=1e-3,
     ),
-    evaluation=EvaluationConfig(trials=10),
+    evaluation=EvaluationConfig(trials=20),
 )
 
 # From results/laptop/clones.csv (tools/count_demonstrations.py): among the counts from which both

@@ -77,6 +77,13 @@ def test_rl_improves_the_clone(results):
     assert (table["success"] <= table["high"]).all()
 
 
+def test_a_vla_of_rl_data_solves_most_official_start_states(results):
+    table = pd.read_csv(results / "evaluation.csv")
+    learned = table[table["source"] != "operator"]
+    assert (table["trials"] == 20).all()
+    assert learned["success"].max() >= 0.6
+
+
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
