@@ -1,6 +1,6 @@
 # make reproduce [PRESET=smoke]   run the notebooks; what is finished is found
 # make test                       every test but the slow ones; the smoke series is one of them
-# make check-slow · check-kills · check-cluster · check-lerobot   what takes longer, or needs its own environment
+# make check-slow · check-kills · check-faults · check-cluster · check-lerobot   what takes longer, or needs its own environment
 # make evidence PRESET=laptop     pack runs/laptop into results/ and figures/, which git keeps
 # make check-browser              the explorer in a real Chromium
 # make lint                       style, types, spelling; `pre-commit install` has git ask before each commit
@@ -16,8 +16,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-cluster \
-  check-lerobot check-browser lint coverage lab doctor readme clean
+.PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-faults \
+  check-cluster check-lerobot check-browser lint coverage lab doctor readme clean
 
 help:
 	@sed -n '1,10s/^# \{0,1\}//p' Makefile
@@ -45,6 +45,14 @@ check-slow: ready readers  # all 130 tasks against LIBERO, long trainings, memor
 
 check-kills: ready  # the series killed in every notebook, against an unbroken one
 	@DIFFRL_KILLS=1 $(RUN) -m pytest tests/test_series.py
+
+# seconds for each of 25 readers of a stranger's file
+FUZZ := 30
+
+check-faults: ready  # hostile files for over ten minutes; the small series broken in every way
+	@DIFFRL_FUZZ_SECONDS=$(FUZZ) DIFFRL_FUZZ_REPORT=$(CURDIR)/results/fuzz.csv \
+	  $(RUN) -m pytest tests/test_hostile_inputs.py $(ARGS)
+	@$(RUN) tools/check_faults.py
 
 # robomimic's own requirements do not install here; its reader needs only these
 readers: $(INSTALLED)

@@ -92,11 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in unread:
             _discard(stream)
         return PIPE
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         told = refused_by_the_machine(error)
         if told is None:
             raise
-        if error.filename is None:
+        if isinstance(error, OSError) and error.filename is None:
             _discard(sys.stdout)  # perhaps its disk is full
         return _tell(told)
 
@@ -124,11 +124,6 @@ def _run(arguments: list[str]) -> int:
         if "MUJOCO_GL" not in str(error):
             raise
         return _tell(f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}: unset it, or use egl, osmesa.")
-    except MemoryError:
-        return _tell(
-            "The memory is full: close other programs, use fewer --workers or a smaller preset. "
-            "The same command continues where it can."
-        )
     except KeyboardInterrupt:
         print("Interrupted. The same command continues this work.", file=sys.stderr)
         return 130

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import Stage, runs_dir, write_csv, write_json
+from diffrl.base.artifacts import Stage, alone, runs_dir, write_csv, write_json
 from diffrl.base.errors import TrainingError
 from diffrl.base.intervals import holm, mean_interval, sign_flip_test
 from diffrl.base.scale import map_tasks, shares
@@ -332,15 +332,19 @@ def _run(item: tuple[Variant, str, int], preset: str, threads: int) -> None:
         settings = variant.preset(get_preset(preset))
         note = functools.partial(movement, chunk=settings.clone.chunk)
         run = Training(settings, task, variant.algorithm, seed, threads, stage.folder, note=note)
-        run.drop_foreign_checkpoints()  # of a variant that was changed: nobody will go on with them
-        try:
-            rows = _trained(run)
-        except TrainingError as error:  # a result: left out, a variant is judged by its survivors
-            rows = _failed(run, str(error))
-        rows = [{"arm": variant.name, "preset": preset} | row for row in rows]
-        stage.finish({"rows": rows}, seed=seed)
+        with alone(stage.folder):
+            rows = [{"arm": variant.name, "preset": preset} | row for row in _rows(run)]
+            stage.finish({"rows": rows}, seed=seed)
     shutil.rmtree(stage.folder / "checkpoint", ignore_errors=True)
     _write_table(preset)
+
+
+def _rows(run: Training) -> list[dict]:
+    run.drop_foreign_checkpoints()  # of a variant that was changed: nobody will go on with them
+    try:
+        return _trained(run)
+    except TrainingError as error:  # a result: left out, a variant is judged by its survivors
+        return _failed(run, str(error))
 
 
 def _trained(run: Training) -> list[dict]:

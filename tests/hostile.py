@@ -12,13 +12,17 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from diffrl.base.artifacts import write_csv
 from diffrl.base.errors import UserError
 
+seen: Counter = Counter()  # of one reader: "read", "refused", "harmed", and the most "MiB" taken
 MEMORY = 256 * 2**20  # bytes that a reader may take beyond its input
 PATIENCE = 60  # seconds until a reader counts as hung
 EXAMPLES = 8  # inputs of a round; DIFFRL_FUZZ_SECONDS asks for rounds until so much has passed
@@ -92,7 +96,7 @@ def read_in_child(read, folder: Path) -> str:
         os.close(end)
         _child(read, folder, start)
     os.close(start)
-    limit, told = time.monotonic() + PATIENCE, b""
+    limit = time.monotonic() + PATIENCE
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done or time.monotonic() > limit:
@@ -103,14 +107,18 @@ def read_in_child(read, folder: Path) -> str:
         os.waitpid(child, 0)
         status = None
     with os.fdopen(end, "rb") as stream:
-        told = stream.read().decode(errors="replace")
+        taken, _, told = stream.read().decode(errors="replace").partition(" ")
     if status is None:
-        return f"hung for {PATIENCE} s"
-    return told if os.WIFEXITED(status) and told else f"the process died ({status})"
+        told = f"hung for {PATIENCE} s"
+    elif not os.WIFEXITED(status) or not told:
+        told = f"the process died ({status})"
+    seen.update([told if told in ("read", "refused") else "harmed"])
+    seen["MiB"] = max(seen["MiB"], int(taken or 0) >> 20)
+    return told
 
 
 def _child(read, folder: Path, report: int):
-    seen, outcome = [], "read"
+    events, outcome = [], "read"
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -118,20 +126,19 @@ def _child(read, folder: Path, report: int):
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + 4 * MEMORY, now + 4 * MEMORY))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        sys.addaudithook(lambda name, given: _watch(name, given, folder, seen))
+        sys.addaudithook(lambda name, given: _watch(name, given, folder, events))
         try:
             read()
         except UserError:
             outcome = "refused"
         except BaseException:
             outcome = traceback.format_exc()[-1500:]
-        events = [*seen]
         taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         if taken > MEMORY:
             outcome = f"it took {taken / 2**20:.0f} MiB"
         if events:
             outcome = f"it ran or wrote: {events[:3]}"
-        os.write(report, outcome.encode(errors="replace"))
+        os.write(report, f"{max(taken, 0)} {outcome}".encode(errors="replace"))
     finally:
         os._exit(0)
 
@@ -158,15 +165,13 @@ def _inside(name: str, path, folder: Path, seen: list) -> None:
 
 # -- rounds ----------------------------------------------------------------------------------------
 def fuzz(strategy, check) -> int:
-    """Call ``check(input)`` with inputs of `strategy`; return how many were tried."""
-    budget, tried = float(os.environ.get("DIFFRL_FUZZ_SECONDS", 0)), 0
+    """Call ``check(input)`` with inputs of `strategy`; return how many were tried.
+
+    Where DIFFRL_FUZZ_REPORT names a table, a row of what came of them is added to it.
+    """
+    budget = float(os.environ.get("DIFFRL_FUZZ_SECONDS", 0))
     began, number = time.monotonic(), 0
-
-    def counted(data):
-        nonlocal tried
-        tried += 1
-        check(data)
-
+    seen.clear()
     quiet = settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -174,6 +179,21 @@ def fuzz(strategy, check) -> int:
         suppress_health_check=list(HealthCheck),
     )
     while number == 0 or time.monotonic() - began < budget:
-        seed(number)(quiet(given(strategy)(counted)))()
+        seed(number)(quiet(given(strategy)(lambda data: check(data))))()
         number += 1
-    return tried
+    if "DIFFRL_FUZZ_REPORT" in os.environ:
+        _report(Path(os.environ["DIFFRL_FUZZ_REPORT"]))
+    return seen["read"] + seen["refused"] + seen["harmed"]
+
+
+def _report(path: Path) -> None:
+    test = os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]
+    name, _, variant = test.removeprefix("test_").partition("[")
+    reader = name.replace("_", " ").split(" without ")[0].removesuffix(" is read")
+    reader += f" ({variant.rstrip(']')})" if variant else ""
+    counts = [seen["read"], seen["refused"], seen["harmed"]]
+    row = {"reader": reader, "inputs": sum(counts), "read": counts[0], "refused": counts[1]}
+    row |= {"harmed": counts[2], "most_memory_mib": seen["MiB"]}
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    table = pd.DataFrame([r for r in rows if r["reader"] != reader] + [row])
+    write_csv(path, table)

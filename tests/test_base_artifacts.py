@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from diffrl.base import artifacts
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, refused_by_the_machine
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,44 @@ def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path):
         artifacts.lock(tmp_path / ".lock", "busy")
     os.close(first)
     os.close(artifacts.lock(tmp_path / ".lock", "busy"))
+
+
+def test_a_folder_is_one_process_s_alone_for_a_while(tmp_path):
+    busy = pytest.raises(UserError, match=r"Another process is at work on .*run: wait for it")
+    with artifacts.alone(tmp_path / "run"), busy, artifacts.alone(tmp_path / "run"):
+        pytest.fail("there were two")
+    with artifacts.alone(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", 28),
+        ("Unable to write (file write failed: errno = 30, error message = '…')", 30),
+    ],
+)
+def test_what_a_library_says_of_the_disk_is_the_machine_s_error_of_that_file(tmp_path, said, code):
+    named = pytest.raises(OSError, match=r"some\.bin")
+    with named as caught, artifacts.atomic_path(tmp_path / "some.bin"):
+        raise RuntimeError(said)
+    assert caught.value.errno == code
+    assert refused_by_the_machine(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_a_full_memory_is_told_whoever_says_so(error):
+    assert "memory is full" in refused_by_the_machine(error)
+    assert refused_by_the_machine(RuntimeError("something else")) is None
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF])

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import data_samples
+import h5py
 import hostile
 import msgpack
 import numpy as np
@@ -18,6 +19,7 @@ import policy_samples
 import pytest
 import torch
 import vla_samples
+from hypothesis import strategies as st
 
 from diffrl import evidence
 from diffrl import policy as policies
@@ -25,6 +27,7 @@ from diffrl.base import checkpoint
 from diffrl.base.artifacts import Stage, read_json, write_csv, write_json
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_attributes, validate_file, write_episodes
+from diffrl.data.model_xml import body_poses
 from diffrl.evaluation import lerobot
 from diffrl.evaluation.openpi import UNREADABLE, OpenPI, pack
 from diffrl.quality import read_trajectories
@@ -75,6 +78,20 @@ def collected(path):
     data_samples.write_collected(path, [data_samples.sample_episode(seed) for seed in range(2)])
 
 
+def robomimic(path):
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps(
+            {"env_name": "Lift", "env_kwargs": {"control_freq": 20}}
+        )
+        for number in range(2):
+            demo, steps = data.create_group(f"demo_{number}"), 30
+            demo["actions"] = np.zeros((steps, 7))
+            demo["obs/robot0_eef_pos"] = np.linspace(0, 0.1 + number, steps)[:, None] * np.ones(3)
+            demo["rewards"] = demo["dones"] = np.arange(steps) == steps - 1
+            demo.attrs["num_samples"] = steps
+
+
 @pytest.mark.parametrize("write", [ours, official, collected])
 def test_a_changed_data_set_is_validated_without_harm(place, write):
     path = place / "some_demo.hdf5"
@@ -82,7 +99,7 @@ def test_a_changed_data_set_is_validated_without_harm(place, write):
     fuzz_file(path, lambda: validate_file(path))
 
 
-@pytest.mark.parametrize("write", [ours, official])
+@pytest.mark.parametrize("write", [ours, official, collected, robomimic])
 def test_a_changed_data_set_is_measured_without_harm(place, write):
     path = place / "some_demo.hdf5"
     write(path)
@@ -93,6 +110,36 @@ def test_the_attributes_of_a_changed_data_set_are_read_without_harm(place):
     path = place / "some_demo.hdf5"
     official(path)
     fuzz_file(path, lambda: read_attributes(path))
+
+
+def test_a_changed_model_of_a_data_set_is_read_without_harm(place):
+    path, text = place / "model.xml", data_samples.MODEL_XML.encode()
+    path.write_bytes(text)
+    read = lambda: body_poses(path.read_bytes().decode("utf-8", "replace"))  # noqa: E731
+    tags = [b"<body>", b"</body>", b"<!DOCTYPE a>", b'<body pos="1e999 0 0"/>', b"&a;", b"<!--"]
+    inserted = st.tuples(st.integers(0, len(text)), st.sampled_from(tags), st.integers(1, 50)).map(
+        lambda at: text[: at[0]] + at[1] * at[2] + text[at[0] :]
+    )
+    fuzz_file(path, read, hostile.mutated(text) | inserted)
+
+
+LAUGHS = "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(9))
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<mujoco>" + "<body>" * 200_000,
+        "<mujoco>" + "<body>" * 200_000 + "</body>" * 200_000 + "</mujoco>",
+        f'<!DOCTYPE a [<!ENTITY a0 "ha">{LAUGHS}]><mujoco>&a9;</mujoco>',
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><mujoco>&b;</mujoco>',
+    ],
+    ids=["open", "deep", "laughs", "outside"],
+)
+def test_xml_that_nests_unfolds_or_names_other_files_does_no_harm(place, xml):
+    assert hostile.read_in_child(lambda: body_poses(xml), place) == (
+        "read" if xml.endswith("</body></mujoco>") else "refused"
+    )
 
 
 # -- models ----------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ import pytest
 from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 from diffrl.demonstrator.workspace import Workspace
+from diffrl.sim import compiler, training
 from diffrl.sim.cache import made_once, read_cached, write_cached
 from diffrl.sim.observation import observe
+from diffrl.sim.pictures import reduced_model
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
@@ -124,6 +126,34 @@ def test_a_damaged_scene_is_refused_and_a_cached_one_is_small(scene, monkeypatch
         (tmp_path / "scenes" / path.name).write_bytes(raw)
     with pytest.raises(UserError, match=r"libero_object-0-\w+\.scene is damaged"):
         load_scene.__wrapped__("libero_object/0")  # behind the cache in memory
+
+
+@pytest.fixture
+def another_installation(tmp_path, monkeypatch):
+    """The packages' files at another place, as in a second clone or after a move."""
+    for number, (mark, place) in enumerate((roots := compiler.asset_roots()).items()):
+        (tmp_path / str(number)).symlink_to(place)
+        roots[mark] = str(tmp_path / str(number))
+    return lambda: monkeypatch.setattr(compiler, "asset_roots", lambda: roots)
+
+
+@pytest.mark.sim
+def test_what_is_compiled_names_no_place_and_is_the_same_in_another_installation(
+    scene, another_installation
+):
+    def made():
+        faces = (reduced_model(scene), training._without(scene, set()))
+        return [model.paths for model in faces]
+
+    arrays = compiler.compile_task(scene.task)[1]
+    compiled = [arrays["physics"].tobytes(), arrays["picture_xml"].tobytes()]
+    named = made()
+    for place in compiler.asset_roots().values():
+        assert not any(place.encode() in content for content in compiled + named)
+    assert all(b"{robosuite}" in paths for paths in compiled + named[1:])
+    another_installation()
+    assert str(scene.picture_xml()).count(str(compiler.asset_roots()["{robosuite}"])) > 5
+    assert made() == named  # its files are read from there, and named alike
 
 
 @pytest.mark.sim

@@ -21,7 +21,7 @@ from vla_samples import TINY, make_model, toy_frames
 from diffrl.base.errors import UserError
 from diffrl.vla import model as vla
 from diffrl.vla.frames import Frames, chunks
-from diffrl.vla.train import draw, has_bfloat16, train
+from diffrl.vla.train import draw, has_bfloat16, loss_on, train
 
 
 def test_a_trained_model_follows_the_instruction_and_the_proprioception(tmp_path):
@@ -35,6 +35,19 @@ def test_a_trained_model_follows_the_instruction_and_the_proprioception(tmp_path
     assert losses["held_out"].iloc[-1] < 0.5 * losses["held_out"].iloc[0]
     assert float((found.sign() == actions.sign()).float().mean()) > 0.95
     assert float((found - actions).abs().mean()) < 0.2
+
+
+def test_both_curves_are_of_the_averaged_weights_and_looking_changes_none(tmp_path, monkeypatch):
+    frames, held_out, cpu = toy_frames(), toy_frames(seed=1), torch.device("cpu")
+    losses, _ = train(frames, held_out, TINY, 0, tmp_path / "looked")
+    kept = vla.load(tmp_path / "looked")
+    expected = [loss_on(kept, part, cpu) for part in (frames, held_out)]
+    np.testing.assert_allclose(losses[["train", "held_out"]].iloc[-1], expected, rtol=1e-6)
+    assert losses["train"].iloc[-1] != losses["loss"].iloc[-1]
+    monkeypatch.setattr("diffrl.vla.train.loss_on", lambda *_: 0.0)
+    train(frames, held_out, TINY, 0, tmp_path / "blind")
+    weights = [tmp_path / name / "model.safetensors" for name in ("looked", "blind")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_steps_past_the_end_of_an_episode_do_not_count():

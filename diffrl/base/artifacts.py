@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, file_error
 
 FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
 EVIDENCE = "evidence.json"  # in a run's folder that `diffrl.evidence` unpacked
@@ -136,6 +136,24 @@ def lock(path: Path, busy: str | None) -> int:
     return handle
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of `folder`, which is created if need be.
+
+    Raises:
+        UserError: another one is at work there.
+    """
+    busy = (
+        f"Another process is at work on {folder}: wait for it, then call again, or set DIFFRL_HOME "
+        "to another folder."
+    )
+    handle = lock(make_folder(folder) / ".lock", busy)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _unwritable(folder: Path, error: OSError) -> str:
     return (
         f"Nothing can be written in the folder {folder} ({error.strerror}): make it writable, make "
@@ -167,8 +185,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except Exception as error:
+        if (told := file_error(error, path)) is not None:
+            raise told from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(
+            OSError
+        ):  # of a folder that is gone or read-only: first things first
+            temporary.unlink(missing_ok=True)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 import errno
 import operator
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,19 +52,55 @@ def whole(value: Any, name: str, least: int = 1) -> int:
     return number
 
 
-# what a machine refuses to any program: rights, room, devices that are gone
+# what a machine refuses to any program: rights, room, devices and folders that are gone
 _MACHINE = tuple(
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "ENOLCK")
+    for name in [
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EIO",
+        "ESTALE",
+        "ENOLCK",
+        "ENOTDIR",
+    ]
 )
+# how libraries say that they got no memory, where they raise no MemoryError
+_MEMORY = re.compile(r"out of memory|(can't|could not|unable to|failed to) allocate", re.IGNORECASE)
+_NUMBER = re.compile(r"\b(?:os error|errno =) (\d+)")  # how Rust and HDF5 name the machine's error
 
 
-def refused_by_the_machine(error: OSError) -> str | None:
-    """Return the paragraph for a file error that no program can help; None for any other."""
-    if error.errno not in _MACHINE:
+def refused_by_the_machine(error: BaseException) -> str | None:
+    """Return the paragraph for an error that no program can help; None for any other."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return _MEMORY_FULL
+    if isinstance(error, RuntimeError) and _MEMORY.search(str(error)):  # torch, MuJoCo, CUDA
+        return _MEMORY_FULL
+    if not isinstance(error, OSError) or error.errno not in _MACHINE:
         return None
     place = f"The file or folder {error.filename}" if error.filename else "A file or folder"
     return (
         f"{place} cannot be used ({error.strerror}): check its rights and the free space there, or "
         "set DIFFRL_HOME (results), DIFFRL_CACHE (cache) or TMPDIR to another folder."
     )
+
+
+_MEMORY_FULL = (
+    "The memory is full: close other programs, use fewer --workers or a smaller preset. The same "
+    "command continues where it can."
+)
+
+
+def file_error(error: Exception, path: str | os.PathLike) -> OSError | None:
+    """Return what a library says of the machine in words of its own as the OSError of `path`.
+
+    None where it names no error of the machine's, or is an OSError with a number already.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return None
+    found = _NUMBER.search(str(error))
+    number = int(found[1]) if found else 0
+    return OSError(number, os.strerror(number), os.fspath(path)) if number else None

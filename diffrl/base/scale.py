@@ -142,7 +142,7 @@ def _guarded(function: Callable[[Any], Any], item: Any) -> Outcome:
     except UserError as error:
         return False, (str(error), None)
     except Exception as error:
-        told = refused_by_the_machine(error) if isinstance(error, OSError) else None
+        told = refused_by_the_machine(error)
         return False, (told, None) if told else (None, traceback.format_exc())
     finally:
         report(0.0)  # the item counts as a whole now

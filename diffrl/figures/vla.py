@@ -13,15 +13,18 @@ from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style
 def loss_curves(losses: pd.DataFrame) -> Figure:
     """Flow-matching loss over optimiser steps: training (thin) and held-out episodes (bold).
 
-    losses: rows (source, mode, training_seed, step, loss, held_out); several seeds are averaged.
+    losses: rows (source, mode, training_seed, step, loss, train, held_out); several seeds are
+    averaged. Both curves are of the averaged weights; records without `train`, which are older,
+    show `loss` instead, and that is of the weights of each step.
     """
+    thin = "train" if "train" in losses and losses["train"].notna().all() else "loss"
     figure, axes = plt.subplots(figsize=(SINGLE + 0.4, 2.5))
     for source, mode in arm_order(losses):
         arm = losses[(losses["source"] == source) & (losses["mode"] == mode)]
-        mean = arm.groupby("step")[["loss", "held_out"]].mean()
+        mean = arm.groupby("step")[[thin, "held_out"]].mean()
         line = {**arm_style(source, mode), "marker": ""}
         axes.plot(mean.index, mean["held_out"], **line, label=arm_label(source, mode))
-        axes.plot(mean.index, mean["loss"], **{**line, "lw": 0.6, "alpha": 0.7})
+        axes.plot(mean.index, mean[thin], **{**line, "lw": 0.6, "alpha": 0.7})
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel("flow-matching loss")
     axes.set_ylim(bottom=0)

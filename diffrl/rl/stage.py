@@ -15,7 +15,7 @@ import torch
 
 from diffrl import policy as policies
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import Stage, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, alone, runs_dir, write_csv
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import Resources, cores, map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
@@ -57,14 +57,14 @@ def train_expert(
 
     Raises:
         UserError: an unknown task or algorithm, no demonstrations, a clone without any success, a
-            loss that is not finite, a checkpoint of other settings.
+            loss that is not finite, a checkpoint of other settings, another process at work on it.
     """
     run = Training(preset, task, algorithm, seed, threads, folder, journal)
-    if force:
-        run.drop_checkpoints()
     if not force and run.stage.done:
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
-    with heartbeat(run.folder, "expert") as sign:
+    with alone(run.folder), heartbeat(run.folder, "expert") as sign:
+        if force:
+            run.drop_checkpoints()
         run.journal.sign = sign
         return _train_anew(run, sign)
 

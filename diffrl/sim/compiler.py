@@ -93,7 +93,7 @@ def physics_face(xml: str, full: mujoco.MjModel) -> mujoco.MjModel:
 
     Raises RuntimeError if a constant that physics reads differs from the full model's.
     """
-    model = physics_spec(xml, full).compile()
+    model = without_places(physics_spec(xml, full)).compile()
     for field in PHYSICS_FIELDS:
         if not np.array_equal(getattr(model, field), getattr(full, field)):
             raise RuntimeError(f"the physics face changed {field}")
@@ -122,6 +122,19 @@ def physics_spec(xml: str, full: mujoco.MjModel) -> mujoco.MjSpec:
     return spec
 
 
+def without_places(spec: mujoco.MjSpec) -> mujoco.MjSpec:
+    """Name the files of `spec` by their package's mark, and return it.
+
+    A compiled model keeps these names. So what is made of it has the same bytes in every
+    installation, and a cache can be moved.
+    """
+    for asset in [*spec.meshes, *spec.textures]:
+        if asset.file:
+            place, asset.file = asset.file, _portable(asset.file)
+            spec.assets[asset.file] = Path(place).read_bytes()
+    return spec
+
+
 PHYSICS_FIELDS = tuple(
     """qpos0 body_pos body_quat body_mass body_inertia body_ipos body_iquat body_subtreemass
     body_invweight0 dof_invweight0 dof_M0 dof_damping dof_armature dof_frictionloss jnt_range
@@ -137,7 +150,7 @@ def _to_bytes(model: mujoco.MjModel) -> np.ndarray:
 
 
 def _portable(xml: str) -> str:
-    """The XML with LIBERO's and robosuite's folders replaced, so that a cache can be moved."""
+    """A text with LIBERO's and robosuite's folders replaced, so that a cache can be moved."""
     for mark, root in asset_roots().items():
         xml = xml.replace(root, mark)
     return xml

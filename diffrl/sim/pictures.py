@@ -83,6 +83,8 @@ def _cached(scene: Scene) -> mujoco.MjModel:
 
 def reduced_model(scene: Scene) -> mujoco.MjModel:
     """Compile the picture model of detail "reduced" (10 s)."""
+    from diffrl.sim.compiler import without_places
+
     full = _full_model(scene)
     spec = mujoco.MjSpec.from_string(scene.picture_xml())
     for body in spec.bodies[1:]:  # nothing will move by itself: any inertia does
@@ -99,7 +101,7 @@ def reduced_model(scene: Scene) -> mujoco.MjModel:
         mesh.delete()
     _simplify_meshes(spec, full, _far_meshes(scene, full))
     _shrink_textures(spec, full)
-    return spec.compile()
+    return without_places(spec).compile()
 
 
 def still_bodies(scene: Scene, model: mujoco.MjModel) -> np.ndarray:

@@ -231,7 +231,7 @@ def scene_bytes(scene: Scene) -> bytes:
 
 def _without(scene: Scene, needed: set[int]) -> mujoco.MjModel:
     """The physics face without the joints of things and fixtures that are not needed."""
-    from diffrl.sim.compiler import physics_spec
+    from diffrl.sim.compiler import physics_spec, without_places
 
     exact = scene.model
     robot = {
@@ -242,7 +242,7 @@ def _without(scene: Scene, needed: set[int]) -> mujoco.MjModel:
         for joint in range(exact.njnt)
         if joint not in robot and int(exact.jnt_bodyid[joint]) not in needed
     ]
-    spec = physics_spec(scene.picture_xml(), exact)
+    spec = without_places(physics_spec(scene.picture_xml(), exact))
     for joint in list(spec.joints):
         if joint.name in idle:
             joint.delete()

@@ -5,12 +5,12 @@ python -m diffrl train-vla --data a_demo.hdf5 b_demo.hdf5 --weights 3 1 --out my
 accelerate launch --num_processes 4 -m diffrl train-vla --preset gpu --device cuda
 """
 
+import contextlib
 import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,10 +22,10 @@ import torch
 from accelerate import PartialState
 
 from diffrl.base.arm import Arm
-from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, alone, run_folder, runs_dir, write_csv
 from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
-from diffrl.base.heartbeat import heartbeat
+from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import Resources, cores, map_tasks
 from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import read_attributes
@@ -172,7 +172,7 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     source, mode = arm_of(data)
     about = {"source": source, "mode": mode, "preset": preset.name}
     config = settings_of(data, seed, preset)
-    with heartbeat(folder, "vla") if PartialState().is_main_process else nullcontext() as sign:
+    with _at_work(folder) as sign:
         losses, minutes = train(frames, held_out, config, seed, folder, about, device, sign)
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
@@ -183,6 +183,16 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
         stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
     crew.wait_for_everyone()
     return row
+
+
+@contextlib.contextmanager
+def _at_work(folder: Path) -> Iterator[Heartbeat | None]:
+    """Keep others out and give signs of life: the first of the processes that share a model."""
+    if PartialState().is_main_process:
+        with alone(folder), heartbeat(folder, "vla") as sign:
+            yield sign
+    else:
+        yield None
 
 
 def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Frames]:

@@ -28,6 +28,8 @@ from diffrl.vla.frames import Frames
 from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_state
 
 LOGS = 20  # points of the loss curve
+CURVE = ("step", "loss", "train", "held_out")
+FORMAT = 2  # of a checkpoint; raise it when what it carries changes
 
 
 @dataclasses.dataclass
@@ -41,7 +43,7 @@ class Run:
     generator: torch.Generator
     step: int = 0
     running: float = 0.0  # sum of the losses since the last log
-    history: list[tuple[float, float, float]] = dataclasses.field(default_factory=list)
+    history: list[tuple[float, ...]] = dataclasses.field(default_factory=list)  # rows of CURVE
     seconds: float = 0.0  # of training, those before a kill among them
 
 
@@ -57,8 +59,10 @@ def train(
 ) -> tuple[pd.DataFrame, float]:
     """Train a VLA and write `model.safetensors`, `model.json` and `losses.csv` to `folder`.
 
-    Returns the loss curve – step, loss, held_out (flow-matching losses, normalised actions) – and
-    the minutes, in all its parts if it was killed.
+    Returns the loss curve and the minutes, in all its parts if it was killed. Its losses are of
+    flow matching, on normalised actions: `loss` is the mean of the steps since the last row, each
+    of the weights of its moment; `train` and `held_out` are of the averaged weights, which are
+    kept, on frames that training draws and on those that it never does.
 
     Raises:
         UserError: the loss became infinite, or this run's checkpoint in `folder` is broken.
@@ -67,7 +71,8 @@ def train(
     device = crew.device if crew.num_processes > 1 else torch.device(device)
     torch.set_num_threads(1)  # the bytes of a sum depend on the number of threads
     precision = "bfloat16" if has_bfloat16(device) else "float32"
-    key = config_hash([config, seed, precision, data_hash(frames), data_hash(held_out)])
+    data = [data_hash(frames), data_hash(held_out)]
+    key = config_hash([config, seed, precision, *data, FORMAT])
     run = _start(crew, frames, config, seed, device)
     path = folder / "checkpoint" / f"{key}.safetensors"
     if path.exists() and not forced(path):
@@ -87,13 +92,13 @@ def train(
         if sign is not None:
             sign.tell(done=run.step)
         if run.step % every == 0 or run.step == config.steps:
-            _log(run, held_out, every, device)
-            bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][2]:.3f}")
+            _log(run, frames, held_out, every, device)
+            bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][-1]:.3f}")
             run.seconds = time.perf_counter() - began
             if crew.is_main_process:
                 _checkpoint(run, path, key)
     bar.close()
-    losses = pd.DataFrame(run.history, columns=["step", "loss", "held_out"])
+    losses = pd.DataFrame(run.history, columns=CURVE)
     losses["step"] = losses["step"].astype(int)
     run.model.load_state_dict(run.ema, strict=False)
     if crew.is_main_process:
@@ -205,8 +210,8 @@ def _average(run: Run) -> None:
 
 
 @torch.no_grad()
-def held_out_loss(model: VLA, frames: Frames, device: torch.device) -> float:
-    """Flow-matching loss on frames that training never draws; the same noise at every call."""
+def loss_on(model: VLA, frames: Frames, device: torch.device) -> float:
+    """Flow-matching loss on at most 64 frames, evenly spread; the same noise at every call."""
     model.eval()
     generator = torch.Generator().manual_seed(0)
     rows = np.linspace(0, len(frames) - 1, min(len(frames), 64)).astype(int)
@@ -215,13 +220,13 @@ def held_out_loss(model: VLA, frames: Frames, device: torch.device) -> float:
     return float(model(*batch, noise.to(device), time.to(device)))
 
 
-def _log(run: Run, held_out: Frames, every: int, device: torch.device) -> None:
+def _log(run: Run, frames: Frames, held_out: Frames, every: int, device: torch.device) -> None:
     count = (run.step - 1) % every + 1
     trained = {k: v.clone() for k, v in trained_state(run.model).items()}
     run.model.load_state_dict(run.ema, strict=False)
-    validation = held_out_loss(run.model, held_out, device)
+    averaged = [loss_on(run.model, part, device) for part in (frames, held_out)]
     run.model.load_state_dict(trained, strict=False)
-    run.history.append((run.step, run.running / count, validation))
+    run.history.append((run.step, run.running / count, *averaged))
     run.running = 0.0
 
 
