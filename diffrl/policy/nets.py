@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -75,15 +76,15 @@ class ImageEncoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Image (n, 3, S, S) uint8 and state (n, 11 and a tail) → (n, 512 + the state's)."""
         image = features["image"].float() / 127.5 - 1.0
-        trunk = self._compiled() if image.is_cuda else self.trunk
+        trunk: Callable[[Tensor], Tensor] = self._compiled() if image.is_cuda else self.trunk
         with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
             seen = trunk(image)
         return torch.cat([seen.float(), self.state(features)], dim=1)
 
-    def _compiled(self) -> nn.Module:
-        compiled: nn.Module | None = self.__dict__.get("compiled")
-        if compiled is None:  # no module of its own: a checkpoint holds the ResNet once
-            compiled = self.__dict__["compiled"] = torch.compile(self.trunk, dynamic=True)
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        if "compiled" not in self.__dict__:  # no module of its own: a checkpoint holds it once
+            self.__dict__["compiled"] = torch.compile(self.trunk, dynamic=True)
+        compiled: Callable[[Tensor], Tensor] = self.__dict__["compiled"]
         return compiled
 
 
