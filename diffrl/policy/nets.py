@@ -76,9 +76,11 @@ class ImageEncoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Image (n, 3, S, S) uint8 and state (n, 11 and a tail) → (n, 512 + the state's)."""
         image = features["image"].float() / 127.5 - 1.0
-        trunk: Callable[[Tensor], Tensor] = self._compiled() if image.is_cuda else self.trunk
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
-            seen = trunk(image)
+        if image.is_cuda:
+            with torch.autocast("cuda", torch.bfloat16):
+                seen = self._compiled()(image)
+        else:
+            seen = self.trunk(image)
         return torch.cat([seen.float(), self.state(features)], dim=1)
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
