@@ -15,6 +15,7 @@ from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.generation.stage import dataset_path
 from diffrl.presets import get_preset
+from diffrl.quality import report
 from diffrl.quality.report import compare_over_tasks, over_tasks
 from diffrl.quality.trajectory import Trajectory
 
@@ -230,3 +231,13 @@ def test_an_episode_without_observations_is_measured_from_its_joints():
     exact, _ = quality.panda_forward_kinematics(states[:, 1:8])
     assert np.array_equal(found.position, exact)
     assert found.start_state == "demo_3"
+
+
+def test_a_measure_is_one_line_of_the_table_with_its_function(monkeypatch):
+    lift = report.Measure("Lift", "m", 0, lambda t: float(np.ptp(t.position[:, 2])))
+    monkeypatch.setattr(report, "MEASURES", {**report.MEASURES, "lift": lift})
+    units = report.measure(list(arms(n=6)), CONFIG)
+    rows = units[units["measure"] == "lift"]
+    assert len(rows) == 12
+    assert rows["value"].between(0.15, 0.25).all()  # two thirds of a way of 30 cm
+    assert "lift" in set(report.summarise(units, CONFIG)["measure"])

@@ -24,11 +24,15 @@ Item = TypeVar("Item")
 
 
 class Measure(NamedTuple):
-    """How a measure is written, and which direction the paper's claim calls better (0: neither)."""
+    """How a measure is written, and which direction the paper's claim calls better (0: neither).
+
+    `of` computes it from one trajectory, where no function of the room does; NaN: undefined.
+    """
 
     label: str
     unit: str
     better: int
+    of: Callable[[Trajectory], float] | None = None
 
 
 MEASURES = {
@@ -292,8 +296,9 @@ def _rows(
 ) -> Iterator[tuple[str, str, float]]:
     """(start state, measure, value) of one arm on one task."""
     for trajectory in group:
-        for name, value in trajectory_measures(trajectory).items():
-            yield trajectory.start_state, name, value
+        values = trajectory_measures(trajectory)
+        values |= {n: m.of(trajectory) for n, m in MEASURES.items() if m.of is not None}
+        yield from ((trajectory.start_state, name, value) for name, value in values.items())
     starts = [t.start_state for t in group]
     commands = all(t.has_commands for t in group)  # else warping needs a stand-in
     positions = np.stack([100 * consistency.at_phases(t.position, config.phases) for t in group])
