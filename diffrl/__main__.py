@@ -142,16 +142,20 @@ def _cluster(arguments: list[str]) -> list[str]:
 
 def _unread(stream: TextIO | None) -> bool:
     """Whether nobody reads `stream`, a pipe, any more."""
+    if stream is None:
+        return False
     try:
         watch = select.poll()
         watch.register(stream.fileno(), 0)
         return any(event & select.POLLERR for _, event in watch.poll(0))
-    except (AttributeError, OSError, ValueError):  # no stream, or none with a file behind it
+    except (AttributeError, OSError, ValueError):  # no file is behind it
         return False
 
 
 def _discard(stream: TextIO | None) -> None:
     """Let what `stream` still holds go nowhere; else Python complains of it when it ends."""
+    if stream is None:
+        return
     with contextlib.suppress(AttributeError, OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -33,6 +33,7 @@ from diffrl.presets import Preset, get_preset
 from diffrl.rl.learn import Learner
 from diffrl.rl.rollout import rollout
 from diffrl.sim.observation import observe
+from diffrl.sim.pictures import Pictures
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import StartStates, fresh_start_states, official_start_states
 from diffrl.sim.tasks import get_task
@@ -123,7 +124,9 @@ class Rehearsal:
     def picture(self) -> np.ndarray:
         """What the first camera sees of the start state, (size, size, 3) uint8."""
         config = self.preset.vla
-        renderer = renderer_of(self.task.id, config.image_size, config.detail)  # the trial's, too
+        renderer = renderer_of(
+            self.task.id, Pictures(config.image_size, config.detail)
+        )  # the trial's, too
         image = renderer.render(self.placement.states[0], self.placement.fixtures[0])
         if image.std() < 1:
             raise UserError("The picture has one colour: `python -m diffrl doctor` tries OpenGL.")

@@ -24,8 +24,9 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 import torch
@@ -113,7 +114,9 @@ def _pack_table(runs: Path, paths: list[Path]) -> tuple[str, dict]:
     nothing is rounded.
     """
     headers: list[list[str]] = []
-    empty, rows, columns = [], [], {}
+    empty: list[list[str | int]] = []
+    rows: list[dict[str, Any]] = []
+    columns: dict[str, None] = {}
     for path in paths:
         header, *body = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
         if header not in headers:
@@ -189,9 +192,9 @@ def _pack_weights(runs: Path, packed: Path) -> None:
         kept = half if exact else tensors
         suite = suites.setdefault(run.rsplit("-", 2)[0], {})
         suite |= {f"{run}/{name}": tensor for name, tensor in kept.items()}
-    for suite, tensors in suites.items():
+    for name, weights in suites.items():
         (packed / WEIGHTS).mkdir(exist_ok=True)
-        save_file(tensors, packed / WEIGHTS / f"{suite}.safetensors")
+        save_file(weights, packed / WEIGHTS / f"{name}.safetensors")
 
 
 def _check(runs: Path, files: list[Path], packed: Path, again: Path) -> None:
@@ -300,7 +303,7 @@ def _inside(folder: Path, place: str) -> Path:
 # ---- text ------------------------------------------------------------------------------------
 
 
-def _csv_text(columns, rows: list[Mapping]) -> str:
+def _csv_text(columns, rows: Iterable[Mapping]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()

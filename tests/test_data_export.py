@@ -16,13 +16,16 @@ from diffrl.data import lerobot
 from diffrl.data.demo import axis_angle
 from diffrl.data.hdf5 import read_episodes, validate_file, write_episodes
 from diffrl.data.validate import main as validate
+from diffrl.sim.pictures import Pictures
 
 SIZE = 32
+PICTURES = Pictures(SIZE, "exact")
 KEYS = ("observation.images.image", "observation.images.image2")
 
 
-def painted(episodes, size, detail, workers):
+def painted(episodes, pictures, workers):
     """Stand in for the renderer: smooth pictures that tell episode, step and camera apart."""
+    size = pictures.size
     ramp = np.linspace(0, 120, size).astype(np.uint8)
     for number, episode in enumerate(episodes):
         steps = np.arange(len(episode.states), dtype=np.uint8)[:, None, None, None]
@@ -48,7 +51,7 @@ def exported(tmp_path, monkeypatch):
     files = [tmp_path / "a_demo.hdf5", tmp_path / "b_demo.hdf5"]
     for file, group in zip(files, groups):
         write_episodes(file, group, samples.ATTRS)
-    lerobot.export_lerobot(files, tmp_path / "out", SIZE)
+    lerobot.export_lerobot(files, tmp_path / "out", PICTURES)
     return tmp_path / "out", groups[0] + groups[1]
 
 
@@ -82,7 +85,7 @@ def test_films_hold_each_frame_turned_by_half_a_circle(exported):
         for number, group in enumerate((episodes[:3], episodes[3:])):
             film = iio.imread(folder / f"videos/{key}/chunk-000/file-{number:03d}.mp4")
             truth = np.concatenate(
-                [f[camera][:-1, ::-1, ::-1] for _, f in painted(group, SIZE, "exact", 1)]
+                [f[camera][:-1, ::-1, ::-1] for _, f in painted(group, PICTURES, 1)]
             )
             assert film.shape == truth.shape
             assert np.abs(film.astype(int) - truth).mean() < 2
@@ -111,7 +114,7 @@ def test_statistics_are_those_of_all_steps_and_pixels(exported):
     np.testing.assert_allclose(stats["action"]["mean"], actions.mean(0), atol=1e-6)
     np.testing.assert_allclose(stats["action"]["q99"], np.quantile(actions, 0.99, 0), atol=1e-6)
     groups = (episodes[:3], episodes[3:])
-    pixels = [f["agentview"][:-1] for g in groups for _, f in painted(g, SIZE, "exact", 1)]
+    pixels = [f["agentview"][:-1] for g in groups for _, f in painted(g, PICTURES, 1)]
     pixels = np.concatenate(pixels) / 255
     image = stats[KEYS[0]]
     assert np.shape(image["mean"]) == (3, 1, 1)
@@ -141,7 +144,7 @@ def test_the_card_names_licence_and_protocol_of_what_is_in_it(tmp_path, monkeypa
     write_episodes(human, [replace(samples.sample_episode(1), source="human")], samples.ATTRS)
     cards = {}
     for name, files in {"ours": [ours], "both": [ours, human]}.items():
-        lerobot.export_lerobot(files, tmp_path / name, SIZE)
+        lerobot.export_lerobot(files, tmp_path / name, PICTURES)
         cards[name] = (tmp_path / name / "README.md").read_text()
     assert "license: mit" in cards["ours"]
     assert "only successes are kept" in cards["ours"]
@@ -153,10 +156,10 @@ def test_the_card_names_licence_and_protocol_of_what_is_in_it(tmp_path, monkeypa
 
 def test_an_export_does_not_overwrite_and_does_not_leave_halves(exported, tmp_path):
     with pytest.raises(UserError, match="out exists"):
-        lerobot.export_lerobot([tmp_path / "a_demo.hdf5"], tmp_path / "out", SIZE)
+        lerobot.export_lerobot([tmp_path / "a_demo.hdf5"], tmp_path / "out", PICTURES)
     (tmp_path / "b_demo.hdf5").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"b_demo\.hdf5"):
-        lerobot.export_lerobot([tmp_path / "b_demo.hdf5"], tmp_path / "new", SIZE)
+        lerobot.export_lerobot([tmp_path / "b_demo.hdf5"], tmp_path / "new", PICTURES)
     assert not (tmp_path / "new").exists()
 
 
@@ -164,14 +167,14 @@ def test_hdf5_gets_liberos_images_and_nothing_else_changes(tmp_path, monkeypatch
     monkeypatch.setattr(exports, "with_frames", painted)
     episodes = [samples.sample_episode(seed) for seed in range(3)]
     write_episodes(tmp_path / "a_demo.hdf5", episodes, samples.ATTRS)
-    (target,) = exports.export_hdf5([tmp_path / "a_demo.hdf5"], tmp_path / "new", SIZE)
+    (target,) = exports.export_hdf5([tmp_path / "a_demo.hdf5"], tmp_path / "new", PICTURES)
     assert validate_file(target) == []
     for old, new in zip(episodes, read_episodes(target, images=True), strict=True):
-        frames = dict(painted([old], SIZE, "exact", 1).__next__()[1])
+        frames = dict(painted([old], PICTURES, 1).__next__()[1])
         np.testing.assert_array_equal(new.states, old.states)
         assert new.observations["agentview_rgb"].shape == frames["agentview"].shape
     with pytest.raises(UserError, match="would be overwritten"):
-        exports.export_hdf5([tmp_path / "a_demo.hdf5"], tmp_path / "new", SIZE)
+        exports.export_hdf5([tmp_path / "a_demo.hdf5"], tmp_path / "new", PICTURES)
 
 
 def test_validate_prints_remedies_and_tells_by_its_exit_code(tmp_path, capsys):

@@ -233,9 +233,10 @@ def test_an_episode_without_observations_is_measured_from_its_joints():
     assert found.start_state == "demo_3"
 
 
-def test_a_measure_is_one_line_of_the_table_with_its_function(monkeypatch):
-    lift = report.Measure("Lift", "m", 0, lambda t: float(np.ptp(t.position[:, 2])))
+def test_a_measure_is_a_line_of_the_table_and_a_function(monkeypatch):
+    lift = report.Measure("Lift", "m", 0)
     monkeypatch.setattr(report, "MEASURES", {**report.MEASURES, "lift": lift})
+    monkeypatch.setitem(report.COMPUTED, "lift", lambda t: float(np.ptp(t.position[:, 2])))
     units = report.measure(list(arms(n=6)), CONFIG)
     rows = units[units["measure"] == "lift"]
     assert len(rows) == 12

@@ -44,6 +44,11 @@ def test_a_clone_stays_small(place, files, size):
     assert sum(path.stat().st_size for path in kept) <= size * MEBIBYTE
 
 
+def test_no_test_file_has_more_than_500_lines():
+    texts = {path.name: path.read_text("utf-8") for path in committed("tests/*.py")}
+    assert [name for name, text in texts.items() if text.count("\n") > 500] == []
+
+
 def test_what_is_computed_is_not_tracked():
     assert committed("runs", "*/smoke/*", "*.hdf5", "*.pdf", "*.log") == []
     names = [path.name for path in committed("figures")]

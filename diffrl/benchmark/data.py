@@ -18,6 +18,7 @@ from diffrl.data.human import replay
 from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.presets import get_preset
 from diffrl.sim.camera import CAMERAS, Renderer
+from diffrl.sim.pictures import Pictures
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
 
@@ -43,7 +44,7 @@ def measure_data(episodes: int = 50) -> dict:
         with Renderer(scene, SIZE, "reduced") as renderer:
             before = _draw(renderer, made, EVERY // 2)
             _, exporting = timed(
-                lambda: export_hdf5([file], Path(folder) / "images", SIZE, "reduced", workers=1)
+                lambda: export_hdf5([file], Path(folder) / "images", Pictures(SIZE, "reduced"))
             )
             after = _draw(renderer, made, 0)
     drawn, drawing = (a + b for a, b in zip(before, after, strict=True))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from diffrl.evaluation.protocol import Policy, Trial
 from diffrl.evaluation.stage import Job, evaluate, plan
 from diffrl.presets import get_preset
 from diffrl.sim import compiler
+from diffrl.sim.pictures import Detail
 from diffrl.sim.tasks import get_task
 from diffrl.vla import model as vla
 
@@ -35,7 +37,7 @@ def measure_evaluation() -> dict:
     """Return control steps a second of the plain loop and of ours, with each kind of pictures."""
     record: dict = {"task": TASK, "trials": TRIALS, "workers": cores()}
     with tempfile.TemporaryDirectory() as folder:
-        for detail in ("exact", "reduced"):
+        for detail in get_args(Detail):
             name = f"compact:{_untrained(Path(folder) / detail, detail)}"
             if detail == "exact":
                 record["libero"] = round(_plain_rate(open_policy(name)), 1)
@@ -46,7 +48,7 @@ def measure_evaluation() -> dict:
     return record
 
 
-def _untrained(folder: Path, detail: str) -> Path:
+def _untrained(folder: Path, detail: Detail) -> Path:
     config = replace(get_preset("laptop").vla, detail=detail)
     scales = ((0.0,) * vla.PROPRIO, (1.0,) * vla.PROPRIO, (-1.0,) * 7, (1.0,) * 7)
     words = vla.read_words([get_task(TASK).instruction])

@@ -39,8 +39,8 @@ def libero_attributes(task: Task, image_size: int = 128) -> dict[str, str]:
     """
     name = f"{task.suite}/{task.name}.bddl"
     content = _bddl(name)
-    problem = re.search(r"\(problem\s+(\w+)\)", content)[1].lower()
-    domain = re.search(r"\(:domain\s+(\w+)\)", content)[1]
+    [problem] = re.findall(r"\(problem\s+(\w+)\)", content.lower())
+    [domain] = re.findall(r"\(:domain\s+(\w+)\)", content)
     env_name = "_".join(word.capitalize() for word in problem.split("_"))
     info = {
         "problem_name": problem,
@@ -87,7 +87,7 @@ def _env_kwargs(bddl: str, image_size: int) -> dict:
 def _bddl(name: str) -> str:
     package = find_spec("libero")  # found, not imported: LIBERO's import is slow and chatty
     roots = package.submodule_search_locations if package else []
-    for root in roots:
+    for root in roots or ():
         path = Path(root) / "libero" / "bddl_files" / name
         if path.is_file():
             return path.read_text(encoding="utf-8")

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from diffrl.base.artifacts import atomic_path, provenance
 from diffrl.data.hdf5 import iterate_episodes, read_attributes
+from diffrl.sim.pictures import Detail
 
 _HEAD = """---
 license: {license}
@@ -69,7 +71,7 @@ filtered, and under which licence they may be shared, is not known here.
 """
 
 
-def write_card(path: Path, files: Sequence[Path], info: dict, detail: str) -> None:
+def write_card(path: Path, files: Sequence[Path], info: dict, detail: Detail) -> None:
     """Write the card of an export of the data sets `files`; `info` is its ``meta/info.json``."""
     made, rows = provenance(), [_row(Path(file)) for file in files]
     origins = sorted({_origin(file) for file in files})
@@ -103,7 +105,8 @@ def _row(file: Path) -> dict:
     for episode in iterate_episodes(file, images=False):
         first = first or episode
         lengths.append(episode.length)
-    row = {"task": first.task, "source": first.source, "mode": first.mode}
+    assert first is not None  # a data set has episodes
+    row: dict[str, Any] = {"task": first.task, "source": first.source, "mode": first.mode}
     row |= {"episodes": len(lengths), "mean steps": round(sum(lengths) / len(lengths), 1)}
     log = file.with_suffix(".attempts.csv")
     if log.exists():

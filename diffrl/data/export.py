@@ -16,11 +16,12 @@ from diffrl.data.human import completed
 from diffrl.data.lerobot import export_lerobot
 from diffrl.data.media import with_frames
 from diffrl.data.validate import data_files
+from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task
 
 
 def export_hdf5(
-    files: Sequence[Path], folder: Path, size: int = 128, detail: str = "exact", workers: int = 1
+    files: Sequence[Path], folder: Path, pictures: Pictures, workers: int = 1
 ) -> list[Path]:
     """Write copies of data sets with the images of both cameras; return their paths.
 
@@ -40,8 +41,8 @@ def export_hdf5(
     for file, target in zip(files, targets):
         attrs = read_attributes(file)
         task = next(iterate_episodes(file, images=False)).task
-        attrs |= {"env_args": libero_attributes(get_task(task), size)["env_args"]}
-        pairs = with_frames(completed(file), size, detail, workers)
+        attrs |= {"env_args": libero_attributes(get_task(task), pictures.size)["env_args"]}
+        pairs = with_frames(completed(file), pictures, workers)
         write_episodes(target, _with_images(pairs), attrs)
     return targets
 
@@ -71,12 +72,12 @@ def main(
         workers: rendering processes; default: one per core.
     """
     files = data_files(paths)
-    options = {"size": size, "detail": detail, "workers": workers or cores()}
+    pictures, workers = Pictures(size, detail), workers or cores()
     if format == "hdf5":
-        for target in export_hdf5(files, to, **options):
+        for target in export_hdf5(files, to, pictures, workers):
             print(target)
         return
-    info = export_lerobot(files, to, **options)
+    info = export_lerobot(files, to, pictures, workers)
     print(
         f"{to}: LeRobotDataset {info['codebase_version']}, {info['total_episodes']} episodes, "
         f"{info['total_frames']} frames, {info['total_tasks']} tasks; its card is README.md."

@@ -25,6 +25,7 @@ from diffrl.data.demo import axis_angle
 from diffrl.data.episode import Episode
 from diffrl.data.human import completed
 from diffrl.data.media import CAMERAS, mp4_writer, with_frames
+from diffrl.sim.pictures import Pictures
 
 VERSION = "v3.0"
 VIDEO_KEYS = dict(zip(CAMERAS, ("observation.images.image", "observation.images.image2")))
@@ -68,8 +69,7 @@ class _Export:
 def export_lerobot(
     files: Sequence[Path],
     folder: Path,
-    size: int = 256,
-    detail: str = "exact",
+    pictures: Pictures,
     workers: int = 1,
 ) -> dict:
     """Write the data sets `files` as one LeRobotDataset; return its ``meta/info.json``.
@@ -86,11 +86,11 @@ def export_lerobot(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
-    export = _Export(partial, size)
+    export = _Export(partial, pictures.size)
     for number, file in enumerate(files):
-        _write_file(export, number, with_frames(completed(file), size, detail, workers))
+        _write_file(export, number, with_frames(completed(file), pictures, workers))
     info = _write_meta(export)
-    write_card(partial / "README.md", files, info, detail)
+    write_card(partial / "README.md", files, info, pictures.detail)
     os.replace(partial, folder)
     return info
 

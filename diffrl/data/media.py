@@ -12,6 +12,7 @@ from diffrl.base.artifacts import atomic_path
 from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
+from diffrl.sim.pictures import Detail, Pictures
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import CAMERAS
 
@@ -82,7 +83,7 @@ def side_by_side(films: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def pictures(
-    episode: Episode, every: int = 2, size: int = 128, detail: str = "reduced"
+    episode: Episode, every: int = 2, size: int = 128, detail: Detail = "reduced"
 ) -> np.ndarray:
     """Draw every `every`-th state of an episode, and the last: (n, size, size, 3), upright.
 
@@ -98,7 +99,7 @@ def pictures(
 
 
 def with_frames(
-    episodes: Iterable[Episode], size: int = 128, detail: str = "exact", workers: int = 1
+    episodes: Iterable[Episode], pictures: Pictures, workers: int = 1
 ) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
     """Yield each episode with its frames, camera → (L, size, size, 3), in LIBERO's orientation.
 
@@ -108,7 +109,7 @@ def with_frames(
     Raises:
         UserError: no renderer works, or an episode's task is not LIBERO's.
     """
-    limit = max(1, int(_BATCH_BYTES / (len(CAMERAS) * 3 * size**2)))  # states
+    limit = max(1, int(_BATCH_BYTES / (len(CAMERAS) * 3 * pictures.size**2)))  # states
     batch: list[Episode] = []
     for episode in itertools.chain(episodes, [None]):
         states = sum(len(waiting.states) for waiting in batch)
@@ -116,19 +117,20 @@ def with_frames(
             episode is None or episode.task != batch[0].task or states + len(episode.states) > limit
         )
         if full:
-            yield from _draw(batch, size, detail, workers)
+            yield from _draw(batch, pictures, workers)
             batch = []
         if episode is not None:
             batch.append(episode)
 
 
-def _draw(batch: list[Episode], size: int, detail: str, workers: int):
+def _draw(batch: list[Episode], pictures: Pictures, workers: int):
     from diffrl.sim.camera import render_states
 
     states = np.concatenate([episode.states for episode in batch])
     fixtures = np.concatenate(
         [np.broadcast_to(e.fixtures, (len(e.states), *e.fixtures.shape)) for e in batch]
     )
+    size, detail = pictures
     drawn = render_states(batch[0].task, states, fixtures, CAMERAS, size, detail, workers)
     first = 0
     for episode in batch:

@@ -103,8 +103,8 @@ def _at_slender_end(points: np.ndarray):
                 u = piece @ across
                 place = across * (u.max() + u.min()) / 2 + along * middle
                 place = _at(place, _height(piece, 0.024))
-                far = np.linalg.norm((place - centre)[:2])
-                yield Grasp("end", place, turned(yaw), np.ptp(u), 0.02 + 0.1 * far)
+                far = float(np.linalg.norm((place - centre)[:2]))
+                yield Grasp("end", place, turned(yaw), float(np.ptp(u)), 0.02 + 0.1 * far)
 
 
 def _at(place: np.ndarray, z: float) -> np.ndarray:

@@ -221,7 +221,7 @@ def push_along(op: Operator, name: str, target: str) -> Actions:
     yield from travel(op, lambda: ahead(0.02) + aim + 0.06 * UP, hand)
     yield from op.go(lambda: ahead(0.02) + aim, hand, careful=True, steps=50)
     yield from op.go(
-        lambda: ahead(0.08), hand, careful=True, steps=120, until=lambda: norm(way()) < 0.012
+        lambda: ahead(0.08), hand, careful=True, steps=120, until=lambda: bool(norm(way()) < 0.012)
     )
     yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
 

@@ -157,7 +157,7 @@ class Workspace:
             if m.geom_contype[geom] or m.geom_conaffinity[geom]:
                 rotation = np.zeros(9)
                 mujoco.mju_quat2Mat(rotation, m.geom_quat[geom])
-                parts.append(self._sample(geom) @ rotation.reshape(3, 3).T + m.geom_pos[geom])
+                parts.append(self._sample(int(geom)) @ rotation.reshape(3, 3).T + m.geom_pos[geom])
         return np.concatenate(parts)
 
     def _sample(self, geom: int) -> np.ndarray:

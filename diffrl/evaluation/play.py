@@ -15,7 +15,7 @@ import numpy as np
 from diffrl.base.errors import UserError
 from diffrl.data.media import write_mp4
 from diffrl.evaluation.protocol import Policy, Trial
-from diffrl.sim.pictures import Detail
+from diffrl.sim.pictures import Pictures
 from diffrl.sim.play import Playing
 from diffrl.sim.play import play as play_starts
 from diffrl.sim.scene import Scene, load_scene
@@ -79,7 +79,7 @@ class _Evaluated:
         self.chunk = policy.chunk
         self.renderer: Renderer | None = None
         if policy.cameras:
-            self.renderer = renderer_of(scene.task.id, policy.image_size, policy.detail)
+            self.renderer = renderer_of(scene.task.id, Pictures(policy.image_size, policy.detail))
 
     def begin(self, playing: Playing) -> None:
         outcome = self.outcomes[playing.number]
@@ -126,17 +126,17 @@ class _Evaluated:
 
 
 @functools.lru_cache(maxsize=1)
-def renderer_of(task: str, size: int, detail: Detail) -> "Renderer":
+def renderer_of(task: str, pictures: Pictures) -> "Renderer":
     """Return a task's renderer; the last one that was asked for stays open."""
     from diffrl.sim.camera import Renderer  # policies without eyes need no renderer
 
-    return Renderer(load_scene(task), size=size, detail=detail)
+    return Renderer(load_scene(task), pictures.size, pictures.detail)
 
 
-def film(outcome: Outcome, folder: Path, detail: Detail, size: int = 256) -> Path:
+def film(outcome: Outcome, folder: Path, pictures: Pictures) -> Path:
     """Write a trial's agentview as an MP4 at 20 Hz; its states are rendered now."""
     name = f"{outcome.trial.task}-{outcome.trial.start_state}-{outcome.status}".replace("/", "-")
-    renderer = renderer_of(outcome.trial.task, size, detail)
+    renderer = renderer_of(outcome.trial.task, pictures)
     path = folder / f"{name}.mp4"
     assert outcome.fixtures is not None  # its states were kept
     fixtures = outcome.fixtures

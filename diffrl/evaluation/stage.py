@@ -39,6 +39,7 @@ from diffrl.evaluation.policies import Oracle, label_of, open_policy
 from diffrl.evaluation.protocol import Policy, Trial
 from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
 from diffrl.presets import Preset
+from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.stage import arm_of, finished, model_folder, models_of
 
@@ -245,7 +246,7 @@ def _play_shard(item: tuple[Any, ...]) -> int:
 
     def note(o: Outcome) -> None:
         if o.states:
-            film(o, job.folder / "videos", policy.detail)
+            film(o, job.folder / "videos", Pictures(256, policy.detail))
         records.append([*o.trial, o.status, o.steps, round(o.seconds, 3), o.message])
         write_json(path, records)
         wins = sum(record[3] == "success" for record in records)

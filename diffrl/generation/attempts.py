@@ -140,8 +140,15 @@ class Player:
         from diffrl.rl.rollout import rollout
 
         torch.set_num_threads(self.preset.rl.torch_threads)  # sums in one order everywhere
-        policy, options = policies.load(folder), {"threads": self.threads, "record": True}
-        trials = rollout(policy, self.scene, starts, self.arm.mode, seed, **options)
+        trials = rollout(
+            policies.load(folder),
+            self.scene,
+            starts,
+            self.arm.mode,
+            seed,
+            threads=self.threads,
+            record=True,
+        )
         return [
             _attempt(number, folder.name, t.start_state, t.episode, t.success, t.error)
             for number, t in zip(numbers, trials)

@@ -24,15 +24,11 @@ Item = TypeVar("Item")
 
 
 class Measure(NamedTuple):
-    """How a measure is written, and which direction the paper's claim calls better (0: neither).
-
-    `of` computes it from one trajectory, where no function of the room does; NaN: undefined.
-    """
+    """How a measure is written, and which direction the paper's claim calls better (0: neither)."""
 
     label: str
     unit: str
     better: int
-    of: Callable[[Trajectory], float] | None = None
 
 
 MEASURES = {
@@ -60,6 +56,10 @@ MEASURES = {
     "own_action_variance": Measure("Action variance, same start", "", -1),
     "mode_count": Measure("Ways taken", "", 0),
 }
+
+# How a measure of MEASURES is computed from one trajectory; NaN where it is undefined. The others
+# are computed together: see `trajectory_measures` and `_rows`.
+COMPUTED: dict[str, Callable[[Trajectory], float]] = {}
 
 # The questions, fixed before the data: same mode first, the confounded contrast last.
 PLANNED = (
@@ -297,7 +297,7 @@ def _rows(
     """(start state, measure, value) of one arm on one task."""
     for trajectory in group:
         values = trajectory_measures(trajectory)
-        values |= {n: m.of(trajectory) for n, m in MEASURES.items() if m.of is not None}
+        values |= {name: function(trajectory) for name, function in COMPUTED.items()}
         yield from ((trajectory.start_state, name, value) for name, value in values.items())
     starts = [t.start_state for t in group]
     commands = all(t.has_commands for t in group)  # else warping needs a stand-in

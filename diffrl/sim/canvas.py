@@ -95,5 +95,7 @@ def mirrors(model: mujoco.MjModel) -> np.ndarray:
 def opacity(model: mujoco.MjModel) -> np.ndarray:
     """Return (ngeom,) alpha with which geoms are drawn, 1 for what is opaque."""
     material = np.where(model.geom_matid >= 0, model.mat_rgba[model.geom_matid, 3], 1.0)
-    own = (model.geom_rgba != np.float32([0.5, 0.5, 0.5, 1])).any(axis=1)  # not MuJoCo's default
+    own = (model.geom_rgba != np.array([0.5, 0.5, 0.5, 1], np.float32)).any(
+        axis=1
+    )  # not MuJoCo's default
     return np.where(own | (model.geom_matid < 0), model.geom_rgba[:, 3], material)

@@ -8,7 +8,7 @@ takes some ten seconds to make and is kept in the cache folder, a few MB a task.
 import hashlib
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import mujoco
 import numpy as np
@@ -21,6 +21,14 @@ from diffrl.sim.cache import made_once, read_cached, write_cached
 from diffrl.sim.scene import Scene
 
 Detail = Literal["exact", "reduced"]
+
+
+class Pictures(NamedTuple):
+    """How frames are drawn: LIBERO's own pictures, or meshes reduced for software renderers."""
+
+    size: int = 128  # pixels, square
+    detail: Detail = "exact"
+
 
 # Tolerance (m) and triangle budget of a mesh, our choice. What the wrist camera comes near to:
 NEAR = (0.001, 16_000)  # a third of a pixel of agentview at 256²; weave is held by the budget

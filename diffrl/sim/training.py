@@ -154,7 +154,8 @@ def _resting_on(scene: Scene, needed: set[int], settled: np.ndarray) -> set[int]
     """
     model = scene.model
     free = {int(body) for body in model.jnt_bodyid[model.jnt_type == _FREE]}
-    touching, found = list(_contacts(scene, settled)), set()
+    touching = list(_contacts(scene, settled))
+    found: set[int] = set()
     while True:
         moving = np.isin(model.body_rootid, [*(needed | found)]) | np.isin(
             np.arange(model.nbody), [*needed]
