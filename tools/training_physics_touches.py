@@ -20,6 +20,7 @@ import tyro
 from diffrl import policy as policies
 from diffrl.base.artifacts import root, write_csv
 from diffrl.policy import ChainPolicy
+from diffrl.presets import get_preset
 from diffrl.rl.records import expert_folder
 from diffrl.rl.rollout import Senses
 from diffrl.sim.scene import Scene, load_scene
@@ -96,7 +97,7 @@ def main(tasks: tuple[str, ...] = TASKS, preset: str = "laptop", episodes: int =
     torch.set_num_threads(1)
     rows = []
     for task in tasks:
-        policy = policies.load(expert_folder(task, "diffusion", preset, 0))
+        policy = policies.load(expert_folder(get_preset(preset), task, "diffusion", 0))
         rows.append(measure(task, policy, load_scene(task), episodes))
     table = pd.DataFrame(rows)
     write_csv(root() / "results" / "training_physics_touches.csv", table)
