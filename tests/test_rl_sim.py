@@ -307,7 +307,8 @@ def test_a_run_that_fails_writes_no_expert_and_leaves_an_older_one_alone(tmp_pat
     with pytest.raises(UserError, match=message):
         train_expert(small_preset(**clone), TASK, "diffusion", folder=tmp_path)
     there = {path.name for path in tmp_path.iterdir()}
-    assert there - {"train.log", "checkpoint", "expert.failed.json"} == before
+    signs = {"train.log", "checkpoint", "expert.failed.json", ".lock"}
+    assert there - signs == before
     assert {(tmp_path / name).read_text() for name in before} == {"older"}
 
 
