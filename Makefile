@@ -18,6 +18,8 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-faults \
   check-cluster check-lerobot check-browser lint coverage lab doctor readme clean
+.PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-cluster \
+  check-lerobot check-browser lint coverage lab doctor readme site clean
 
 help:
 	@sed -n '1,10s/^# \{0,1\}//p' Makefile
@@ -110,14 +112,19 @@ coverage: $(INSTALLED)
 	@$(RUN) -m pytest -q -m 'not sim and not slow and not cluster and not notebooks' \
 	  --cov --cov-report=term $(ARGS)
 
+site: $(INSTALLED)  # build/site/html, from docs/, the executed notebooks and the docstrings
+	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[docs]'
+	@$(RUN) tools/build_site.py $(SITE_PRESET)
+
 lab: ready
-	@$(RUN) -m jupyterlab notebooks
+	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_index.ipynb
 
 doctor: ready
 	@$(RUN) -m diffrl doctor $(ARGS)
 
-readme: $(INSTALLED)  # the table of results, from results/
+readme: $(INSTALLED)  # what is written from results/ and figures/: tables, reference cells
 	@$(RUN) tools/results_table.py
+	@$(RUN) tools/refresh_notebooks.py
 
 clean:  # the environment only; results, caches and the notebook filter stay
 	rm -rf $(VENV)

@@ -7,10 +7,12 @@
 - the tables of the preset as they are (``experts.csv``, …),
 - ``runs.csv``: a row per run: configuration, commit, environment, seed, minutes,
 - ``records.zip``, which `packed_table` reads:
+
   - ``<kind>_<name>.csv``: every ``<name>.csv`` and ``….<name>.csv`` below ``<kind>/``, with the run
     in the first column; and tables of the preset above 1 MiB,
   - ``documents.csv``: a row per JSON file, its configuration and environment by their hashes,
   - ``configs.json`` and ``environments.json``: each distinct one once,
+
 - ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing.
 
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence. Stages

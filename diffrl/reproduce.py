@@ -24,6 +24,7 @@ from diffrl.base.opengl import find_opengl
 from diffrl.presets import Preset, get_preset
 
 COUNT = 5  # notebooks of the series
+REFERENCE = "reference"  # tag of the cells that show another preset's findings
 LARGEST = 2**28  # bytes of a notebook, with the pictures that an editor may have left in it
 SHOWN = {  # records of longer runs that a notebook shows when they are there
     "01": ("experiments.csv",),
@@ -103,7 +104,7 @@ def run_notebook(notebook: Path, target: Path, parameters: dict, label: str = ""
     with target.with_suffix(".log").open("w", encoding="utf-8") as log, _pulse(label, log) as tee:
         try:
             papermill.execute_notebook(
-                notebook,
+                _without_reference(notebook),
                 partial,
                 parameters,
                 kernel_name="python3",
@@ -122,8 +123,39 @@ def run_notebook(notebook: Path, target: Path, parameters: dict, label: str = ""
                 f"programs or use a smaller preset, then call again; {partial} shows how far it "
                 "came."
             ) from error
+    _drop_bars(partial)
     _write_html(partial, target.with_suffix(".html"))
     os.replace(partial, target)
+
+
+def _without_reference(notebook: Path):
+    """The notebook without the cells that show the reference run's findings."""
+    import nbformat
+
+    book = nbformat.read(notebook, as_version=4)
+    tags = [cell.metadata.get("tags", []) for cell in book.cells]
+    book.cells = [cell for cell, tagged in zip(book.cells, tags) if REFERENCE not in tagged]
+    return book
+
+
+def _drop_bars(executed: Path) -> None:
+    """Take the progress bars, red blocks in a browser, out of an executed notebook."""
+    import nbformat
+
+    book = nbformat.read(executed, as_version=4)
+    for cell in book.cells:
+        kept = [output for output in cell.get("outputs", ()) if not _is_bar(output)]
+        if cell.cell_type == "code":
+            cell.outputs = kept
+    nbformat.write(book, executed)
+
+
+def _is_bar(output) -> bool:
+    """Whether an output is nothing but progress bars: the lines that tqdm overwrites."""
+    if output.output_type != "stream" or output.name != "stderr":
+        return False
+    lines = [line for line in re.split(r"[\r\n]", output.text) if line.strip()]
+    return all(re.search(r"\d+%\||\d+(it|s)/|\[\d\d:\d\d", line) for line in lines)
 
 
 class _Tee:
@@ -286,4 +318,18 @@ def main(
         f"All done in {_clock(time.monotonic() - start)}. Notebooks: {executed_folder(preset)}, "
         f"records: {artifacts.runs_dir(preset)}, figures: {artifacts.figures_dir(preset)}."
     )
+    _name_first_files(preset)
     return 0
+
+
+def _name_first_files(preset: str) -> None:
+    """Name the three files that a reader opens first, those of them that this run made."""
+    folder, drawn = executed_folder(preset), artifacts.figures_dir(preset)
+    first = {
+        "which data teach the better VLA": drawn / "05_success.png",
+        "how RL improves the clones": folder / "01_rl_training.html",
+        "how the data move": folder / "03_trajectory_quality.html",
+    }
+    made = {what: path for what, path in first.items() if path.is_file()}
+    if made:
+        print("Open first:", *(f"  {path}   {what}" for what, path in made.items()), sep="\n")

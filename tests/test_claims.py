@@ -1,4 +1,4 @@
-"""What notebooks and README say of results is what the records say."""
+"""What docs/laptop.md and README say of results is what the records say."""
 
 import itertools
 from pathlib import Path
@@ -21,7 +21,7 @@ from diffrl.presets import ALGORITHMS, get_preset
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
-def test_what_notebook_01_says_of_laptop_s_clones_is_what_the_records_say():
+def test_what_the_page_says_of_laptop_s_clones_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experts.csv")
     noise_free = table[table["mode"] == "deterministic"]
     clones = noise_free[noise_free["algorithm"] == "diffusion"]["clone_success"]
@@ -32,7 +32,7 @@ def test_what_notebook_01_says_of_laptop_s_clones_is_what_the_records_say():
     assert (min(counts), max(counts)) == (1, 20)
 
 
-def test_what_notebook_01_says_of_the_official_start_states_is_what_the_records_say(laptop_run):
+def test_what_the_page_says_of_the_official_start_states_is_what_the_records_say(laptop_run):
     laptop = laptop_run
     experts = pd.read_csv(laptop / "experts.csv").query("algorithm == 'diffusion'")
     success = experts[experts["mode"] == "deterministic"].set_index("task")["success"]
@@ -93,7 +93,7 @@ def test_what_notebook_01_says_of_the_official_start_states_is_what_the_records_
     assert (len(measured), round(measured.max(), 2)) == (8, 0.96)
 
 
-def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
+def test_what_the_page_says_of_the_vlas_is_what_the_records_say():
     """Its prose (and README's) has few numbers to compare, so each claim is repeated here."""
     folder = Path(__file__).parents[1] / "results" / "laptop"
     trials = pd.read_csv(folder / "vla_trials.csv")
@@ -172,7 +172,7 @@ def test_what_notebook_05_says_of_laptop_is_what_the_records_say():
         assert rates.loc[(source, mode), "low"] > scores.PAPER[source]
 
 
-def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
+def test_what_the_page_says_of_the_factorial_is_what_the_records_say():
     """Its prose (and README's) has no numbers to compare, so each claim is repeated here."""
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     chosen = EXPERIMENTS["factorial"]
@@ -227,7 +227,7 @@ def test_what_notebook_03_says_of_the_factorial_is_what_the_records_say():
     assert (rise[objects] > 0).all()
 
 
-def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
+def test_what_the_page_says_of_the_seeds_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     chosen = EXPERIMENTS["seeds"]
     runs = table[table["arm"].isin(ALGORITHMS) & table["task"].isin(chosen.tasks)]
@@ -253,7 +253,7 @@ def test_what_notebook_01_says_of_the_seeds_is_what_the_records_say():
     assert len(set(chosen.tasks) & set(EXPERIMENTS["factorial"].tasks)) == 2  # six pairs are shared
 
 
-def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
+def test_what_the_page_says_of_the_rates_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     equal, chosen = "diffusion Gaussian's rate", EXPERIMENTS["rates"]
     runs = table[table["arm"].isin([arm.name for arm in chosen.variants])]
@@ -280,7 +280,7 @@ def test_what_notebook_01_says_of_the_rates_is_what_the_records_say():
     assert (ahead["gaussian"] > 0).all()
 
 
-def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
+def test_what_the_page_says_of_the_ablations_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     table = experiments.renamed(table)
     arms = [arm.name for arm in EXPERIMENTS["ablations"].variants]
@@ -338,7 +338,7 @@ def test_what_notebook_01_says_of_the_ablations_is_what_the_records_say():
     assert noisy[base] - noisy["diffusion floor 0.1"] == pytest.approx(0.247, abs=0.001)
 
 
-def test_what_notebook_03_says_of_laptop_is_what_the_records_say():
+def test_what_the_page_says_of_the_data_is_what_the_records_say():
     """Its prose (and README's) has no numbers to compare, so each claim is repeated here."""
     folder = Path(__file__).parent.parent / "results" / "laptop"
     tests = pd.read_csv(folder / "quality_tests.csv").set_index(["first", "second", "measure"])

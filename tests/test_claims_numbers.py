@@ -1,6 +1,5 @@
-"""Every number that a notebook states of preset laptop is the records' number, rounded."""
+"""Every number that docs/laptop.md and the report state is the records' number, rounded."""
 
-import json
 import re
 from pathlib import Path
 
@@ -13,11 +12,9 @@ ROOT = Path(__file__).parents[1]
 LAPTOP = ROOT / "results" / "laptop"
 
 
-def said(number):
-    """The Markdown of a notebook in one line, with hyphens as minus signs."""
-    [path] = (ROOT / "notebooks").glob(f"0{number}_*.ipynb")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+def said(preset="laptop"):
+    """The page of a preset's findings in one line, with hyphens as minus signs."""
+    text = (ROOT / "docs" / f"{preset}.md").read_text(encoding="utf-8")
     return " ".join(text.split()).replace("−", "-")
 
 
@@ -34,11 +31,11 @@ def runs_of(name):
     return table[table["task"].isin(chosen.tasks)]
 
 
-def test_notebook_01_states_the_numbers_of_the_seeds():
+def test_the_page_states_the_numbers_of_the_seeds():
     measures = (*experiments.SUCCESS, "jerk_rms")
     found = effects(runs_of("seeds"), [("gaussian", "diffusion")], measures)
     found = found.set_index(["mode", "measure"]).loc["deterministic"]
-    text = said(1)
+    text = said()
     assert f"by {gap(found.loc['auc'], '', 2)}" in text
     assert f"($p$ = {found.loc['auc', 'p_holm']:.2f})" in text
     assert gap(found.loc["success"], " points", scale=100) in text
@@ -46,7 +43,7 @@ def test_notebook_01_states_the_numbers_of_the_seeds():
     assert f"significant ($p$ = {found.loc['jerk_rms', 'p_holm']:.3f})" in text
 
 
-def test_notebook_01_states_the_numbers_of_the_rates():
+def test_the_page_states_the_numbers_of_the_rates():
     runs, own = runs_of("rates"), "diffusion Gaussian's rate"
     pairs = [("gaussian", own), ("diffusion", own)]
     found = effects(runs, pairs, ("success", "auc", "jerk_rms")).set_index(
@@ -54,7 +51,7 @@ def test_notebook_01_states_the_numbers_of_the_rates():
     )
     jerk = found.loc[("deterministic", "jerk_rms")]
     quiet = runs[runs["mode"] == "deterministic"].groupby("arm")[["success", "jerk_rms"]].mean()
-    text = said(1)
+    text = said()
     assert f"rate the diffusion policy has {gap(jerk.loc['diffusion'], ' m/s³ of jerk')}" in text
     row = jerk.loc["gaussian"]
     value, low, high = (f"{row[name]:+.1f}" for name in ("difference", "low", "high"))
@@ -71,7 +68,7 @@ def test_notebook_01_states_the_numbers_of_the_rates():
     assert found.loc[("deterministic", "success", "diffusion"), "p_holm"] > 0.05
 
 
-def test_notebook_01_states_the_numbers_of_the_experts():
+def test_the_page_states_the_numbers_of_the_experts():
     experts = pd.read_csv(LAPTOP / "experts.csv").query("mode == 'deterministic'")
     means = 100 * experts.groupby("algorithm")[["success", "clone_success"]].mean()
     for algorithm, form in (
@@ -79,24 +76,24 @@ def test_notebook_01_states_the_numbers_of_the_experts():
                       "{clone_success:.1f} % of their clones"),
         ("gaussian", "the Gaussian's on {success:.1f} %, from {clone_success:.1f} %"),
     ):  # fmt: skip
-        assert form.format(**means.loc[algorithm]) in said(1)
+        assert form.format(**means.loc[algorithm]) in said()
 
 
-def test_notebook_01_states_the_numbers_of_the_ablations():
+def test_the_page_states_the_numbers_of_the_ablations():
     runs = experiments.renamed(pd.read_csv(LAPTOP / "experiments.csv"))
     runs = runs[runs["task"] == "libero_object/0"]
     found = effects(runs, [("diffusion", "diffusion white")], ("auc",))
     row = found.set_index("mode").loc["deterministic"]
-    assert gap(row, " of the area under the curve", 2) in said(1)
+    assert gap(row, " of the area under the curve", 2) in said()
     noisy = runs[runs["mode"] == "stochastic"].query("seed > 0").groupby("arm")["success"].mean()
     cost = noisy["diffusion"] - noisy["diffusion floor 0.1"]
-    assert f"costs the noisy mode {100 * cost:.0f} points" in said(1)
+    assert f"costs the noisy mode {100 * cost:.0f} points" in said()
 
 
-def test_notebook_03_states_the_numbers_of_the_data_sets():
+def test_the_page_states_the_numbers_of_the_data_sets():
     tests = pd.read_csv(LAPTOP / "quality_tests.csv").set_index(["first", "second", "measure"])
     classes = tests.loc[("diffusion/deterministic", "gaussian/deterministic")]
-    text = said(3)
+    text = said()
     assert f"have {gap(classes.loc['jerk_rms'], ' m/s³ of RMS jerk')}" in text
     assert classes.loc["jerk_rms", "tasks"] == "13 of 15"
     for measure, form in (
@@ -111,13 +108,13 @@ def test_notebook_03_states_the_numbers_of_the_data_sets():
     assert f"RMS jerk is {values}" in text
 
 
-def test_notebook_03_states_the_numbers_of_the_factorial():
+def test_the_page_states_the_numbers_of_the_factorial():
     runs = runs_of("factorial")
     found = factorial_effects(runs, ("jerk_rms", "success")).set_index(
         ["mode", "measure", "effect"]
     )
     jerk, success = (found.loc[("deterministic", name)] for name in ("jerk_rms", "success"))
-    text = said(3)
+    text = said()
     row = jerk.loc["diffusion − gaussian"]
     values = [f"{row[name]:+.1f}" for name in ("difference", "low", "high")]
     assert "{} m/s³ for the diffusion policy [{}, {}]".format(*values) in text
@@ -134,10 +131,10 @@ def test_notebook_03_states_the_numbers_of_the_factorial():
         assert form.format(*row) in text
 
 
-def test_notebook_05_states_the_numbers_of_the_evaluation():
+def test_the_page_states_the_numbers_of_the_evaluation():
     table = pd.read_csv(LAPTOP / "effects.csv").rename(columns={"points": "difference"})
     table = table.set_index(["scope", "contrast"])
-    text = said(5)
+    text = said()
     taught = table.loc[("libero_object", "RL − demonstrator")]
     assert f"began from**: {gap(taught, ' points')}" in text
     assert f"($p$ = {taught['p_tasks']:.3f})" in text
@@ -160,11 +157,11 @@ def test_notebook_05_states_the_numbers_of_the_evaluation():
     assert f"at {100 * looks:.0f} %, and not significantly" in text
 
 
-def test_the_report_states_what_readme_and_the_notebooks_state():
+def test_the_report_states_what_readme_and_the_page_state():
     """Its numbers are theirs, which the tests above compare with the records."""
     report = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## Limits")[0]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    known = " ".join([said(1), said(3), said(5), " ".join(readme.split()).replace("−", "-")])
+    known = said() + " ".join(readme.split()).replace("−", "-")
     findings = " ".join(report.split("## ", 1)[1].split()).replace("−", "-")
     intervals = re.findall(r"\[[-+\d., ]+\]", findings)
     shares = re.findall(r"\d[\d.]* %", findings)

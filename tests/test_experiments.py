@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from experiment_samples import ARMS
 
-from diffrl import experiments, figures
+from diffrl import experiments
 from diffrl import policy as policies
 from diffrl.base import artifacts, checkpoint
 from diffrl.base.errors import TrainingError, UserError
@@ -312,42 +312,6 @@ def test_runs_of_other_settings_are_not_shown(tmp_path, monkeypatch):
     assert len(experiments.finished_runs("laptop", "seeds")) == 1
     monkeypatch.setitem(experiments.BUDGET, "rl.iterations", 30)
     assert experiments.finished_runs("laptop", "seeds").empty
-
-
-def test_tasks_that_differ_do_not_widen_an_arm_s_interval_and_have_a_mark_each_in_the_figure():
-    rows = [
-        {
-            **{"arm": arm, "algorithm": arm, "mode": "deterministic", "task": task},
-            "jerk_rms": 10 * k + value + 0.1 * seed,
-        }
-        for k, task in enumerate("abc")
-        for arm, value in (("diffusion", 1.0), ("gaussian", 2.0))
-        for seed in (-1, 1)
-    ]
-    figure = figures.arm_comparison(pd.DataFrame(rows), measures=("jerk_rms",))
-    (axes,) = figure.axes
-    runs = [
-        line for line in axes.lines if line.get_marker() in {".", "^", "x"} and line.get_alpha()
-    ]
-    assert len({line.get_marker() for line in runs}) == 3
-    bars = [bar.get_segments()[0] for bar in axes.collections]
-    assert max(abs(bar[1][0] - bar[0][0]) for bar in bars) < 1
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
-
-
-def test_an_arm_without_any_success_keeps_its_row_in_the_figure():
-    runs = [
-        {
-            **{"arm": arm, "algorithm": arm, "mode": "deterministic", "task": "a/0"},
-            "success": 0.5,
-            "jerk_rms": jerk,
-        }
-        for arm, jerk in (("diffusion", 7.0), ("diffusion", 8.0), ("gaussian", np.nan))
-    ]
-    figure = figures.arm_comparison(pd.DataFrame(runs), measures=("success", "jerk_rms"))
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == ["gaussian", "diffusion"]
-    assert [axes.get_title() for axes in figure.axes] == ["Success", "Jerk, RMS (m/s³)"]
 
 
 @pytest.mark.sim

@@ -9,8 +9,8 @@ from matplotlib.text import Text
 
 from diffrl import figures, quality
 from diffrl.base import intervals
+from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
-from diffrl.evaluation import scores
 from diffrl.presets import QualityConfig
 from diffrl.quality.trajectory import Trajectory
 
@@ -66,43 +66,42 @@ def tables():
         ]
     )
     images = np.zeros((3, 8, 8, 3), np.uint8)
-    columns = ["arm", "algorithm", "task", "seed", "success", "auc", "jerk_rms", "steps"]
-    runs = pd.DataFrame(
+    gaps = pd.DataFrame(
         [
-            (f"{source}{change}", source, f"libero_object/{task}", seed, 0.9, 0.7, 12 + seed, 160)
-            for source in ("diffusion", "gaussian")
-            for change in ("", " white fade")
-            for task in (0, 3)
-            for seed in (1, 2, 3)
+            ("Noise", "white", "jerk_rms", 1.2, 0.7, 1.7, np.nan),
+            ("Noise", "held", "jerk_rms", -0.5, np.nan, np.nan, np.nan),
+            ("Class", "diffusion", "jerk_rms", -0.8, -6.1, 4.6, 12.6),
         ],
-        columns=columns,
-    ).assign(mode="deterministic", position_variance=5.0)
-    moments = pd.DataFrame({"control_steps": [0, 3e4], "measured_success": [0.5, 0.9]})
-    moments = moments.assign(measured_jerk_rms=[np.nan, 8.0])  # a clone that never succeeded
-    effects = pd.DataFrame(
-        [
-            (effect, "deterministic", measure, 0.5, -0.2, 1.2, 0.3, 0.8, np.nan)
-            for measure in ("jerk_rms", "ldlj_cartesian", "steps", "success")
-            for effect in ("diffusion − gaussian", "policy × noise × hand-over")
-        ],
-        columns=["effect", "mode", "measure", "difference", "low", "high", "p_holm", "a/0", "a/1"],
+        columns=["group", "label", "measure", "value", "low", "high", "paper"],
     )
+    points = pd.DataFrame(
+        [
+            (label, "jerk_rms", f"a/{task}", value + task)
+            for label, value in (("white", 0.2), ("held", -1.0), ("diffusion", -2.0))
+            for task in range(3)
+        ],
+        columns=["label", "measure", "task", "value"],
+    )
+    summary = quality.summarise(units, config)
+    before = pd.concat([rates.assign(policy="expert"), rates.assign(policy="clone", successes=9)])
+    both = curves.assign(mode="deterministic", task="libero_90/0")
+    both = pd.concat([both[both["source"] == "diffusion"]] * 2).assign(steps=[0, 5e3, 9e3, 2e4] * 2)
+    shares = rates.assign(share=1 - rates["successes"] / rates["trials"])
     units_of_work = [("data", f"{s}-{m}", f"a/{i}") for s, m in ARMS for i in range(3)]
     units_of_work += [("VLA", "diffusion-deterministic", "all")]
     work = pd.DataFrame(units_of_work, columns=["stage", "what", "task"])
     work = work.assign(state=STATES * 2 + STATES[:4], seed=0, done=4, total=[8, np.nan] * 8)
     return {
-        "arm_comparison": (runs,),
-        "factorial_forest": (effects,),
-        "jerk_curves": (runs.merge(moments, how="cross"), 0.9),
-        "measure_distributions": (units,),
-        "quality_forest": (quality.summarise(units, config),),
+        "gap_plot": (gaps, points, {"jerk_rms": "Jerk, RMS (m/s³)"}, 1),
+        "quality_heatmap": (figures.quality_changes(summary, Arm("operator")),),
+        "success_differences": (rates, Arm("operator")),
+        "dumbbells": (before[before["mode"] != "recorded"],),
+        "share_strips": (shares, "thrown away (%)"),
+        "mean_learning": (figures.mean_curves(both),),
         "end_effector_paths": (paths, figures.shared_start_state(paths)),
-        "speed_profiles": (profiles,),
-        "action_variance_over_phase": (profiles,),
+        "phase_curves": (profiles,),
         "learning_curves": (curves,),
         "success_forest": (rates,),
-        "success_heatmap": (rates,),
         "scaling_curve": (scaling,),
         "throughput_bars": (speed,),
         "action_statistics": (actions,),
@@ -124,31 +123,6 @@ def test_every_figure_is_no_wider_than_a_page_and_no_text_is_below_seven_points(
         assert min(t.get_fontsize() for t in texts) >= 7, name
 
 
-def test_jerk_curves_fill_the_points_of_good_policies_alone(drawn):
-    panels = drawn["jerk_curves"].axes
-    filled = [
-        tuple(colour) != (1, 1, 1, 1)
-        for axes in panels
-        for points in axes.collections
-        for colour in points.get_facecolors()
-    ]
-    assert filled == [False, True] * (len(filled) // 2)
-    runs = [len(axes.collections) for axes in panels]
-    assert runs == [6, 0, 0, 6] * 2  # both policies, three seeds, of the cells that were run
-
-
-def test_a_factorial_s_forest_has_its_first_effect_on_top_and_a_mark_for_each_task(drawn):
-    panel = drawn["factorial_forest"].axes[0]
-    names = [label.get_text() for label in panel.get_yticklabels()]
-    assert names == ["policy × noise × hand-over", "diffusion − gaussian"]
-    marks = [
-        (line.get_marker(), *line.get_xydata()[0]) for line in panel.lines if len(line.get_xydata())
-    ]
-    for height in (0, 1):
-        assert (".", 0.8, height) in marks  # of the first task
-        assert ("o", 0.5, height) in marks
-
-
 def test_nothing_is_cut_off_at_the_figures_edge(drawn):
     for name, figure in drawn.items():
         figure.draw_without_rendering()
@@ -160,89 +134,10 @@ def test_nothing_is_cut_off_at_the_figures_edge(drawn):
             assert np.all(box.max <= page.max), name
 
 
-def test_fifteen_tasks_with_their_clones_fit_on_a_page_and_nothing_is_cut_off():
-    rates = pd.DataFrame(
-        [(f"libero_object/{i}", *arm, 49 + i % 2, 50) for i in range(15) for arm in ARMS],
-        columns=["suite", "source", "mode", "successes", "trials"],
-    )
-    figure = figures.success_forest(rates, before=rates.assign(successes=20))
-    figure.draw_without_rendering()
-    assert np.all(figure.get_size_inches() <= (7.2, 9.5))
-    page = figure.bbox.padded(2)
-    for axes in figure.axes:
-        box = axes.get_tightbbox()
-        assert page.x0 <= box.x0
-        assert np.all(box.max <= page.max)
-    written = {text.get_text() for axes in figure.axes for text in axes.texts}
-    assert written == {"40 → 98 %", "40 → 100 %"}
-
-
 def test_learning_curves_of_fifteen_tasks_fit_on_a_page(tables):
     (curves,) = tables["learning_curves"]
     many = pd.concat([curves.assign(task=f"libero_object/{k}") for k in range(15)])
     assert figures.learning_curves(many).get_size_inches()[1] <= 9.5
-
-
-def test_each_seed_behind_a_mean_curve_is_a_thin_line_in_its_own_panel(tables):
-    (curves,) = tables["learning_curves"]
-    each, _ = tables["jerk_curves"]
-    each = each.assign(task=curves["task"].iloc[0])
-    figure = figures.learning_curves(curves, runs=each)
-    thin = [[line for line in axes.lines if line.get_lw() < 1] for axes in figure.axes]
-    assert [len(lines) for lines in thin] == [6, *[0] * (len(thin) - 1)]  # two policies, 3 seeds
-    assert {figures.COLOURS[s] for s in ("diffusion", "gaussian")} == {
-        line.get_color() for line in thin[0]
-    }
-    [legend] = figure.legends
-    assert len(legend.get_texts()) == len(ARMS)
-
-
-def test_the_marks_of_runs_have_the_colour_of_their_policy(tables, drawn):
-    (runs,) = tables["arm_comparison"]
-    rows = list(dict.fromkeys(runs["arm"]))[::-1]  # from below
-    for axes in drawn["arm_comparison"].axes:
-        for line in axes.get_lines():
-            if line.get_label().startswith("_") and len(line.get_ydata()):
-                source = rows[round(line.get_ydata()[0])].split()[0]
-                assert same_color(line.get_color(), figures.COLOURS[source])
-
-
-def test_arms_of_one_policy_are_named_by_what_they_change_and_shares_stay_below_one(tables):
-    (runs,) = tables["arm_comparison"]
-
-    def names(figure):
-        return [text.get_text() for text in figure.axes[0].get_yticklabels()][::-1]
-
-    rates = runs.assign(success=np.where(runs["seed"] == 1, 0.2, 1.0))  # an interval beyond 0 and 1
-    figure = figures.arm_comparison(rates[rates["algorithm"] == "gaussian"])
-    assert names(figure) == ["base", "white fade"]
-    assert names(figures.arm_comparison(rates)) == list(dict.fromkeys(runs["arm"]))
-    ends = [bar.get_segments() for bar in figure.axes[0].collections]
-    assert len(ends) == 2
-    assert np.min(ends) == 0
-    assert np.max(ends) == pytest.approx(1)
-
-
-def test_published_rates_stand_beside_their_own_mode_and_each_training_seed_is_a_dot():
-    columns = ["suite", "source", "mode", "successes", "trials"]
-    arms = [("diffusion", "deterministic"), ("diffusion", "stochastic")]
-    rates = pd.DataFrame([("a", *arm, 80, 100) for arm in arms], columns=columns)
-    seeds = pd.concat(
-        [rates.assign(successes=35, trials=50), rates.assign(successes=45, trials=50)]
-    )
-    paper = scores.paper(rates)
-    assert paper[["source", "mode", "value"]].values.tolist() == [
-        ["diffusion", "deterministic", 0.819]
-    ]
-    figure = figures.success_forest(rates, paper, seeds=seeds)
-    key = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert key == ["published", "one training seed"]
-    assert not figures.success_forest(rates).legends
-    [axes] = figure.axes
-    drawn = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "."]
-    assert sorted(drawn) == [70, 70, 90, 90]
-    bars = [line.get_xdata()[0] for line in axes.lines if line.get_color() == "black"]
-    assert bars == pytest.approx([81.9])
 
 
 def test_a_heat_map_names_what_tells_a_task_from_the_others_of_its_suite():
@@ -262,21 +157,8 @@ def test_the_legend_of_learning_curves_names_an_arm_that_the_first_panel_lacks(t
     assert named == [figures.arm_label(*arm) for arm in ARMS]
 
 
-def test_no_panel_of_distributions_cuts_off_what_another_holds(tables):
-    (units,) = tables["measure_distributions"]
-    for measure, factor in (("jerk_rms", 3.0), ("ldlj", 2.0)):  # above and below zero
-        rows = units[units["measure"] == measure].copy()
-        rows.loc[rows["task"] == "libero_object/1", "value"] *= factor
-        figure = figures.measure_distributions(rows, measure)
-        many = pd.concat([rows.assign(task=f"libero_object/{k}") for k in range(15)])
-        assert figures.measure_distributions(many, measure).get_size_inches()[1] <= 9.5
-        limits = {axes.get_xlim() for axes in figure.axes if axes.get_visible()}
-        ((low, high),) = limits
-        assert low <= rows["value"].min() < rows["value"].max() <= high
-
-
 def test_a_source_has_one_colour_in_every_figure(drawn):
-    named = ("learning_curves", "speed_profiles", "action_variance_over_phase", "scaling_curve")
+    named = ("learning_curves", "phase_curves", "mean_learning", "scaling_curve", "dumbbells")
     for name in named:
         for axes in drawn[name].axes:
             for line in axes.get_lines():
@@ -308,16 +190,6 @@ def test_colours_stay_apart_in_grey_and_for_colour_blind_readers():
         seen = np.clip(tones @ np.transpose(matrix), 0, 1) ** (1 / 2.2)
         apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
         assert apart[np.triu_indices(len(tones), 1)].min() > 0.18
-
-
-def test_an_error_bar_is_drawn_where_rounding_put_the_mean_of_a_constant_outside():
-    bar = figures.error_bar([59.0, 1.0], [59.000000000000007, 0.5], [59.000000000000007, np.nan])
-    np.testing.assert_allclose(bar, [[0, 0.5], [7.1e-15, np.nan]], atol=1e-15)
-    summary = pd.DataFrame(
-        [("diffusion", "deterministic", "all", "steps", 59.0, 59.000000000000007, 59.1, 9)],
-        columns=["source", "mode", "task", "measure", "value", "low", "high", "n"],
-    )
-    assert figures.quality_forest(summary).axes
 
 
 def test_drawing_leaves_the_users_own_settings_alone(tables):
@@ -357,3 +229,92 @@ def test_a_contact_sheet_needs_rows_of_equal_length():
     rows = {"a": np.zeros((2, 4, 4, 3), np.uint8), "b": np.zeros((3, 4, 4, 3), np.uint8)}
     with pytest.raises(UserError, match="'a': 2, 'b': 3"):
         figures.contact_sheet(rows)
+
+
+# -- what each figure shows ------------------------------------------------------------------------
+def marks(axes, shape):
+    return [tuple(line.get_xydata()[0]) for line in axes.lines
+            if line.get_marker() == shape and len(line.get_xydata())]  # fmt: skip
+
+
+def test_a_gap_plot_has_headings_a_mark_a_task_and_the_paper_s_gap(drawn):
+    [axes] = drawn["gap_plot"].axes
+    rows = [label.get_text() for label in axes.get_yticklabels()][::-1]
+    assert rows == ["Noise", "white", "held", "Class", "diffusion"]
+    assert marks(axes, "o") == [(1.2, 3), (-0.5, 2), (-0.8, 0)]
+    assert marks(axes, "|") == [(12.6, 0)]
+    points = [marks(axes, shape)[0] for shape in ".^x"]
+    np.testing.assert_allclose(points, [(0.2 + k, 3 - 0.27) for k in range(3)])
+    told = [text.get_text() for text in axes.texts]
+    assert told == ["+1.2  [+0.7, +1.7]", "−0.5", "−0.8  [−6.1, +4.6]"]
+    [legend] = drawn["gap_plot"].legends
+    assert [t.get_text() for t in legend.get_texts()] == ["a/0", "a/1", "a/2", "the paper's gap"]
+
+
+def test_a_wide_interval_does_not_squeeze_the_others():
+    rows = [("x", "m", 1.0, 0.5, 1.5)] * 9 + [("wide", "m", 1.0, -1000.0, 1000.0)]
+    gaps = pd.DataFrame(rows, columns=["label", "measure", "value", "low", "high"])
+    points = pd.DataFrame({"label": ["x"], "measure": ["m"], "value": [2.0]})
+    [axes] = figures.gap_plot(gaps, points, {"m": "m"}).axes
+    assert np.ptp(axes.get_xlim()) < 300
+    assert axes.get_xlim()[1] > 2
+
+
+def test_a_dumbbell_goes_from_the_clone_to_the_expert_in_the_colour_of_its_class(drawn, tables):
+    (rates,) = tables["dumbbells"]
+    panel = drawn["dumbbells"].axes[0]
+    assert panel.get_title() == "without noise"
+    tasks = rates["task"].nunique()
+    ends = [bar.get_segments() for bar in panel.collections]
+    assert [len(segments) for segments in ends] == [tasks, tasks]  # two classes
+    clones = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
+    assert all((line.get_xdata() == 18).all() for line in clones)  # 9 of 50
+
+
+def test_the_mean_curve_carries_stops_forward_and_ends_where_most_runs_have_ended():
+    short = pd.DataFrame({"task": "a", "steps": [0, 10], "value": [0.0, 1.0]})
+    long = pd.DataFrame({"task": "b", "steps": [0, 100], "value": [0.0, 0.5]})
+    curves = pd.concat([short, long]).assign(source="diffusion", mode="deterministic")
+    mean = figures.mean_curves(curves.assign(low=0.0, high=1.0), points=92)
+    assert mean["steps"].max() == pytest.approx(91)  # the 0.9 quantile of 10 and 100
+    at = mean.set_index(mean["steps"].round())["value"]
+    assert at[10] == pytest.approx((1 + 0.05) / 2)
+    assert at[90] == pytest.approx((1 + 0.45) / 2)  # the short one stays at 1
+    assert mean["low"].min() >= 0
+    assert mean["high"].max() <= 1
+
+
+def test_a_change_against_the_demonstrator_is_less_where_less_is_better():
+    rows = [
+        (source, mode, task, measure, value)
+        for source, mode, jerk, ldlj in (
+            ("operator", "recorded", 10.0, -9.0),
+            ("diffusion", "deterministic", 8.0, -8.0),  # closer to zero is smoother
+        )
+        for task, factor in (("a", 1.0), ("b", 2.0))
+        for measure, value in (("jerk_rms", factor * jerk), ("ldlj_cartesian", ldlj))
+    ]
+    summary = pd.DataFrame(rows, columns=["source", "mode", "task", "measure", "value"])
+    changes = figures.quality_changes(summary, Arm("operator")).set_index("measure")
+    assert changes.loc["jerk_rms", "percent"] == pytest.approx(-20)
+    assert changes.loc["ldlj_cartesian", "percent"] == pytest.approx(100 * (np.exp(-1) - 1))
+    assert changes.loc["ldlj_cartesian", "label"] == "Dimensionless jerk, path"
+
+
+def test_the_bold_path_is_black_and_a_stray_one_does_not_shrink_the_others(tables):
+    paths, start = tables["end_effector_paths"]
+    stray = paths.copy()
+    stray.loc[stray.index[:2], ["x", "y", "z"]] = 9.0  # metres
+    figure = figures.end_effector_paths(stray, start)
+    assert max(np.ptp(axes.get_xlim()) for axes in figure.axes) < 100  # cm
+    bold = [line for line in figure.axes[0].lines if line.get_lw() > 1 and line.get_ls() == "-"]
+    assert [line.get_color() for line in bold] == ["black"]
+
+
+def test_the_differences_of_tasks_are_in_points_above_the_demonstrator(drawn):
+    axes = drawn["success_differences"].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "libero_90/0 close the top drawer of the … (60 %)",
+        "libero_90/20 turn on the stove (100 %)",
+    ]
+    assert {text.get_text() for text in axes.texts} == {"+0"}

@@ -24,6 +24,7 @@ ROOMS = (
     "explore",
     "experiments",
     "gallery",
+    "findings",
     "evidence",
     "status",
     "plan",

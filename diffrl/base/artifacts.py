@@ -56,6 +56,14 @@ def runs_dir(preset: str) -> Path:
     return make_folder(run_folder(preset))
 
 
+def restored(preset: str) -> bool:
+    """Whether a preset's run was unpacked from evidence and is not forced to be computed again.
+
+    Its tables are there, and its data sets and most of its weights are not.
+    """
+    return (runs_dir(preset) / EVIDENCE).is_file() and FORCE not in os.environ
+
+
 def results_dir(preset: str) -> Path:
     """Return the folder of a preset's evidence, which only `diffrl.evidence` writes."""
     return root() / "results" / preset

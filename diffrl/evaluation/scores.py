@@ -156,19 +156,41 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for suite, wide in _wide(table):
         for name, strata in CONTRASTS.items():
-            needed = {arm for firsts, seconds in strata for arm in (*firsts, *seconds)}
-            won = wide.reindex(columns=sorted(needed)).dropna().astype(float)
+            won = _complete(wide, strata)
             if len(won):
                 seeds = won.index.get_level_values("training_seed").nunique()
                 rows.append([name, suite, *_contrast(won, strata), seeds])
     return pd.DataFrame(rows, columns=columns)
 
 
+def contrasts_by_task(table: pd.DataFrame) -> pd.DataFrame:
+    """The values whose mean over tasks `effects` gives: scope, contrast, task, points."""
+    rows = [
+        (suite, name, task, 100 * value)
+        for suite, wide in _wide(table)
+        for name, strata in CONTRASTS.items()
+        for task, value in _by_task(_complete(wide, strata), strata).items()
+    ]
+    return pd.DataFrame(rows, columns=["scope", "contrast", "task", "points"])
+
+
+def _complete(wide: pd.DataFrame, strata: list[Any]) -> pd.DataFrame:
+    """The trials of `wide` that every arm of a contrast has played; none if it lacks an arm."""
+    needed = {arm for firsts, seconds in strata for arm in (*firsts, *seconds)}
+    return wide.reindex(columns=sorted(needed)).dropna().astype(float)
+
+
+def _by_task(won: pd.DataFrame, strata: list[Any]) -> pd.Series:
+    """A contrast on each task, as a difference of rates."""
+    tasks = won.index.get_level_values("task").map(_original)
+    gaps = [won[firsts].mean(axis=1) - won[seconds].mean(axis=1) for firsts, seconds in strata]
+    return (sum(gaps) / len(gaps)).groupby(tasks).mean()
+
+
 def _contrast(won: pd.DataFrame, strata: list[Any]) -> list[Any]:
     """Points, odds ratio and count of tasks of one planned contrast; won: rows of TRIAL by arm."""
     tasks = won.index.get_level_values("task").map(_original)
-    gaps = [won[firsts].mean(axis=1) - won[seconds].mean(axis=1) for firsts, seconds in strata]
-    by_task = (sum(gaps) / len(gaps)).groupby(tasks).mean()
+    by_task = _by_task(won, strata)
     mean, low, high = interval_over_tasks(by_task)
     tables, labels = [], []
     for task, part in won.groupby(tasks):

@@ -6,17 +6,15 @@ it as PDF and PNG, with the table behind it as CSV and its caption as text.
 
 from diffrl.base.arm import LABELS
 from diffrl.figures.data import action_statistics, throughput_bars
-from diffrl.figures.experiments import ARM_CAPTION, arm_comparison, factorial_forest, jerk_curves
-from diffrl.figures.learning import contact_sheet, learning_curves
+from diffrl.figures.gaps import gap_plot
+from diffrl.figures.heat import quality_changes, quality_heatmap, success_differences
+from diffrl.figures.learning import contact_sheet, learning_curves, mean_curves, mean_learning
 from diffrl.figures.quality import (
-    action_variance_over_phase,
     end_effector_paths,
-    measure_distributions,
     path_table,
+    phase_curves,
     phase_profiles,
-    quality_forest,
     shared_start_state,
-    speed_profiles,
 )
 from diffrl.figures.style import (
     COLOURS,
@@ -27,37 +25,43 @@ from diffrl.figures.style import (
     save_figure,
     style,
 )
-from diffrl.figures.success import scaling_curve, success_forest, success_heatmap, task_names
+from diffrl.figures.success import (
+    dumbbells,
+    scaling_curve,
+    share_strips,
+    success_forest,
+    task_names,
+)
 from diffrl.figures.work import STATE_COLOURS, work_heatmap
 
 __all__ = [
-    "ARM_CAPTION",
     "COLOURS",
     "LABELS",
     "STATE_COLOURS",
     "action_statistics",
-    "action_variance_over_phase",
-    "arm_comparison",
     "arm_label",
     "arm_order",
     "arm_style",
     "contact_sheet",
+    "dumbbells",
     "end_effector_paths",
     "error_bar",
-    "factorial_forest",
-    "jerk_curves",
+    "gap_plot",
     "learning_curves",
-    "measure_distributions",
+    "mean_curves",
+    "mean_learning",
     "path_table",
+    "phase_curves",
     "phase_profiles",
-    "quality_forest",
+    "quality_changes",
+    "quality_heatmap",
     "save_figure",
     "scaling_curve",
+    "share_strips",
     "shared_start_state",
-    "speed_profiles",
     "style",
+    "success_differences",
     "success_forest",
-    "success_heatmap",
     "task_names",
     "throughput_bars",
     "work_heatmap",

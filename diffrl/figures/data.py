@@ -51,7 +51,7 @@ def action_statistics(actions: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(
         1,
         len(suites),
-        figsize=(SINGLE + 0.6 if len(suites) == 1 else DOUBLE, 2.4),
+        figsize=(SINGLE + 1.4 if len(suites) == 1 else DOUBLE, 2.4),
         sharey=True,
         squeeze=False,
     )

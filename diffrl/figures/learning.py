@@ -7,8 +7,59 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from diffrl.base.arm import LABELS
 from diffrl.base.errors import UserError
+from diffrl.base.intervals import mean_interval
 from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, colour, style
+
+
+def mean_curves(curves: pd.DataFrame, points: int = 60) -> pd.DataFrame:
+    """The mean over tasks of learning curves, on common control steps; a stop is carried forward.
+
+    curves: `records.learning_curves`. Rows (source, mode, steps, value, low, high, tasks): between
+    two measurements a task's value is interpolated, and after its last one it stays. The interval
+    is Student's t over tasks, cut to [0, 1]; of a single task it is the curve's own. The axis ends
+    where 90 % of the runs have ended.
+    """
+    own = curves[curves["mode"] == "deterministic"]
+    ends = own.groupby(["task", "source"])["steps"].max()
+    grid, rows = np.linspace(0, ends.quantile(0.9), points), []
+    for source, arm in own.groupby("source", sort=False):
+        columns = ("value", "low", "high")
+        each = np.array(
+            [
+                [np.interp(grid, task["steps"], task[column]) for column in columns]
+                for _, task in arm.sort_values("steps").groupby("task", sort=False)
+            ]
+        )
+        mean, low, high = each[0] if len(each) == 1 else mean_interval(each[:, 0])
+        rows.append(
+            pd.DataFrame({"steps": grid, "value": mean, "low": low, "high": high}).assign(
+                source=source, mode="deterministic", tasks=len(each)
+            )
+        )
+    table = pd.concat(rows, ignore_index=True)
+    return table.assign(low=table["low"].clip(lower=0), high=table["high"].clip(upper=1))
+
+
+@style
+def mean_learning(curves: pd.DataFrame) -> Figure:
+    """Success over control steps: the mean over tasks and its band, a line a policy class.
+
+    curves: `mean_curves`.
+    """
+    figure, axes = plt.subplots(figsize=(SINGLE + 0.9, 2.4))
+    for source, mode in arm_order(curves):
+        arm = curves[curves["source"] == source]
+        steps, line = arm["steps"] / 1000, arm_style(source, mode) | {"marker": ""}
+        axes.plot(steps, 100 * arm["value"], **line, label=LABELS.get(source, source))
+        band = {"color": line["color"], "alpha": 0.18, "lw": 0}
+        axes.fill_between(steps, 100 * arm["low"], 100 * arm["high"], **band)
+    axes.set(xlabel="control steps (thousands)", ylabel="success (%)", ylim=(0, 101))
+    axes.set_xlim(0, curves["steps"].max() / 1000)
+    axes.grid(axis="y", lw=0.4, color="0.9")
+    axes.legend(loc="lower right")
+    return figure
 
 
 @style

@@ -99,6 +99,11 @@ def arm_order(table: pd.DataFrame) -> list[Arm]:
     return sorted(arms, key=lambda arm: arm.order)
 
 
+def of_arm(table: pd.DataFrame, source: str, mode: str) -> pd.Series:
+    """Which rows of a table are of an arm, bool (n,)."""
+    return (table["source"] == source) & (table["mode"] == mode)
+
+
 def error_bar(value, low, high) -> np.ndarray:
     """Lengths below and above values (n,) for `Axes.errorbar`, (2, n); rounding makes none < 0."""
     lengths = np.array([np.subtract(value, low), np.subtract(high, value)], float)
@@ -106,12 +111,13 @@ def error_bar(value, low, high) -> np.ndarray:
 
 
 def save_figure(
-    figure: Figure, preset: str, name: str, data: pd.DataFrame, caption: str
+    figure: Figure, preset: str, name: str, data: pd.DataFrame, caption: str, text: str = ""
 ) -> dict[str, Path]:
-    """Write figures/<preset>/<name>.{pdf,png,csv,txt}, each atomically; returns their paths.
+    """Write runs/<preset>/figures/<name>.{pdf,png,csv,txt}, each atomically; returns their paths.
 
-    The PDF carries no date, so the same data give the same bytes. Raises UserError when the table
-    behind the figure is empty or the caption is missing.
+    The text file has the caption and, in a second paragraph, `text`: what the figure says. The PDF
+    carries no date, so the same data give the same bytes. Raises UserError when the table behind
+    the figure is empty or the caption is missing.
     """
     if data.empty or not caption.strip():
         raise UserError(
@@ -126,5 +132,6 @@ def save_figure(
                 figure.savefig(temporary, metadata=metadata)
     artifacts.write_csv(paths["csv"], data)
     with artifacts.atomic_path(paths["txt"]) as temporary:
-        temporary.write_text(" ".join(caption.split()) + "\n", encoding="utf-8")
+        paragraphs = [" ".join(part.split()) for part in (caption, text) if part]
+        temporary.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     return paths

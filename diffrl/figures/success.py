@@ -1,4 +1,4 @@
-"""Figures of success rates (notebooks 01, 02 and 05)."""
+"""Figures of success rates: before and after RL, thrown away, per suite, over demonstrations."""
 
 import textwrap
 from itertools import takewhile
@@ -9,80 +9,115 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl.base import intervals
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, error_bar, style
+from diffrl.base.arm import LABELS, POLICY_MODES
+from diffrl.figures.style import (
+    DOUBLE,
+    SINGLE,
+    arm_label,
+    arm_order,
+    arm_style,
+    colour,
+    error_bar,
+    of_arm,
+    style,
+)
 from diffrl.sim.tasks import get_task
 
 
 @style
-def success_forest(
-    rates: pd.DataFrame,
-    reference: pd.DataFrame | None = None,
-    before: pd.DataFrame | None = None,
-    seeds: pd.DataFrame | None = None,
-) -> Figure:
-    """Success per source with Wilson 95 % intervals; a block per suite, in three columns if many.
+def dumbbells(rates: pd.DataFrame) -> Figure:
+    """Success before and after RL: a row per task, a panel per mode, clone (open) → expert (full).
 
-    rates: rows (suite, source, mode, successes, trials). reference: rows (suite, source, mode,
-    value) of published rates in [0, 1], drawn as a bar across the row; name its origin in the
-    caption. before: rows like those of rates, of the same arms at an earlier moment; drawn pale.
-    seeds: rows like those of rates, one per training seed; drawn as a dot below where several.
+    rates: rows (task, source, mode, policy, successes, trials), policy "clone" or "expert".
     """
-    suites = list(dict.fromkeys(rates["suite"]))
-    arms = arm_order(rates)
-    columns = 1 if len(suites) <= 6 else 3
-    lines = -(-len(suites) // columns)
-    figure, panels = plt.subplots(
-        lines,
-        columns,
-        figsize=(
-            SINGLE + 0.9 if columns == 1 else DOUBLE,
-            0.55 + lines * (0.25 + 0.2 * len(arms)),
-        ),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    rates = rates.assign(value=100 * rates["successes"] / rates["trials"])
+    modes = [mode for mode in POLICY_MODES if mode in set(rates["mode"])]
+    sources = list(dict.fromkeys(arm.source for arm in arm_order(rates)))
+    tasks = list(dict.fromkeys(rates["task"]))
+    size = (DOUBLE, 0.75 + (0.11 + 0.1 * len(sources)) * len(tasks))
+    figure, panels = plt.subplots(1, len(modes), figsize=size, sharey=True, squeeze=False)
+    for axes, mode in zip(panels.flat, modes):
+        for index, source in enumerate(sources):
+            own = rates[(rates["mode"] == mode) & (rates["source"] == source)]
+            wide = own.pivot_table("value", "task", "policy").reindex(tasks)
+            height = np.arange(len(tasks))[::-1] + 0.2 * ((len(sources) - 1) / 2 - index)
+            tone, look = colour(source), {"clip_on": False, "zorder": 3}
+            axes.hlines(height, wide["clone"], wide["expert"], color=tone, lw=1.6, alpha=0.55)
+            axes.plot(wide["clone"], height, "o", color=tone, mfc="white", ms=3.6, **look)
+            axes.plot(wide["expert"], height, "o", color=tone, ms=4.2, **look, label=LABELS[source])
+        axes.set_title({"deterministic": "without noise", "stochastic": "with noise"}[mode])
+        axes.set_xlabel("success (%)")
+        axes.set_xlim(0, 100)
+        axes.set_yticks(range(len(tasks)), task_names(tasks)[::-1])
+        axes.set_ylim(-0.6, len(tasks) - 0.4)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", lw=0.4, color="0.9")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    clone = plt.Line2D([], [], marker="o", color="0.3", mfc="white", ms=3.6, ls="none")
+    figure.legend(
+        [clone, *handles], ["clone", *(f"{label}, after RL" for label in labels)],
+        loc="outside upper right", ncols=len(labels) + 1, handlelength=1,
+    )  # fmt: skip
+    return figure
+
+
+@style
+def share_strips(shares: pd.DataFrame, xlabel: str) -> Figure:
+    """A row per arm: a dot per task, the mean over tasks with Student's t interval (95 %).
+
+    shares: rows (source, mode, task, share), share in [0, 1].
+    """
+    arms = arm_order(shares)
+    figure, axes = plt.subplots(figsize=(SINGLE + 1.2, 0.6 + 0.27 * len(arms)))
+    for height, arm in enumerate(reversed(arms)):
+        own = 100 * shares.loc[of_arm(shares, *arm), "share"]
+        look = {"color": colour(arm.source), "alpha": 0.5, "ms": 3.4, "ls": "none"}
+        axes.plot(own, np.full(len(own), height - 0.27), ".", clip_on=False, **look)
+        mean, low, high = intervals.interval_over_tasks(own)
+        error = None if np.isnan(low) else error_bar(mean, max(low, 0), min(high, 100))
+        mark = {**arm_style(*arm), "linestyle": "none", "clip_on": False}
+        axes.errorbar(mean, height, xerr=error, **mark)
+    axes.set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
+    axes.set_ylim(-0.6, len(arms) - 0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(xlabel)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", lw=0.4, color="0.9")
+    return figure
+
+
+@style
+def success_forest(rates: pd.DataFrame, seeds: pd.DataFrame | None = None) -> Figure:
+    """Success of each arm with Wilson's 95 % interval: a panel per suite, side by side.
+
+    rates: rows (suite, source, mode, successes, trials). seeds: rows like those of rates, one per
+    training seed; drawn as a dot below where several.
+    """
+    suites, arms = list(dict.fromkeys(rates["suite"])), arm_order(rates)
+    size = (min(DOUBLE, 2.2 + 1.5 * len(suites)), 0.8 + 0.25 * len(arms))
+    figure, panels = plt.subplots(1, len(suites), figsize=size, sharey=True, squeeze=False)
     for axes, suite in zip(panels.flat, suites):
         for height, (source, mode) in enumerate(reversed(arms)):
             mine = {"suite": suite, "source": source, "mode": mode}
-            earlier = [] if before is None else _rates(before, mine)
+            look = arm_style(source, mode) | {"linestyle": "none"}
             for row in _rates(rates, mine):
-                _mark(axes, row, height, arm_style(source, mode))
-                digits = int(row.trials > 200)  # a trial is less than half a point
-                text = f"{100 * row.value:.{digits}f} %  ({row.successes}/{row.trials})"
-                for first in earlier:
-                    _mark(axes, first, height, arm_style(source, mode), alpha=0.3)
-                    text = f"{100 * first.value:.0f} → {100 * row.value:.0f} %"
-                own = [] if seeds is None else _rates(seeds, mine)
-                for one in own if len(own) > 1 else ():
-                    dot = {"marker": ".", "markersize": 3, "linestyle": "none"}
-                    look = arm_style(source, mode) | dot | {"label": "one training seed"}
-                    axes.plot(100 * one.value, height - 0.28, clip_on=False, **look)
-                beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(text, (100, height), **beside, fontsize=7)
-            if reference is not None:
-                own = (reference[list(mine)] == pd.Series(mine)).all(axis=1)
-                for value in 100 * reference.loc[own, "value"]:
-                    bar = {"marker": "|", "markersize": 10, "linestyle": "none"}
-                    axes.plot(value, height, color="black", label="published", **bar)
-        axes.set_title(suite, loc="left")
-        axes.grid(axis="x", lw=0.4, color="0.9")
-    for axes in panels.flat:
-        axes.tick_params(axis="y", length=0)
-    for axes in list(panels.flat)[len(suites) :]:
-        axes.set_visible(False)
-    for axes in list(panels.flat)[max(0, len(suites) - columns) : len(suites)]:
-        axes.tick_params(axis="x", labelbottom=True)
+                low, high = intervals.wilson(row.successes, row.trials)
+                error = 100 * error_bar(row.value, low, high)
+                axes.errorbar(100 * row.value, height, xerr=error, clip_on=False, **look)
+            own = [] if seeds is None else _rates(seeds, mine)
+            for one in own if len(own) > 1 else ():
+                dot = {"marker": ".", "markersize": 4, "alpha": 0.6, "clip_on": False}
+                axes.plot(100 * one.value, height - 0.28, **look | dot)
+        axes.set_title(suite)
         axes.set_xlabel("success (%)")
+        axes.set_xlim(0, 100)
+        axes.set_xticks([0, 50, 100])
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", lw=0.4, color="0.9")
     panels[0, 0].set_yticks(range(len(arms)), [arm_label(*arm) for arm in reversed(arms)])
     panels[0, 0].set_ylim(-0.6, len(arms) - 0.4)
-    panels[0, 0].set_xlim(0, 100)
-    marks = dict.fromkeys(("published", "one training seed"))
-    for axes in panels.flat:
-        marks |= {line.get_label(): line for line in axes.lines if line.get_label() in marks}
-    if key := {label: line for label, line in marks.items() if line}:
-        figure.legend(key.values(), key, loc="outside lower right", ncols=2, handlelength=1)
-        figure.set_figheight(figure.get_figheight() + 0.2)
     return figure
 
 
@@ -90,13 +125,6 @@ def _rates(table, wanted):
     """The rows of an arm, with their rate `value`."""
     chosen = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     return list(chosen.assign(value=chosen["successes"] / chosen["trials"]).itertuples())
-
-
-def _mark(axes, row, height, look, alpha=1.0):
-    low, high = intervals.wilson(row.successes, row.trials)
-    error = 100 * error_bar(row.value, low, high)
-    look = {**look, "linestyle": "none", "alpha": alpha, "zorder": 3 if alpha == 1 else 2}
-    axes.errorbar(100 * row.value, height, xerr=error, capsize=2, clip_on=False, **look)
 
 
 @style
@@ -129,34 +157,6 @@ def scaling_curve(rates: pd.DataFrame) -> Figure:
     panels[0, 0].set_ylim(0, 100)
     panels[0, 0].set_ylabel("success (%)")
     panels[0, 0].legend(loc="lower right")
-    return figure
-
-
-@style
-def success_heatmap(rates: pd.DataFrame) -> Figure:
-    """Success per task (rows) and arm (columns), the percentage written into each cell.
-
-    rates: rows (task, source, mode, successes, trials); several rows of a cell (seeds) are pooled.
-    """
-    arms, tasks = arm_order(rates), list(dict.fromkeys(rates["task"]))
-    pooled = rates.groupby(["task", "source", "mode"])[["successes", "trials"]].sum()
-    value = (100 * pooled["successes"] / pooled["trials"]).unstack(["source", "mode"])
-    value = value.reindex(index=tasks, columns=pd.MultiIndex.from_tuples(arms)).to_numpy()
-    names = task_names(tasks)
-    width = 1.0 + 0.06 * max(map(len, names)) + 0.85 * len(arms)
-    figure, axes = plt.subplots(figsize=(min(DOUBLE, width), 0.75 + 0.2 * len(tasks)))
-    image = axes.imshow(value, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-    for row, column in np.argwhere(np.isfinite(value)):
-        shade = "white" if value[row, column] < 55 else "black"
-        text = f"{value[row, column]:.0f}"
-        axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=7)
-    axes.set_xticks(range(len(arms)), [arm_label(*arm, newline=True) for arm in arms])
-    axes.xaxis.tick_top()
-    axes.set_yticks(range(len(tasks)), names)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, label="success (%)")
-    bar.outline.set_visible(False)
     return figure
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffrl.base.arm import Arm
-from diffrl.base.artifacts import plain, read_json
+from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.presets import Preset
@@ -49,12 +49,8 @@ def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
     folders = []
     for seed in preset.rl.seeds:
         folder = expert_folder(preset, task, source, seed)
-        try:
-            trained = read_json(folder / "config.json")
-            known = (folder / "policy.safetensors").is_file()
-        except UserError:
-            known = False
-        if not known or trained != plain(config_of(preset, task, source, seed)):
+        known = (folder / "policy.safetensors").is_file()
+        if not known or not Stage(folder, "expert", config_of(preset, task, source, seed)).found:
             raise UserError(
                 f"There is no {source} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "

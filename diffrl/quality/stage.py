@@ -82,6 +82,15 @@ def load_datasets(files: list[Path]) -> list[Trajectory]:
     ]
 
 
+def trajectories_of(preset: str, task: str) -> list[Trajectory]:
+    """The successes of a task in a preset's data sets that are here; a restored run has none."""
+    known, folder = get_task(task), artifacts.runs_dir(preset) / "datasets"
+    files = sorted(folder.glob(f"*-*/{known.suite}/{known.name}_demo.hdf5"))
+    if not files:
+        return []
+    return _pairs(report.select(load_datasets(files), get_preset(preset).quality.episodes))
+
+
 def run_quality(preset: str, force: bool = False) -> Quality:
     """Measure all data sets of a preset; writes quality.csv, quality_tests.csv, quality_units.csv.
 

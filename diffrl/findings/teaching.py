@@ -1,0 +1,187 @@
+"""Notebooks 04 and 05: what the VLAs learn, and which data train the better one."""
+
+import numpy as np
+import pandas as pd
+
+from diffrl import figures
+from diffrl.base.arm import Arm
+from diffrl.evaluation import scores
+from diffrl.figures.style import of_arm
+from diffrl.figures.vla import loss_curves, predicted_chunks
+from diffrl.findings.finding import Finding, listed, verdict, with_interval
+from diffrl.findings.training import _count
+from diffrl.presets import VLAConfig
+
+SCALING = """## Fewer demonstrations, and mixed ones
+
+`python -m diffrl train-vla --further` trains VLAs on the first demonstrations of each task, and on
+two sources that are drawn from equally often. All have the same number of optimiser steps and play
+the same trials."""
+BEYOND = """## Out of distribution
+
+LIBERO-PRO plays LIBERO's tasks with other words (`lan`), other looks of the things (`object`),
+changed places (`swap`) and other goals (`task`). A routine that is tied to places should fail under
+`swap`, and a model that does not listen under `task`. Success under `lan` alone shows neither."""
+
+
+# -- notebook 04 -----------------------------------------------------------------------------------
+def losses(table: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
+    """The loss of each VLA on its own data; table: `vla.stage.losses_of`."""
+    last = table[table["step"] == table["step"].max()]
+    mean = last.groupby(["source", "mode"])["held_out"].mean()
+    told = [f"{Arm(*arm).label} {mean[arm]:.3f}" for arm in figures.arm_order(table)]
+    text = f"Held-out loss at the end: {listed(told)}. **This is no ranking**: consistent data are "
+    text += "easier to predict, and only success in notebook 5 says which teach more."
+    same = "both of the averaged weights" if "train" in table else "thin: of the current weights"
+    caption = f"""Flow-matching loss of the compact VLA on each source's own data: training (thin)
+    and {config.held_out} held-out episodes of each task (bold; at most 64 frames), {same}; mean
+    over {_count(len(config.seeds), "training seed")}, no interval. Preset {preset}."""
+    return Finding("04_losses", loss_curves(table), table, caption, text)
+
+
+def predictions(samples: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
+    """What a VLA would do beside what an episode did; samples: `vla.stage.predictions`."""
+    arms = figures.arm_order(samples)
+    best = [arm for arm in arms if arm == Arm("diffusion", "deterministic")] or arms
+    shown = samples[of_arm(samples, *best[0])]
+    error = _error(samples)
+    told = [f"{arm.label} {error[tuple(arm)]:.2f}" for arm in arms]
+    text = "Mean distance of a sampled motion command from the episode's (full command = 1): "
+    text += f"{listed(told)}, each on its own source's episode."
+    caption = f"""Chunks sampled by the VLA trained on {best[0].label} (seed {config.seeds[0]};
+    thin, {samples["sample"].max() + 1} samples) and what a held-out episode (black, n = 1) did at
+    three moments. Preset {preset}."""
+    return Finding("04_predictions", predicted_chunks(shown), samples, caption, text)
+
+
+def _error(samples: pd.DataFrame) -> pd.Series:
+    keys = ["source", "mode", "moment", "step", "dimension"]
+    moving = samples[samples["dimension"] < 6]
+    done = moving[moving["sample"] < 0].set_index(keys)["value"]
+    drawn = moving[moving["sample"] >= 0].join(done.rename("done"), on=keys)
+    return (drawn["value"] - drawn["done"]).abs().groupby([drawn["source"], drawn["mode"]]).mean()
+
+
+# -- notebook 05 -----------------------------------------------------------------------------------
+def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
+    """The planned contrasts between sources over tasks, beside the paper's.
+
+    trials: of the suite that the data are of. None where a contrast's arms are missing.
+    """
+    table, points = contrast_rows(trials)
+    if table.empty:
+        return None
+    tasks = points["task"].nunique()
+    named = table["label"].map(_capital)
+    figure = figures.gap_plot(
+        table.assign(measure="points", label=named),
+        points.assign(measure="points", label=points["label"].map(_capital)),
+        {"points": "difference in success (points)"},
+        digits=1,
+        width=6.2,
+    )
+    sentences = []
+    for contrast, words in {
+        "RL − demonstrator": "RL's data teach the VLA {} compared with the demonstrator's",
+        "diffusion − gaussian": "Diffusion − Gaussian is {}",
+        "without noise − with it": "Collecting without noise instead of with it is worth {}",
+    }.items():
+        for row in table[table["label"] == contrast].itertuples():
+            told = words.format(with_interval(row.value, row.low, row.high, "points"))
+            told += f" over {_count(tasks, 'task')} {verdict(row.p_tasks)}"
+            if np.isfinite(row.paper):
+                inside = row.low <= row.paper <= row.high
+                includes = "includes" if inside else "excludes"
+                told += f"; the interval {includes} the paper's {row.paper:+.1f}"
+            sentences.append(f"{told}.")
+    caption = f"""Differences in success of a compact VLA trained on one source each: a dot per task
+    ({tasks}), mean with Student's t interval (95 %) over tasks; bars: the paper's gaps, of π0 on
+    130 tasks, its people beside our demonstrator. {protocol}; training seeds:
+    {trials["training_seed"].nunique()}. Preset {preset}."""
+    return Finding("05_success", figure, table, caption, " ".join(sentences))
+
+
+def _capital(contrast: str) -> str:
+    """ "Diffusion − Gaussian, with noise" of a contrast's name."""
+    text = contrast.replace("gaussian", "Gaussian").replace("with it", "with noise")
+    return text[0].upper() + text[1:]
+
+
+def contrast_rows(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows and points of `figures.gap_plot` for the planned contrasts of one suite."""
+    effects = scores.effects(trials)
+    if effects.empty:
+        return effects, pd.DataFrame()
+    paper = scores.excluded(effects)["paper_points"].to_numpy()
+    table = effects.rename(columns={"contrast": "label", "points": "value"}).assign(paper=paper)
+    each = scores.contrasts_by_task(trials).rename(columns={"contrast": "label", "points": "value"})
+    return table, each
+
+
+def tasks(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
+    """Success per task against the demonstrator's; None without a demonstrator."""
+    rates = scores.summarise(trials, ("suite", "task", *scores.ARM))
+    arms = figures.arm_order(rates)
+    base = next((arm for arm in arms if arm.mode == "recorded"), None)
+    if base is None or len(arms) < 2:
+        return None
+    rate = rates.set_index(["task", "source", "mode"])["success"].unstack(["source", "mode"])
+    told = []
+    for arm in arms:
+        if arm != base:
+            ahead = int((rate[tuple(arm)] > rate[tuple(base)]).sum())
+            told.append(f"{arm.label} on {ahead}")
+    text = f"Of {_count(len(rate), 'task')} the model is ahead of the demonstrator's with "
+    text += f"{listed(told)}. A task's data are of one expert, so a cell is that expert's way."
+    caption = f"""Success per task against the VLA of the demonstrator's data, in points; in
+    brackets the demonstrator's own success. n = {rates["trials"].max()} trials a cell; intervals in
+    the table. {protocol}. Preset {preset}."""
+    return Finding("05_tasks", figures.success_differences(rates, base), rates, caption, text)
+
+
+def beyond(other: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
+    """Success on suites that no source has data of; None where none is played."""
+    if other.empty:
+        return None
+    rates = scores.summarise(other)
+    seeds = scores.summarise(other, ("suite", *scores.ARM, "training_seed"))
+    told = []
+    for suite, own in rates.groupby("suite"):
+        best = own.loc[own["success"].idxmax()]
+        spread = f"{100 * own['success'].min():.0f} to {100 * own['success'].max():.0f} %"
+        if own["success"].max() == 0:
+            told.append(f"`{suite}`: no trial of any source succeeds")
+        else:
+            label = Arm(best["source"], best["mode"]).label
+            told.append(f"`{suite}`: {spread}, {label} ahead")
+    text = "; ".join(told) + "."
+    if len(pooled := scores.effects(other.assign(suite="out of distribution"))):
+        kind = pooled.set_index("contrast").loc["diffusion − gaussian"]
+        told = with_interval(kind["points"], kind["low"], kind["high"], "points")
+        text += f" Over all of them diffusion − Gaussian is {told} {verdict(kind['p_tasks'])}."
+    caption = f"""Success on LIBERO-PRO's suites, which no source has data of: Wilson's 95 %
+    intervals over trials, a dot per training seed. {protocol}. Preset {preset}."""
+    figure = figures.success_forest(rates, seeds)
+    return Finding("05_out_of_distribution", figure, rates, caption, text)
+
+
+def scaling(played: pd.DataFrame, whole: int, preset: str, protocol: str) -> Finding | None:
+    """Success over the number of demonstrations; None where only one number was tried.
+
+    played: trials of the suite that the data are of; whole: demonstrations of the full data sets.
+    """
+    curve = scores.scaling(played, whole)
+    if curve.empty:
+        return None
+    caption = f"""Success over the number of demonstrations per task, Wilson's 95 % intervals over
+    trials. {protocol}. Preset {preset}."""
+    told = []
+    for (source, mode), own in curve.groupby(["source", "mode"], sort=False):
+        few, many = (own.loc[own["demonstrations"].agg(f)] for f in ("idxmin", "idxmax"))
+        told.append(
+            f"{Arm(source, mode).label} {100 * few['success']:.0f} % with "
+            f"{int(few['demonstrations'])} and {100 * many['success']:.0f} % with "
+            f"{int(many['demonstrations'])}"
+        )
+    text = f"Success by the number of demonstrations a task: {listed(told)}."
+    return Finding("05_scaling", figures.scaling_curve(curve), curve, caption, text)

@@ -1,0 +1,212 @@
+"""Notebook 01: what RL did to the clones, by task, seed and setting."""
+
+import pandas as pd
+
+from diffrl import experiments, figures
+from diffrl.base.intervals import interval_over_tasks
+from diffrl.findings.finding import Finding, listed, verdict, with_interval
+
+MEASURED = {  # of an experiment's runs: title of the panel, unit and factor of the difference
+    "success": ("Success (points)", 100),
+    "auc": ("Area under the curve", 1),
+    "jerk_rms": ("Jerk, RMS (m/s³)", 1),
+    "steps": ("Steps to success", 1),
+}
+CLASSES = """## Is it the class, the rate or the seed?
+
+Demonstrations, weights and noise change with the seed, and each policy has its own learning rate.
+`python -m diffrl experiment rates` trains both policies with three seeds on three tasks, and the
+diffusion policy with the Gaussian's rate and clip as well."""
+ABLATIONS = """## One setting at a time
+
+`python -m diffrl experiment ablations` changes one setting at a time, three seeds each, from the
+same demonstrations. What must follow a setting follows it, such as the discount of a shorter
+chunk."""
+GROUPS = {  # of the ablations' variants, in the order of the figure
+    "Chain and network": ("DDPM, last 10 of 20", "leading", "U-Net", "chunk 4", "horizon 12"),
+    "Exploration": ("floor 0.05", "floor 0.1", "white", "fade"),
+    "Learning": ("annealed", "synchronous", "Gaussian's rate"),
+    "Demonstrations": tuple(f"{count} demonstrations" for count in (5, 10, 20, 50)),
+    "Predicting the noise": (
+        *("epsilon", "epsilon leading", "epsilon sharp clone", "DPPO's defaults"),
+        *("DPPO's defaults sharp clone", "DPPO's defaults sharp clone faster"),
+    ),
+}
+
+
+def success(trials: pd.DataFrame, preset: str) -> Finding:
+    """Success of clones and experts on the official start states.
+
+    trials: `records.final_trials`, of the preset's tasks.
+    """
+    fair = trials[~trials["error"]]
+    groups = fair.groupby(["task", "source", "mode", "policy"], sort=False)["success"]
+    rates = groups.agg(successes="sum", trials="count").reset_index()
+    quiet = rates[rates["mode"] == "deterministic"]
+    share = quiet.assign(value=100 * quiet["successes"] / quiet["trials"])
+    share = share.pivot_table("value", "task", ["source", "policy"])
+    sentences = [
+        f"Without noise {_policy(source)} succeeds on {share[source, 'expert'].mean():.1f} % of "
+        f"the official start states, its clones on {share[source, 'clone'].mean():.1f} %."
+        for source in _sources(rates)
+    ]
+    if {"diffusion", "gaussian"} <= set(rates["source"]):
+        gap = share["diffusion", "expert"] - share["gaussian", "expert"]
+        told = with_interval(*interval_over_tasks(gap), "points")
+        sentences.append(f"Diffusion − Gaussian is {told} over {_count(len(gap), 'task')}.")
+    n = rates["trials"].max()
+    caption = f"""Success on {n} official start states a task: clone (open) and expert after RL
+    (filled). One expert a task and class for each training seed
+    ({fair["training_seed"].nunique()}). Preset {preset}."""
+    return Finding("01_success", figures.dumbbells(rates), rates, caption, " ".join(sentences))
+
+
+def learning(curves: pd.DataFrame, preset: str) -> Finding:
+    """The mean of the learning curves over tasks; curves: `records.learning_curves`."""
+    mean = figures.mean_curves(curves)
+    sentences = []
+    for source in _sources(mean):
+        own = mean[mean["source"] == source]
+        good = own.loc[own["value"] >= 0.9, "steps"]
+        reached = f"reaches 90 % after {good.iloc[0] / 1000:.0f} thousand control steps"
+        if not len(good):
+            reached = f"ends at {100 * own['value'].iloc[-1]:.0f} %"
+        start = f"begins at {100 * own['value'].iloc[0]:.0f} % and {reached}"
+        sentences.append(f"The mean of {_policy(source)} {start}.")
+    count = int(mean["tasks"].max())
+    band = "Student's t interval (95 %) over tasks" if count > 1 else "Wilson's 95 % interval"
+    caption = f"""Success without noise on held-out start states during RL: mean over
+    {_count(count, "task")}, {band}. A run that has stopped keeps its last value. At 0 the clones.
+    Preset {preset}."""
+    figure = figures.mean_learning(mean)
+    return Finding("01_learning_curves", figure, mean, caption, " ".join(sentences))
+
+
+def learning_by_task(curves: pd.DataFrame, preset: str) -> Finding:
+    """The appendix of `learning`: every task's own curves."""
+    caption = f"""Success during RL, a panel a task, with Wilson's 95 % intervals over n episodes (n
+    in the table). Stochastic: training episodes; deterministic: held-out start states; the clone is
+    at 0. The first stochastic point is low because the first episodes are cut short. Preset
+    {preset}."""
+    return Finding("01_learning_by_task", figures.learning_curves(curves), curves, caption)
+
+
+def classes(runs: pd.DataFrame, preset: str) -> Finding | None:
+    """The diffusion policy against the Gaussian, with its own rate and with the Gaussian's.
+
+    runs: `experiments.finished_runs` of the experiments `seeds` and `rates`; None without a pair.
+    """
+    names = {"diffusion": "own learning rate", "diffusion Gaussian's rate": "the Gaussian's rate"}
+    found = differences(runs, "gaussian", {"Diffusion − Gaussian": names})
+    if found is None:
+        return None
+    gaps, points, tests = found
+    sentences = []
+    for arm, name in names.items():
+        told = []
+        for measure, unit in (("success", "points of success"), ("jerk_rms", "m/s³ of jerk")):
+            row = tests[(tests["arm"] == arm) & (tests["measure"] == measure)]
+            if len(row):
+                value = with_interval(*_scaled(row.iloc[0], measure), unit)
+                told.append(f"{value} {verdict(row['p_holm'].iloc[0])}")
+        if told:
+            sentences.append(f"With {name} it has {listed(told)}.")
+    caption = _caption(runs, preset, "The diffusion policy against the Gaussian policy")
+    figure = figures.gap_plot(gaps, points, _titles(gaps))
+    text = "The diffusion policy against the Gaussian ($p$ corrected for all panels). "
+    text += " ".join(sentences)
+    return Finding("01_classes", figure, gaps, caption, text)
+
+
+def ablations(runs: pd.DataFrame, preset: str) -> Finding | None:
+    """What each setting changes against the base; runs: those of the experiment `ablations`."""
+    groups = {
+        group: {f"diffusion {name}": name for name in names} for group, names in GROUPS.items()
+    }
+    found = differences(runs, "diffusion", groups)
+    if found is None:
+        return None
+    gaps, points, _ = found
+    wins = gaps[gaps["measure"] == "success"].set_index("label")
+    lower = wins[wins["high"] < 0].sort_values("value")
+    higher = wins[wins["low"] > 0].sort_values("value")
+    jerk = gaps[(gaps["measure"] == "jerk_rms") & (gaps["low"] * gaps["high"] > 0)]
+    quiet = runs[(runs["mode"] == "deterministic") & (runs["arm"] == "diffusion")]
+    text = (
+        f"The base succeeds on {100 * quiet['success'].mean():.1f} %. Of {len(wins)} changes, "
+        f"{len(lower)} lower success with an interval that excludes zero: "
+        f"{_effects(lower, 'points')}; {len(higher)} raise it: {_effects(higher, 'points')}. Jerk "
+        f"so changes for {_effects(jerk.set_index('label'), 'm/s³')}. No test of "
+        f"{runs['seed'].nunique()} seeds can be significant; settings were tuned for the base."
+    )
+    caption = _caption(runs, preset, "One setting at a time, against the base")
+    figure = figures.gap_plot(gaps, points, _titles(gaps))
+    return Finding("01_ablations", figure, gaps, caption, text)
+
+
+def differences(
+    runs: pd.DataFrame, base: str, groups: dict[str, dict[str, str]]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame] | None:
+    """Differences of an experiment's arms to `base`, paired by task and seed, without noise.
+
+    groups: heading → arm → label. Returns the rows and points of `figures.gap_plot`, and the tests
+    (`experiments.effects`); None if no pair of runs is there.
+    """
+    quiet = runs[runs["mode"] == "deterministic"] if len(runs) else runs
+    pairs = [(base, arm) for arms in groups.values() for arm in arms]
+    measures = [name for name in MEASURED if name in quiet]
+    tests = experiments.effects(quiet, pairs, measures) if len(quiet) else pd.DataFrame()
+    if tests.empty:
+        return None
+    gaps, points = [], []
+    wide = quiet.pivot(index=["task", "seed"], columns="arm", values=measures)
+    for group, arms in groups.items():
+        for arm, label in arms.items():
+            for row in tests[tests["arm"] == arm].to_dict("records"):
+                measure, name = row["measure"], {"group": group, "label": label}
+                value = dict(zip(("value", "low", "high"), _scaled(row, measure)))
+                gaps.append({**name, "arm": arm, "measure": measure, **value, "n": row["n"]})
+                change = MEASURED[measure][1] * (wide[measure, arm] - wide[measure, base]).dropna()
+                for (task, seed), each in change.items():
+                    place = {"task": task, "seed": seed, "measure": measure, "value": each}
+                    points.append({**name, **place})
+    return pd.DataFrame(gaps), pd.DataFrame(points), tests
+
+
+def _scaled(row, measure: str) -> list[float]:
+    return [MEASURED[measure][1] * row[name] for name in ("difference", "low", "high")]
+
+
+def _titles(gaps: pd.DataFrame) -> dict[str, str]:
+    return {name: title for name, (title, _) in MEASURED.items() if name in set(gaps["measure"])}
+
+
+def _caption(runs: pd.DataFrame, preset: str, what: str) -> str:
+    tasks = _count(runs["task"].nunique(), "task")
+    return f"""{what}: differences paired by task and seed ({tasks}, {runs["seed"].nunique()} seeds;
+    a small mark each), their mean with Student's t interval (95 %). Policies act without noise on
+    the official start states. Preset {preset}."""
+
+
+def _effects(rows: pd.DataFrame, unit: str) -> str:
+    digits = 0 if unit == "points" else 1
+    named = [
+        f"*{label}* ({row['value']:+.{digits}f} {unit})".replace("-", "−")
+        for label, row in rows.iterrows()
+    ]
+    return listed(named)
+
+
+def _sources(table: pd.DataFrame) -> list[str]:
+    """The policy classes of a table, the diffusion policy first."""
+    return sorted(set(table["source"]), key=lambda name: (name != "diffusion", name))
+
+
+def _policy(source: str) -> str:
+    return f"the {source if source != 'gaussian' else 'Gaussian'} policy"
+
+
+def _count(n: int, what: str) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    number = words[n] if n < len(words) else str(n)
+    return f"{number} {what}{'' if n == 1 else 's'}"

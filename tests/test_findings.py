@@ -1,0 +1,196 @@
+"""What a notebook says under a figure comes from the records of the preset at hand."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffrl import experiments
+from diffrl.base import bundles
+from diffrl.base.artifacts import restored
+from diffrl.evaluation import scores
+from diffrl.findings import Finding, movement, recorded, show, show_kept, teaching, training
+from diffrl.findings.finding import listed, times, verdict, with_interval
+from diffrl.gallery import NUMBERS, gallery
+from diffrl.presets import get_preset
+from diffrl.reproduce import REFERENCE, _drop_bars, _without_reference
+from diffrl.rl import records
+from diffrl.vla import stage as vla_stage
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-5]_*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, laptop_run):
+    """A home folder with preset laptop restored from its evidence."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "laptop").symlink_to(laptop_run, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFRL_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def found(home):
+    """Every finding that the tables of preset laptop alone can make, by its name."""
+    preset, folder = get_preset("laptop"), home / "runs" / "laptop"
+    played = pd.read_csv(folder / "vla_trials.csv")
+    unseen = played["suite"].isin(preset.evaluation.suites)
+    trials, other = played[~unseen], played[unseen]
+    protocol, beyond = (scores.protocol(table, preset.vla) for table in (trials, other))
+    quality = pd.read_csv(folder / "quality.csv")
+    factorial = experiments.finished_runs("laptop", "factorial")
+    made = [
+        training.success(records.final_trials(preset), "laptop"),
+        training.learning(records.learning_curves(preset), "laptop"),
+        training.classes(experiments.finished_runs("laptop", "rates"), "laptop"),
+        training.ablations(experiments.finished_runs("laptop", "ablations"), "laptop"),
+        movement.thrown_away(pd.read_csv(folder / "generation.csv"), "laptop"),
+        movement.gaps(quality, "laptop"),
+        movement.against_demonstrator(quality, "laptop"),
+        movement.factorial(factorial, "laptop"),
+        movement.ways(factorial, "laptop"),
+        teaching.losses(vla_stage.losses_of(preset), preset.vla, "laptop"),
+        teaching.gaps(trials, "laptop", protocol),
+        teaching.tasks(trials, "laptop", protocol),
+        teaching.beyond(other, "laptop", beyond),
+    ]
+    return {finding.name: finding for finding in made}
+
+
+def test_the_gallery_of_the_reference_run_says_what_its_records_say(found):
+    kept = gallery(ROOT / "figures" / "laptop")
+    for name, finding in found.items():
+        words = [" ".join(part.split()) for part in (finding.caption, finding.text) if part]
+        assert kept[name] == "\n\n".join(words), name
+
+
+def test_every_kept_figure_has_its_words_and_its_table():
+    folder = ROOT / "figures" / "laptop"
+    pictures = {path.stem for path in folder.glob("*.png")}
+    assert pictures == set(gallery(folder))
+    assert pictures == {Path(name).stem for name in bundles.read(folder / NUMBERS)}
+
+
+def test_a_caption_says_how_many_which_interval_and_which_preset(found):
+    for name, finding in found.items():
+        assert "preset laptop" in " ".join(finding.caption.split()).lower(), name
+        assert re.search(r"\d|one|two|three|five|ten", finding.caption), name
+        assert re.search("interval", finding.caption) or name in (
+            "01_success", "05_tasks", "04_losses",
+        ), name  # fmt: skip
+
+
+def test_sentences_have_the_numbers_of_the_readme(found):
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "+6.6 points [+2.6, +10.5]" in found["05_success"].text
+    assert "1.25 times [1.13, 1.38] the jerk" in found["03_gaps"].text
+    for interval in re.findall(r"\[[^]]*\d[^]]*\]", found["03_factorial_effects"].text)[:3]:
+        assert interval in readme
+
+
+def test_a_verdict_follows_p_and_one_task_has_none():
+    assert verdict(0.049) == "(significant, $p$ = 0.049)"
+    assert "not significant" in verdict(0.051)
+    assert "significant" not in verdict(np.nan)
+    assert with_interval(-0.75, -6.149, 4.649, "points") == "−0.8 points [−6.1, +4.6]"
+    assert with_interval(1.0, np.nan, np.nan) == "+1.0"
+    assert times(1.25, np.nan, np.nan) == "1.25 times"
+    assert (listed([]), listed(["a"]), listed(["a", "b", "c"])) == ("none", "a", "a, b and c")
+
+
+def test_contrasts_of_tasks_have_the_mean_that_the_effects_have(home):
+    trials = pd.read_csv(home / "runs" / "laptop" / "vla_trials.csv")
+    each = scores.contrasts_by_task(trials).groupby(["scope", "contrast"])["points"].mean()
+    table = scores.effects(trials).set_index(["scope", "contrast"])["points"]
+    assert len(each) == len(table)
+    np.testing.assert_allclose(each[table.index], table, atol=1e-9)
+
+
+def test_a_section_without_records_is_not_shown(home, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    nothing = experiments.finished_runs("smoke", "ablations")
+    show("smoke", training.ablations(nothing, "smoke"), heading="## One setting")
+    show("smoke", training.classes(nothing, "smoke"), heading=training.CLASSES)
+    show("smoke", movement.factorial(nothing, "smoke"), movement.ways(nothing, "smoke"))
+    assert shown == []
+    assert show_kept("smoke", "01_success") is False
+
+
+def test_a_finding_is_saved_and_shown_with_its_caption_under_the_figure(found, home, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    one = found["05_success"]
+    show("smoke", one, heading="## Heading")
+    heading, figure, caption, text = shown
+    assert (heading.data, figure, text.data) == ("## Heading", one.figure, one.text)
+    assert caption.data.startswith("*Differences in success")
+    words = (home / "runs/smoke/figures/05_success.txt").read_text("utf-8")
+    assert words.strip().endswith(one.text)
+
+
+def test_a_restored_run_shows_its_record_and_a_forced_one_is_computed(home, monkeypatch):
+    preset = get_preset("laptop")
+
+    def compute(preset):
+        return pd.DataFrame({"computed": [1]})
+
+    assert restored("laptop")
+    assert "computed" not in recorded(preset, "experts.csv", compute)
+    assert "computed" in recorded(preset, "no_such_table.csv", compute)
+    monkeypatch.setenv("DIFFRL_FORCE_BEFORE", "1")
+    assert "computed" in recorded(preset, "experts.csv", compute)
+
+
+# -- the notebooks ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_at_most_twenty_cells_and_nine_hundred_words(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert len(cells) <= 20
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    assert len(text.split()) <= 900
+
+
+def test_reference_cells_say_what_the_gallery_says():
+    tool = ROOT / "tools" / "refresh_notebooks.py"
+    result = subprocess.run(
+        [sys.executable, tool, "--check"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_reference_cells_embed_figures_that_exist_and_are_left_out_of_a_run(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    [cell] = [c for c in cells if REFERENCE in c["metadata"].get("tags", [])]
+    pictures = re.findall(r"\]\((\S+\.png)\)", "".join(cell["source"]))
+    assert pictures
+    assert all((path.parent / name).is_file() for name in pictures)
+    assert len(_without_reference(path).cells) == len(cells) - 1
+
+
+def test_an_executed_notebook_has_no_progress_bars_and_keeps_other_warnings(tmp_path):
+    import nbformat
+
+    def stream(text):
+        return nbformat.v4.new_output("stream", name="stderr", text=text)
+
+    bar = "\rexperts: 100%|████| 30/30 [00:27<00:00,  1.09task/s]\n"
+    cell = nbformat.v4.new_code_cell("x", outputs=[stream(bar), stream("UserWarning: look\n")])
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("a"), cell])
+    nbformat.write(book, tmp_path / "a.ipynb")
+    _drop_bars(tmp_path / "a.ipynb")
+    kept = nbformat.read(tmp_path / "a.ipynb", as_version=4).cells[1].outputs
+    assert [output.text for output in kept] == ["UserWarning: look\n"]
+
+
+def test_a_finding_is_a_figure_with_its_table_caption_and_words():
+    assert Finding._fields == ("name", "figure", "data", "caption", "text")
