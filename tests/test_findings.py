@@ -67,7 +67,10 @@ def found(home):
 
 def test_the_gallery_of_the_reference_run_says_what_its_records_say(found):
     kept = gallery(ROOT / "figures" / "laptop")
+    assert len(found.keys() & kept.keys()) >= 10
     for name, finding in found.items():
+        if name not in kept:
+            continue  # drawn in the notebook alone
         words = [" ".join(part.split()) for part in (finding.caption, finding.text) if part]
         assert kept[name] == "\n\n".join(words), name
 
@@ -143,6 +146,7 @@ def test_a_restored_run_shows_its_record_and_a_forced_one_is_computed(home, monk
     def compute(preset):
         return pd.DataFrame({"computed": [1]})
 
+    monkeypatch.delenv("DIFFRL_FORCE_BEFORE", raising=False)  # another test may have forced
     assert restored("laptop")
     assert "computed" not in recorded(preset, "experts.csv", compute)
     assert "computed" in recorded(preset, "no_such_table.csv", compute)

@@ -17,7 +17,7 @@ from diffrl.reproduce import REFERENCE
 ROOT = Path(__file__).resolve().parents[1]
 PRESET = "laptop"  # the reference run
 FIRST = ("01_success", "03_gaps", "05_success")  # of their notebooks
-APPENDIX = {"01_learning_by_task", "01_learning_curves", "03_factorial_ways"}
+LEFT_OUT = {"01_task"}
 
 
 def reference_cell(number: int) -> str:
@@ -29,7 +29,7 @@ def reference_cell(number: int) -> str:
     kept = gallery(ROOT / "figures" / PRESET)
     for name in sorted(kept, key=lambda name: (name not in FIRST, name)):
         words = kept[name]
-        if name.startswith(f"{number:02d}_") and name not in APPENDIX:
+        if name.startswith(f"{number:02d}_") and name not in LEFT_OUT:
             caption, _, text = words.partition("\n\n")
             parts.append(f"![{name}](../figures/{PRESET}/{name}.png)\n\n*{caption}*")
             parts += [text] if text else []
