@@ -5,7 +5,7 @@
 # make check-browser              the explorer in a real Chromium
 # make lint                       style, types, spelling; `pre-commit install` has git ask before each commit
 # make coverage                   which lines the fast tests reach
-# make lab · make doctor · make readme · make clean
+# make lab · make site · make doctor · make readme · make clean
 #
 # Each target first makes .venv, installs, and finds a renderer; that happens once.
 
@@ -17,9 +17,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-faults \
-  check-cluster check-lerobot check-browser lint coverage lab doctor readme clean
-.PHONY: help ready filter readers evidence reproduce test check-slow check-kills check-cluster \
-  check-lerobot check-browser lint coverage lab doctor readme site clean
+  check-cluster check-lerobot check-browser lint coverage lab doctor readme site clean
 
 help:
 	@sed -n '1,10s/^# \{0,1\}//p' Makefile
