@@ -9,7 +9,7 @@ A preset holds settings only; what was measured with it lies in ``runs/<preset>/
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -54,6 +54,8 @@ class OperatorConfig(_Settings):
     counts: tuple[tuple[str, int], ...] = ()  # (task, count) where a task needs another count [C]
     max_attempts: int = 400  # attempts before the operator gives up on a task [C]
     noise: float = 1.0  # scale of the human-like noise: 0 none, 1 calibrated on LIBERO's sets [C]
+    tremor: float | None = added(None)  # scale of its tremor, which then has random numbers of its
+    # own: the same paths with and without it; None: calibrated with the rest, and mixed with it [C]
 
     def __post_init__(self):
         super().__post_init__()
@@ -162,6 +164,8 @@ class RLConfig(_Settings):
     confirm_starts: int = 0  # held-out states on which a new best must be it, the same for each
     # candidate, those of a measurement among them; 0: no second look [C]
     checkpoint_every: int = 1  # iterations [C]
+    half_weights: bool = added(False)  # the clone and the expert that are evaluated have weights
+    # that float16 holds, so that evidence keeps the very networks in half the room [C]
     torch_threads: int = 1  # another number may round differently, so it is a setting [C]
     seeds: tuple[int, ...] = (0,)  # training seeds per task and algorithm [C]
     evaluation_starts: int = 50  # official start states of the final evaluation [L]
@@ -183,6 +187,9 @@ class GenerationConfig:
     seed: int = 1  # of the fresh start states and of the policy's noise [C]
     repeats: int = 8  # rollouts of each start state that is repeated, for quality alone [C]
     repeated_starts: int = 4  # how many they are, per task and source [C]
+    experts: int | None = added(None)  # of a task's, in the order of rl.seeds, that take turns [C];
+    # None: all
+    ladder: tuple[tuple[str, str], ...] = added(())  # (source, mode) of arms that say why [C]
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,11 @@ class VLAConfig(_Settings):
     ema: float = 0.99  # decay of the averaged weights, per optimiser step [C]
     held_out: int = 2  # last episodes of each data set, kept for the validation loss [C]
     seeds: tuple[int, ...] = (0,)  # training seeds per source [C]
+    fewer: tuple[tuple[str, int], ...] = added(())  # (data, how many of the seeds) of some [C]
+
+    def seeds_of(self, data: str) -> tuple[int, ...]:
+        """Return the training seeds of one source's VLAs."""
+        return self.seeds[: dict(self.fewer).get(data, len(self.seeds))]
 
 
 @dataclass(frozen=True)
@@ -242,6 +254,8 @@ class EvaluationConfig:
     """LIBERO's protocol, the row of OpenVLA-OFT and openpi."""
 
     trials: int = 50  # official start states per task [L]
+    fewer_trials: int | None = added(None)  # of VLAs with fewer seeds (vla.fewer) and the further
+    # ones; None: as many [C]
     suites: tuple[str, ...] = ()  # further ones, out of distribution; the tasks' own always [C]
     suite_trials: int = 10  # official start states per task of these [C]
     copies: int = 8  # robots simulated at once; changes no result [C]
@@ -262,11 +276,32 @@ class Preset:
     vla: VLAConfig = VLAConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     own: tuple[tuple[str, str, Any], ...] = ()  # (task, setting, value) of harder tasks [C]
+    suites: tuple[str, ...] = ()  # of a `part`; none: the whole
 
     def of(self, task: str) -> "Preset":
         """Return the settings of one task: with its own count of demonstrations, and `own`."""
         preset = self.with_settings({key: value for name, key, value in self.own if name == task})
         return replace(preset, demonstrations=preset.demonstrations.of(task), own=())
+
+    def part(self, suites: Sequence[str]) -> "Preset":
+        """Return the same preset with the tasks of some suites alone; none: all of them.
+
+        A part shares the whole's folder: its experts and data sets are the whole's. A VLA of a
+        part is another model than that of the whole.
+
+        Raises:
+            UserError: the preset has no task of such a suite.
+        """
+        suites = tuple(dict.fromkeys(suites))
+        known = list(dict.fromkeys(task.partition("/")[0] for task in self.tasks))
+        for suite in suites:
+            if suite not in known:
+                raise UserError(
+                    f"Preset {self.name} has no task of a suite {suite!r}: give --suite one or "
+                    f"several of {', '.join(known)}."
+                )
+        tasks = tuple(t for t in self.tasks if not suites or t.partition("/")[0] in suites)
+        return replace(self, tasks=tasks, suites=suites)
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Preset":
         """Return a preset with some settings changed, such as ``{"rl.iterations": 72}``."""
@@ -276,6 +311,11 @@ class Preset:
             changed = replace(getattr(preset, stage), **{field: value})
             preset = replace(preset, **{stage: changed})
         return preset
+
+    @property
+    def full_name(self) -> str:
+        """Its name and, of a part, the suites: what `get_preset` finds it by."""
+        return ":".join([self.name, "+".join(self.suites)] if self.suites else [self.name])
 
     @property
     def vla_tasks(self) -> tuple[str, ...]:
@@ -419,6 +459,76 @@ _PIXELS = Preset(
     ),
 )
 
+_FOUR = tuple(
+    f"{suite}/{index}"
+    for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    for index in range(10)
+)
+_REPLICATED = tuple(task for task in _FOUR if int(task.partition("/")[2]) < 5)  # before any result
+_LONG = {  # as laptop's harder tasks: the two subtasks leave few successes in an iteration
+    **_HARDER,
+    "rl.iterations": 40,
+    "clone.first_measure": 1500,
+}
+
+_NOISY = ("gaussian-stochastic", "diffusion-stochastic")
+_LADDER = (
+    "steady-recorded",
+    "gaussian_clone-deterministic",
+    "diffusion_clone-deterministic",
+    "diffusion_zero-deterministic",
+)
+_FURTHER = (
+    *(f"{data}:{n}" for n in (5, 15) for data in (*VLAConfig.data[:2], VLAConfig.data[3])),
+    "operator-recorded:24+diffusion-deterministic:24",  # a mixture at equal total
+    "operator-recorded+diffusion-deterministic",  # and at the union
+)
+
+_LIBERO = Preset(
+    name="libero",  # 2 cores, days: all of LIBERO, its four suites of ten first
+    tasks=_ALL,
+    demonstrations=OperatorConfig(
+        count=10,
+        tremor=1.08,  # fitted to teleoperation: diffrl/demonstrator/tremor.csv
+    ),
+    clone=CloneConfig(target_success=0.1),
+    rl=RLConfig(
+        physics="training",
+        iterations=36,
+        target_success=0.99,
+        confirm_starts=192,
+        warmup=4,
+        noise_start=2.0,
+        actor_learning_rate=2e-4,  # one rate and one clip for both classes: with the Gaussian's the
+        clip=0.04,  # diffusion loses no success (experiment `rates` of laptop)
+        clip_first=0.004,
+        half_weights=True,
+    ),
+    generation=GenerationConfig(
+        experts=1,  # each task's data are of one expert, seed 0's
+        ladder=(
+            ("steady", "recorded"),
+            ("gaussian_clone", "deterministic"),
+            ("diffusion_clone", "deterministic"),
+            ("diffusion_zero", "deterministic"),
+        ),
+    ),
+    vla=VLAConfig(
+        data=(*VLAConfig.data, *_LADDER),
+        further=_FURTHER,
+        tasks=_FOUR,
+        frame_stride=6,
+        flow_draws=2,
+        seeds=(0, 1, 2),
+        fewer=(*((data, 2) for data in (*_NOISY, *_LADDER)), *((data, 1) for data in _FURTHER)),
+    ),
+    evaluation=EvaluationConfig(trials=25, fewer_trials=10),
+    own=(
+        *((task, "rl.seeds", (0, 1, 2)) for task in _REPLICATED),
+        *((t, *setting) for t in _suite("libero_10", 10) for setting in _LONG.items()),
+    ),
+)
+
 _GPU = Preset(
     name="gpu",  # one accelerator and many cores: images, the paper's networks, two suites
     tasks=(*_suite("libero_spatial", 10), *_OBJECT),
@@ -503,17 +613,22 @@ _PAPER = Preset(
     ),
 )
 
-PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _PIXELS, _GPU, _PAPER)}
+PRESETS = {preset.name: preset for preset in (_SMOKE, _LAPTOP, _LIBERO, _PIXELS, _GPU, _PAPER)}
 
 
-def get_preset(name: str) -> Preset:
-    """Return the preset called `name`.
+def get_preset(name: str, suites: Sequence[str] = ()) -> Preset:
+    """Return the preset called `name`, or its part of some suites.
+
+    A part has a name of its own, too: ``libero:libero_object`` or, of two suites,
+    ``libero:libero_object+libero_goal``.
 
     Raises:
-        UserError: no preset has that name.
+        UserError: no preset has that name, or it has no such suite.
     """
-    if isinstance(name, str) and name in PRESETS:
-        return PRESETS[name]
+    if isinstance(name, str):
+        whole, colon, part = name.partition(":")
+        if whole in PRESETS:
+            return PRESETS[whole].part([*(part.split("+") if colon else []), *suites])
     close = difflib.get_close_matches(str(name), PRESETS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(

@@ -271,7 +271,7 @@ def series(preset: Preset, numbers: range) -> None:
             examined = True
         print(f"{label}: running", flush=True)
         start, target = time.monotonic(), executed_folder(preset.name) / notebook.name
-        run_notebook(notebook, target, {"PRESET": preset.name}, label)
+        run_notebook(notebook, target, {"PRESET": preset.full_name}, label)
         seconds = time.monotonic() - start
         stage.finish({"seconds": seconds}, outputs=[target, target.with_suffix(".html")])
         print(f"{label}: done in {_clock(seconds)}", flush=True)
@@ -291,6 +291,7 @@ def _record(preset: Preset, paths: list[Path]) -> None:
 
 def main(
     preset: str = "smoke",
+    suite: tuple[str, ...] = (),
     from_: Annotated[int, tyro.conf.arg(name="from")] = 1,
     only: int | None = None,
     force: bool = False,
@@ -298,12 +299,14 @@ def main(
     """Run notebooks 01 to 05. Finished stages are found and not computed again.
 
     Args:
-        preset: smoke, laptop, pixels, gpu or paper.
+        preset: smoke, laptop, libero, pixels, gpu or paper.
+        suite: only these of the preset's suites, e.g. libero_object.
         from_: number of the first notebook, 1 to 5.
         only: number of the only notebook to run.
         force: compute everything again, the stages inside the notebooks as well.
     """
-    settings, numbers, start = get_preset(preset), _chosen(from_, only), time.monotonic()
+    settings = get_preset(preset, suite)
+    preset, numbers, start = settings.name, _chosen(from_, only), time.monotonic()
     if force:
         os.environ[artifacts.FORCE] = repr(time.time())
     elif evidence.restore(preset):

@@ -22,6 +22,7 @@ from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import FAILED, RUNNING, read
 from diffrl.evaluation.stage import plan_of
 from diffrl.generation import stage as generation
+from diffrl.generation.attempts import experts_behind
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl import records
 from diffrl.vla import stage as vla
@@ -51,7 +52,7 @@ def status(preset: Preset) -> pd.DataFrame:
 def _experts(preset: Preset) -> Iterator[dict]:
     for task in preset.tasks:
         for algorithm in ALGORITHMS:
-            for seed in preset.rl.seeds:
+            for seed in preset.of(task).rl.seeds:
                 folder = records.expert_folder(preset, task, algorithm, seed)
                 config = records.config_of(preset, task, algorithm, seed)
                 state = _finished(folder / "expert.done.json", records.FORMAT, config)
@@ -61,8 +62,9 @@ def _experts(preset: Preset) -> Iterator[dict]:
 def _datasets(preset: Preset) -> Iterator[dict]:
     for task in preset.tasks:
         for arm in generation.arms_of(preset):
-            path, seeds = generation.dataset_path(preset, task, arm), preset.rl.seeds
-            folders = [records.expert_folder(preset, task, arm.source, s) for s in seeds]
+            path = generation.dataset_path(preset, task, arm)
+            experts = experts_behind(preset, task, arm.source)
+            folders = [records.expert_folder(preset, task, *expert) for expert in experts]
             inputs = [folder / "expert.done.json" for folder in folders]
             config = generation.config_of(preset, task, arm)
             state = _finished(_marker(path), generation.FORMAT, config, inputs)
@@ -76,7 +78,7 @@ def _marker(dataset: Path) -> Path:
 
 def _vlas(preset: Preset) -> Iterator[dict]:
     for data, seed in models_of(preset):
-        folder = model_folder(preset.name, data, seed)
+        folder = model_folder(preset, data, seed)
         arms = [part.arm for part in parts_of(data)]
         inputs = [
             _marker(generation.dataset_path(preset, task, arm))
@@ -126,7 +128,7 @@ def _evaluations(preset: Preset) -> Iterator[dict]:
     table = run_folder(preset.name) / "vla_trials.csv"
     played = _played(table)
     for data, seed in models_of(preset):
-        unit, folder = ("evaluation", data, ALL, seed), model_folder(preset.name, data, seed)
+        unit, folder = ("evaluation", data, ALL, seed), model_folder(preset, data, seed)
         marker, state = folder / "vla.done.json", None
         if count := played[(*arm_of(data), seed)]:
             later = _time(marker) > _time(table) and read_json(marker).get(UNPACKED) is not True

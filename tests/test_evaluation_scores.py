@@ -16,6 +16,7 @@ from diffrl.evaluation.scores import (
     protocol,
     scaling,
     summarise,
+    with_means,
 )
 from diffrl.evaluation.stage import COLUMNS
 from diffrl.presets import VLAConfig
@@ -211,3 +212,55 @@ def test_where_nothing_differs_a_contrast_has_no_interval_and_excludes_nothing()
     assert found[["low", "high", "odds_ratio", "or_low", "or_high"]].isna().all(axis=None)
     said = excluded(found)
     assert not said[["zero", "paper_points_excluded", "paper_odds_ratio_excluded"]].any(axis=None)
+
+
+def test_means_weigh_every_suite_or_every_task_alike():
+    suites = {  # suite: (task, outcomes)
+        "libero_object": [(0, "ssss"), (1, "ssff")],
+        "libero_goal": [(0, "ffff"), (1, "fffs"), (2, "ssss")],
+    }
+    table = pd.concat(
+        trials_table({"diffusion": letters}, f"{suite}/{k}").assign(suite=suite)
+        for suite, tasks in suites.items()
+        for k, letters in tasks
+    )
+    found = with_means(table, tuple(suites)).set_index("suite")
+    assert set(found["trained_on"]) == {"libero_object+libero_goal"}
+    assert found.loc["libero_object", "success"] == 6 / 8
+    assert found.loc["mean_suites", "success"] == pytest.approx((6 / 8 + 5 / 12) / 2)
+    assert found.loc["mean_tasks", "success"] == pytest.approx((1 + 0.5 + 0 + 0.25 + 1) / 5)
+    both, goal = found.loc["mean_suites"], found.loc["libero_goal"]
+    below = np.hypot(6 / 8 - found.loc["libero_object", "low"], goal.success - goal.low) / 2
+    assert both.low == pytest.approx(both.success - below)
+    assert both.trials == found.loc["mean_tasks", "trials"] == 20
+    one = with_means(table[table["suite"] == "libero_goal"], tuple(suites))
+    assert set(one["suite"]) == {"libero_goal"}  # not all suites were played: no mean of them
+    unseen = with_means(table, ("libero_object",))
+    assert set(unseen["suite"]) == set(suites)
+
+
+def test_the_ladder_s_contrasts_say_what_smoothness_cloning_and_rl_do():
+    letters = {
+        "operator recorded": "ssffffff",
+        "steady recorded": "sssfffff",
+        "diffusion_clone deterministic": "ssssffff",
+        "diffusion deterministic": "ssssssff",
+    }
+    points = effects(four_arms(letters)).set_index("contrast")["points"]
+    assert points["steady demonstrator − demonstrator"] == pytest.approx(12.5)
+    assert points["diffusion clone − demonstrator"] == pytest.approx(25)
+    assert points["diffusion − its clone"] == pytest.approx(25)
+    assert points["diffusion − demonstrator, without noise"] == pytest.approx(50)
+    assert not {"gaussian − its clone", "zero first latent − diffusion"} & set(points.index)
+
+
+def test_a_mixture_at_equal_total_stands_beside_both_whole_sources():
+    letters = {
+        "operator:24+diffusion:24 recorded+deterministic": "ssssffff",
+        "operator+diffusion recorded+deterministic": "ssssssff",
+        "operator recorded": "ssffffff",
+        "diffusion deterministic": "ssssssff",
+    }
+    pairs = mixtures(four_arms(letters))
+    seen = pairs.groupby("first")["second"].agg(set).to_dict()
+    assert seen == {name: set(list(letters)[2:]) for name in list(letters)[:2]}

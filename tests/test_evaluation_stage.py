@@ -14,7 +14,7 @@ from diffrl.evaluation.policies import open_policy
 from diffrl.evaluation.protocol import Trial
 from diffrl.evaluation.stage import Job, plan
 from diffrl.presets import get_preset
-from diffrl.vla.stage import model_folder
+from diffrl.vla.stage import model_folder, models_of
 
 
 def test_a_plan_names_each_task_s_first_official_start_states_in_order():
@@ -173,7 +173,11 @@ def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trai
     smoke = get_preset("smoke")
     preset = replace(smoke, evaluation=replace(smoke.evaluation, trials=1))
     assert evaluation_stage.evaluate_further(preset, workers=1).empty
-    vla.save(vla_samples.make_model(), model_folder("smoke", "diffusion-deterministic:10", 0), {})
+    vla.save(
+        vla_samples.make_model(),
+        model_folder(smoke, "diffusion-deterministic:10", 0),
+        {},
+    )
     assert evaluation_stage.evaluate_further(preset, workers=1).empty  # of other settings, perhaps
     monkeypatch.setattr(
         evaluation_stage, "finished", lambda preset, data, seed: data.endswith(":10")
@@ -182,3 +186,20 @@ def test_vlas_of_fewer_and_mixed_demonstrations_are_evaluated_when_they_are_trai
     assert found[["source", "mode"]].values.tolist() == [["diffusion:10", "deterministic"]]
     assert (tmp_path / "runs" / "smoke" / "vla_further_trials.csv").exists()
     assert not (tmp_path / "runs" / "smoke" / "vla_trials.csv").exists()
+
+
+def test_main_arms_play_more_trials_with_more_seeds_than_those_that_say_why():
+    libero = get_preset("libero")
+    seeds = {}
+    for data, seed in [*models_of(libero), *models_of(libero, True)]:
+        seeds.setdefault(data, []).append(seed)
+    for data in ("operator-recorded", "gaussian-deterministic", "diffusion-deterministic"):
+        assert seeds[data] == [0, 1, 2]
+        assert len(evaluation_stage.plan_of(libero, data)) == 40 * 25
+    main = evaluation_stage.plan_of(libero, "operator-recorded")
+    for data, count in (("steady-recorded", 2), ("diffusion-deterministic:5", 1)):
+        assert seeds[data] == list(range(count))
+        assert len(evaluation_stage.plan_of(libero, data)) == 40 * 10
+        assert set(evaluation_stage.plan_of(libero, data)) < set(
+            main
+        )  # so that they can be compared

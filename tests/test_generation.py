@@ -17,11 +17,14 @@ from diffrl.base.arm import Arm
 from diffrl.base.artifacts import FORCE
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes, validate_file
-from diffrl.generation.attempts import Attempt, Player, expert_folders
+from diffrl.demonstrator.episodes import operator_episodes
+from diffrl.generation.attempts import Attempt, Player, demonstrations_of, expert_folders
 from diffrl.generation.stage import arms_of, collect, dataset_path, generate
-from diffrl.presets import PRESETS, get_preset
+from diffrl.presets import PRESETS, OperatorConfig, get_preset
+from diffrl.quality import Trajectory
 from diffrl.rl.records import config_of, expert_folder
 from diffrl.sim import starts as sim_starts
+from diffrl.sim.scene import load_scene
 
 
 def attempt(number):
@@ -112,10 +115,58 @@ def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
         generate(other, samples.TASK, Arm("diffusion", "deterministic"))
 
 
+def test_a_clone_is_a_source_of_its_own_in_the_folder_of_its_expert(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke").with_settings({"rl.seeds": (0, 1), "generation.experts": 1})
+    folder = expert_folder(smoke, samples.TASK, "gaussian", 0)
+    artifacts.write_json(folder / "config.json", config_of(smoke, samples.TASK, "gaussian", 0))
+    (folder / "policy.safetensors").touch()
+    assert expert_folders(smoke, samples.TASK, "gaussian_clone") == [folder / "clone"]
+    assert expert_folders(smoke, samples.TASK, "gaussian") == [folder]  # the first of two seeds
+    with pytest.raises(UserError, match=r"no diffusion expert.*--algorithm diffusion"):
+        expert_folders(smoke, samples.TASK, "diffusion_zero")
+
+
+def test_libero_makes_the_ladder_s_data_and_a_vla_of_each():
+    libero = get_preset("libero")
+    made = set(map(str, arms_of(libero)))
+    assert len(made) == 9
+    assert set(libero.vla.data) == made
+
+
+def test_the_steady_operator_is_the_operator_without_tremor():
+    libero = get_preset("libero")
+    steady = demonstrations_of(libero, "steady")
+    assert steady.tremor == 0
+    assert dataclasses.replace(steady, tremor=libero.demonstrations.tremor) == (
+        demonstrations_of(libero, "operator")
+    )
+
+
+@pytest.mark.sim
+def test_without_tremor_the_same_layouts_are_played_on_the_same_ways_but_smoother():
+    scene = load_scene(samples.TASK)
+    shown = {}
+    for tremor in (0.0, 1.0):
+        config = OperatorConfig(tremor=tremor)
+        starts = sim_starts.fresh_start_states(scene, 2, 1)
+        found = [e for e, _ in operator_episodes(scene, starts, 1, config, threads=1)]
+        shown[tremor] = found
+    for still, shaking in zip(shown[0.0], shown[1.0], strict=True):
+        assert still.start_state == shaking.start_state
+        assert np.array_equal(still.states[0], shaking.states[0])
+        paths = [Trajectory.from_episode(e).position for e in (still, shaking)]
+        assert abs(len(paths[0]) / len(paths[1]) - 1) < 0.25
+        gaps = np.linalg.norm(paths[0][:, None] - paths[1][None], axis=-1).min(axis=1)
+        assert np.median(gaps) < 0.02  # m: one way
+        change = [np.abs(np.diff(e.actions[:, :6], axis=0)).mean() for e in (still, shaking)]
+        assert change[0] < change[1]
+
+
 def test_every_preset_makes_demonstrations_and_both_experts_in_both_modes():
     for name in PRESETS:
         made = arms_of(get_preset(name))
-        assert len(made) == 5
+        assert len(made) == (9 if name == "libero" else 5)  # libero has arms that say why
         assert {mode for _, mode in made} == {"recorded", "deterministic", "stochastic"}
 
 

@@ -104,7 +104,7 @@ def test_the_papers_preset_has_its_130_tasks():
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(UserError, match="smoke, laptop, pixels, gpu, paper"):
+    with pytest.raises(UserError, match="smoke, laptop, libero, pixels, gpu, paper"):
         get_preset("huge")
 
 

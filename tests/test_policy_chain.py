@@ -379,3 +379,14 @@ def test_the_density_has_a_floor_of_its_own_if_one_is_set():
     assert std.max() == pytest.approx(0.05)
     expected = Normal(mean, 0.2).log_prob(chain[:, -1]).mean(dim=(1, 2))
     torch.testing.assert_close(own.log_prob(features, chain)[:, -1], expected)
+
+
+def test_a_zero_first_latent_leaves_a_noise_free_diffusion_nothing_to_vary():
+    policy = make()
+    features, first = draw(policy, seed=0)
+    noises = first, draw(policy, seed=1)[1]
+    plans = [policy.sample(features, noise, "deterministic")[0] for noise in noises]
+    assert not torch.equal(*plans)
+    policy.latent_scale = 0.0
+    plans = [policy.sample(features, noise, "deterministic")[0] for noise in noises]
+    assert torch.equal(*plans)

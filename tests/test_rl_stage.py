@@ -13,6 +13,7 @@ import torch
 from rl_samples import LAYOUT
 
 from diffrl import policy as policies
+from diffrl import presets
 from diffrl.base import artifacts, checkpoint
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import FORCE
@@ -121,6 +122,64 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
     pd.testing.assert_frame_equal(evaluate_again(preset, workers=1), table)
     assert len(played) == 3  # found, not played again
     assert (tmp_path / "runs" / "smoke" / "expert_noise.csv").exists()
+
+
+def test_experts_of_a_preset_are_found_or_continued_and_a_failure_stops_none(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    tasks = ("libero_object/0", "libero_object/1", "libero_goal/0")
+    own = (("libero_object/0", "rl.seeds", (0, 1)),)
+    preset = dataclasses.replace(get_preset("smoke"), tasks=tasks, own=own)
+    monkeypatch.setitem(presets.PRESETS, "smoke", preset)
+    trained = []
+
+    def train_one(preset, task, algorithm, seed, **options):
+        trained.append((task, algorithm, seed))
+        if task == "libero_object/0" and algorithm == "diffusion":
+            raise UserError("the clone never succeeded")
+
+    monkeypatch.setattr(rl_stage, "train_expert", train_one)
+    with pytest.raises(UserError, match=r"libero_object/0 diffusion seed 0: the clone never"):
+        rl_stage.main(preset="smoke", suite=("libero_object",), workers=1)
+    assert trained == [
+        *((task, algorithm, 0) for task in tasks[:2] for algorithm in ALGORITHMS),
+        *(("libero_object/0", algorithm, 1) for algorithm in ALGORITHMS),
+    ]
+    trained.clear()
+    rl_stage.main(preset="smoke", algorithm="gaussian", seed=3, workers=1)
+    assert trained == [(task, "gaussian", 3) for task in tasks]
+
+
+def test_what_is_evaluated_and_kept_is_what_float16_holds(tmp_path):
+    config = policies.make_config("diffusion", get_preset("smoke").clone, get_preset("smoke").rl)
+    policy = policies.make_policy(config, LAYOUT, seed=1)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    policies.halve(policy)
+    policies.save(tmp_path, policy)
+    after = policies.load(tmp_path).state_dict()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed
+    for name, tensor in after.items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor.half().to(tensor.dtype), tensor)
+        assert torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-7)
+    policy.low.fill_(1e6)
+    with pytest.raises(UserError, match=r"low of the policy holds 1e\+06.*half_weights"):
+        policies.halve(policy)
+
+
+def test_half_weights_are_another_run_and_none_are_the_run_of_before():
+    names, smoke = ("libero_object/0", "diffusion"), get_preset("smoke")
+    old, new = (
+        artifacts.config_hash(
+            records.config_of(smoke.with_settings({"rl.half_weights": half}), *names, 0)
+        )
+        for half in (False, True)
+    )
+    assert old != new
+    neutral = artifacts.plain(records.config_of(smoke, *names, 0), whole=False)
+    assert "half_weights" not in neutral["rl"]
 
 
 def test_further_seeds_of_the_noise_leave_an_expert_what_it_is():

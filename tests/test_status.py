@@ -44,7 +44,7 @@ def finish_data_set(preset=SMOKE):
 
 
 def finish_vla():
-    stage = Stage(model_folder("smoke", DATA, 0), "vla", settings_of(DATA, 0, SMOKE))
+    stage = Stage(model_folder(SMOKE, DATA, 0), "vla", settings_of(DATA, 0, SMOKE))
     stage.finish()
     return stage.marker
 
@@ -113,7 +113,7 @@ def test_a_vla_older_than_its_data_is_stale():
 
 
 def test_a_vla_shows_its_optimiser_steps_a_second():
-    with heartbeat(model_folder("smoke", DATA, 0), "vla") as sign:
+    with heartbeat(model_folder(SMOKE, DATA, 0), "vla") as sign:
         sign.tell(phase="VLA", done=100, total=450)
         sign.tell(phase_began=time.time() - 10, done=150)
         sign.write()
@@ -122,7 +122,7 @@ def test_a_vla_shows_its_optimiser_steps_a_second():
 
 def test_an_evaluation_under_way_adds_up_its_parts_and_is_done_when_every_trial_is_recorded(home):
     finish_vla()
-    planned, folder = plan_of(SMOKE), model_folder("smoke", DATA, 0) / "evaluation"
+    planned, folder = plan_of(SMOKE), model_folder(SMOKE, DATA, 0) / "evaluation"
     outcomes = ["success", "failure", "error", "success"]
     for part in (0, 1):
         lines = [[*planned[k], outcomes[k], 60, 1.0, ""] for k in (2 * part, 2 * part + 1)]

@@ -138,3 +138,14 @@ def test_an_expert_that_looks_is_recorded_with_what_it_sees():
     both = preset.with_settings({"clone.wrist": True, "clone.network": "unet"})
     seen = tool.with_eyes(pd.DataFrame([row]), both).iloc[0]
     assert (seen["encoder"], seen["network"]) == ("frozen+wrist", "unet")
+
+
+def test_a_task_that_neither_class_learned_is_tried_once_more_with_both():
+    tool = load_tool("tasks_to_retry")
+    success = {
+        "libero_goal/0": {"diffusion": 0.85, "gaussian": 0.4},
+        "libero_goal/1": {"diffusion": 0.95, "gaussian": 0.4},  # one class learned it: it can be
+        "libero_goal/2": {"gaussian": 0.99},  # the diffusion's clone never succeeded
+        "libero_goal/3": {"diffusion": 0.2, "gaussian": 0.1},
+    }
+    assert tool.to_retry(success, tried={"libero_goal/3"}) == ["libero_goal/0", "libero_goal/2"]

@@ -14,6 +14,10 @@ LABELS = {  # of the series' sources, in its order
     "teleoperation": "Teleoperation, another task",
     "gaussian": "Gaussian RL",
     "diffusion": "Diffusion RL",
+    "steady": "Operator without tremor",
+    "gaussian_clone": "Gaussian clone",
+    "diffusion_clone": "Diffusion clone",
+    "diffusion_zero": "Diffusion RL, zero first latent",
 }
 SOURCES = tuple(LABELS)
 

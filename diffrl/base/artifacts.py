@@ -47,8 +47,11 @@ def root() -> Path:
 
 
 def run_folder(preset: str) -> Path:
-    """Return the folder of what a preset computes, which may not exist; git ignores it."""
-    return root() / "runs" / preset
+    """Return the folder of what a preset computes, which may not exist; git ignores it.
+
+    A part, such as "libero:libero_object", shares the folder of the whole.
+    """
+    return root() / "runs" / preset.partition(":")[0]
 
 
 def runs_dir(preset: str) -> Path:

@@ -289,11 +289,13 @@ class _Ray(Executor):
             raise UserError(
                 "--ray needs the package ray: pip install 'diffrl[cluster]'."
             ) from error
-        self._ray = ray
+        self._ray: Any = ray
         if not ray.is_initialized():
             _connect(ray, os.environ[RAY])
         memory = None if resources.memory is None else int(resources.memory * 2**30)
-        gpus = resources.gpus if ray.cluster_resources().get("GPU") else 0  # else it waits for ever
+        gpus = (
+            resources.gpus if self._ray.cluster_resources().get("GPU") else 0
+        )  # else it waits for ever
         self._task = ray.remote(_call).options(
             num_cpus=resources.cores, num_gpus=gpus, memory=memory, max_retries=0
         )

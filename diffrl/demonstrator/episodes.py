@@ -121,10 +121,12 @@ def operator_episodes(
     None stands for an attempt whose physics diverged.
     """
     manner = (manner or MANNERS[suite_of(scene.task.id)]).scaled(config.noise)
+    if config.tremor is not None:
+        manner = manner.with_tremor(config.tremor)
     finished: dict[int, tuple[Episode | None, str]] = {}
     wanted = 0
     with Simulator(scene, min(COPIES, len(starts)), threads=threads) as simulator:
-        actor = _Scripted(scene, starts, seed, manner)
+        actor = _Scripted(scene, starts, seed, manner, config.tremor is not None)
         for played in play(simulator, starts, actor):
             trouble = actor.operators.pop(played.number).trouble
             finished[played.number] = _outcome(scene, starts, played, trouble, seed)
@@ -143,15 +145,21 @@ class _Scripted:
 
     chunk = 1
 
-    def __init__(self, scene: Scene, starts: StartStates, seed: int, manner: Manner):
+    def __init__(
+        self, scene: Scene, starts: StartStates, seed: int, manner: Manner, own_tremor: bool
+    ):
         self.scene, self.starts, self.seed, self.manner = scene, starts, seed, manner
+        self.own_tremor = own_tremor
         self.operators: dict[int, Operator] = {}
         self.work: dict[int, Actions] = {}
 
     def begin(self, playing: Playing) -> None:
         start = self.starts.ids[playing.number]
         key = [zlib.crc32(self.scene.task.id.encode()), self.seed, zlib.crc32(start.encode())]
-        operator = Operator(Workspace(self.scene), self.manner, np.random.default_rng(key))
+        generators = [np.random.default_rng(key)]
+        if self.own_tremor:
+            generators.append(np.random.default_rng([*key, 1]))
+        operator = Operator(Workspace(self.scene), self.manner, *generators)
         self.operators[playing.number] = operator
         self.work[playing.number] = perform(operator, self.scene)
 

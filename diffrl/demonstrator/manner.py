@@ -54,6 +54,10 @@ class Manner:
             aim=self.aim * noise,
         )
 
+    def with_tremor(self, scale: float) -> "Manner":
+        """Return this manner with its tremor alone times `scale`: 0 is a hand that never shakes."""
+        return replace(self, tremor=tuple(x * scale for x in self.tremor))
+
 
 MANNERS = {
     "libero_spatial": Manner(

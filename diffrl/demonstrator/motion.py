@@ -26,15 +26,25 @@ def turned(yaw: float) -> np.ndarray:
 
 
 class Operator:
-    """The arm, its manner and its random numbers: motions that all skills are made of."""
+    """The arm, its manner and its random numbers: motions that all skills are made of.
 
-    def __init__(self, workspace: Workspace, manner: Manner, generator: np.random.Generator):
+    With a generator for the tremor alone, what is drawn for a leg (speed, pause, detour, aim) does
+    not depend on how many steps the legs before it took.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        manner: Manner,
+        generator: np.random.Generator,
+        tremor: np.random.Generator | None = None,
+    ):
         self.see = workspace
         self.manner = manner
         self.random = generator
         self.gripper = OPEN
         self.trouble = ""  # what was in the way last
-        self._tremor = Tremor(generator)
+        self._tremor = Tremor(tremor or generator)
 
     def rest(self, steps: int) -> Actions:
         """Let go of the device: zero command, gripper as it is."""

@@ -45,6 +45,14 @@ CONTRASTS = {  # planned: each a mean over (firsts, seconds) of mean(firsts) −
     "diffusion − demonstrator, without noise": [(_DIFFUSION[:1], _DEMONSTRATOR)],
     "gaussian − demonstrator, without noise": [(_GAUSSIAN[:1], _DEMONSTRATOR)],
 }
+LADDER = {  # planned, too: smoothness alone; cloning and filtering alone; RL's share; the latent
+    "steady demonstrator − demonstrator": [(["steady recorded"], _DEMONSTRATOR)],
+    "diffusion clone − demonstrator": [(["diffusion_clone deterministic"], _DEMONSTRATOR)],
+    "gaussian clone − demonstrator": [(["gaussian_clone deterministic"], _DEMONSTRATOR)],
+    "diffusion − its clone": [(_DIFFUSION[:1], ["diffusion_clone deterministic"])],
+    "gaussian − its clone": [(_GAUSSIAN[:1], ["gaussian_clone deterministic"])],
+    "zero first latent − diffusion": [(["diffusion_zero deterministic"], _DIFFUSION[:1])],
+}
 PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
 """Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
 +12.6 points [P]. The paper's demonstrators are people; the scripted operator stands beside them."""
@@ -72,6 +80,55 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.Da
     columns = [*by, "trials", "errors", "successes", "success", "low", "high"]
     result = pd.DataFrame(rows, columns=[*columns, "low_tasks", "high_tasks"])
     return result[columns] if "task" in by else result
+
+
+def with_means(table: pd.DataFrame, suites: Sequence[str]) -> pd.DataFrame:
+    """`summarise` per suite and arm, with the means of each arm over the suites it learned.
+
+    `suites` are those that the VLAs were trained on, the new column ``trained_on``; an arm that
+    played all of them, two or more, gets two more rows. ``mean_suites`` is the mean of the suites'
+    rates, every suite of one weight (the literature's). ``mean_tasks`` is the mean of the tasks'
+    rates; its low and high are Wilson's of the pooled trials. Intervals of ``mean_suites`` come
+    from the suites' own, whose lower and upper arms are added as variances (MOVER, Zou & Donner
+    2008, doi 10.1002/sim.3095); low_tasks and high_tasks likewise.
+    """
+    result, own = summarise(table), table[table["suite"].isin(suites)]
+    rows = []
+    for _, part in own.groupby(ARM, sort=True):
+        if len(suites) > 1 and part["suite"].nunique() == len(suites):
+            rows += [_mean_of_suites(part), _mean_of_tasks(part)]
+    result = pd.concat([result, *rows], ignore_index=True)
+    result.insert(1 + len(ARM), "trained_on", "+".join(suites))
+    return result
+
+
+def _mean_of_tasks(part: pd.DataFrame) -> pd.DataFrame:
+    rates = _task_rates(part)
+    return summarise(part.assign(suite="mean_tasks")).assign(success=rates.mean())
+
+
+def _mean_of_suites(part: pd.DataFrame) -> pd.DataFrame:
+    each, rates = summarise(part), _task_rates(part)
+    row = summarise(part.assign(suite="mean_suites")).assign(success=each["success"].mean())
+    row["low"], row["high"] = _mover(each[["success", "low", "high"]].to_numpy())
+    suites = rates.index.get_level_values("suite")
+    over_tasks = np.array([interval_over_tasks(own) for _, own in rates.groupby(suites)])
+    row["low_tasks"], row["high_tasks"] = np.clip(_mover(over_tasks), 0.0, 1.0)
+    return row
+
+
+def _task_rates(part: pd.DataFrame) -> pd.Series:
+    played = part[part["status"] != "error"]
+    won = played["status"] == "success"
+    return won.groupby([played["suite"], played["task"]]).mean()
+
+
+def _mover(bounds: np.ndarray) -> tuple[float, float]:
+    """Interval of the mean of independent estimates; bounds: (k, 3) of value, low, high."""
+    value, low, high = bounds.T
+    below, above = np.sqrt(np.mean((value - low) ** 2)), np.sqrt(np.mean((high - value) ** 2))
+    scale = np.sqrt(len(value))
+    return value.mean() - below / scale, value.mean() + above / scale
 
 
 def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
@@ -140,7 +197,7 @@ def factorial(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """Planned contrasts (CONTRASTS) of each suite, as points and as odds ratios, over tasks.
+    """Planned contrasts (CONTRASTS, LADDER) of each suite, as points and odds ratios, over tasks.
 
     Near the ceiling points hide effects: the paper's odds ratio of 2.00 would be 3.3 points at
     93 %. All arms of a contrast meet the same trials; training seeds and start states are
@@ -155,7 +212,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     columns += ["odds_ratio", "or_low", "or_high", "tasks", "seeds"]
     rows = []
     for suite, wide in _wide(table):
-        for name, strata in CONTRASTS.items():
+        for name, strata in (CONTRASTS | LADDER).items():
             won = _complete(wide, strata)
             if len(won):
                 seeds = won.index.get_level_values("training_seed").nunique()
@@ -233,14 +290,21 @@ def _outside(value: float, low: float, high: float) -> bool:
 
 
 def mixtures(table: pd.DataFrame) -> pd.DataFrame:
-    """`compare` each mixture of sources (``a+b``) with the arms it is drawn from."""
+    """`compare` each mixture of sources (``a+b``) with the arms it is drawn from.
+
+    A part of a source (``a:24``), which nobody learned alone, is compared as the whole of it: a
+    mixture at equal total, as one at the union, stands beside both whole sources.
+    """
     arms = table[ARM].drop_duplicates()
+    known = set(arms["source"] + " " + arms["mode"])
     pairs = []
     for source, mode in arms[arms["source"].str.contains("+", regex=False)].to_numpy():
         sources, modes = source.split("+"), mode.split("+")
         modes = modes * len(sources) if len(modes) == 1 else modes
-        whole = Arm(source, mode).joined(" ")
-        pairs += [(whole, Arm(*part).joined(" ")) for part in zip(sources, modes, strict=True)]
+        mixed = Arm(source, mode).joined(" ")
+        for name, its in zip(sources, modes, strict=True):
+            alone, whole = (Arm(n, its).joined(" ") for n in (name, name.partition(":")[0]))
+            pairs.append((mixed, alone if alone in known else whole))
     return compare(table, pairs) if pairs else compare(table[:0])
 
 

@@ -37,8 +37,16 @@ from diffrl.evaluation.own import Own, adapt
 from diffrl.evaluation.play import Outcome, film, play
 from diffrl.evaluation.policies import Oracle, label_of, open_policy
 from diffrl.evaluation.protocol import Policy, Trial
-from diffrl.evaluation.scores import ARM, compare, effects, factorial, protocol, summarise
-from diffrl.presets import Preset
+from diffrl.evaluation.scores import (
+    ARM,
+    compare,
+    effects,
+    factorial,
+    protocol,
+    summarise,
+    with_means,
+)
+from diffrl.presets import Preset, get_preset
 from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task, suite_tasks
 from diffrl.vla.stage import arm_of, finished, model_folder, models_of
@@ -71,10 +79,15 @@ def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
     ]
 
 
-def plan_of(preset: Preset) -> list[Trial]:
-    """Plan what each VLA of a preset plays: its tasks, and some of the further suites' trials."""
+def plan_of(preset: Preset, data: str = "") -> list[Trial]:
+    """Plan what a preset's VLA of `data` plays: its tasks, and some of the further suites' trials.
+
+    One of the further data, or with fewer seeds, may play fewer: the first of the others' states.
+    """
     settings = preset.evaluation
-    own = plan(preset.vla_tasks, settings.trials, settings.seed)
+    few = data in preset.vla.further or data in dict(preset.vla.fewer)
+    count = settings.fewer_trials if few and settings.fewer_trials else settings.trials
+    own = plan(preset.vla_tasks, count, settings.seed)
     others = plan(tasks_of(settings.suites), settings.suite_trials, settings.seed)
     return list(dict.fromkeys(own + others))
 
@@ -290,10 +303,11 @@ def _row(outcome: Outcome, job: Job) -> list[Any]:
 def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
 
-    ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm,
-    ``evaluation_seeds.csv`` of each training seed, ``evaluation_tasks.csv`` per task and arm,
-    ``evaluation_pairs.csv`` the paired differences, ``evaluation_effects.csv`` those of the
-    policy's class and of the noise, ``effects.csv`` the planned contrasts over tasks.
+    ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm with the
+    means over suites and tasks, ``evaluation_seeds.csv`` of each training seed,
+    ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences,
+    ``evaluation_effects.csv`` those of the policy's class and of the noise, ``effects.csv`` the
+    planned contrasts over tasks.
 
     Raises:
         UserError: a VLA is not trained, or with other settings or data than the preset's.
@@ -302,18 +316,22 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     for data, seed in models_of(preset):
         if not finished(preset, data, seed):
             raise UserError(
-                f"{model_folder(preset.name, data, seed)} holds no VLA of preset {preset.name}'s "
+                f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s "
                 "settings and data: train it first, with "
                 f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
             )
-    table = _evaluate_models(preset, models_of(preset), plan_of(preset), workers)
+    table = _evaluate_models(preset, models_of(preset), workers)
     write_csv(folder / "vla_trials.csv", table)
-    write_csv(folder / "evaluation.csv", summarise(table))
+    suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
+    write_csv(folder / "evaluation.csv", with_means(table, suites))
     write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     beyond = table[table["suite"].isin(preset.evaluation.suites)]
     parts = [table, beyond.assign(suite="out of distribution")]
+    if len(suites) > 1:
+        own = table[table["suite"].isin(suites)]
+        parts.append(own.assign(suite="mean_tasks"))
     write_csv(folder / "evaluation_effects.csv", pd.concat(map(factorial, parts)))
     write_csv(folder / "effects.csv", pd.concat(map(effects, parts)))
     return table
@@ -327,24 +345,25 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
     models = [model for model in models_of(preset, True) if finished(preset, *model)]
     if not models:
         return pd.DataFrame(columns=COLUMNS)
-    table = _evaluate_models(preset, models, plan_of(preset), workers)
+    table = _evaluate_models(preset, models, workers)
     write_csv(runs_dir(preset.name) / "vla_further_trials.csv", table)
     return table
 
 
 def _evaluate_models(
-    preset: Preset, models: Sequence[tuple[str, int]], trials: list[Trial], workers: int | None
+    preset: Preset, models: Sequence[tuple[str, int]], workers: int | None
 ) -> pd.DataFrame:
     jobs = []
     for data, seed in models:
-        folder = model_folder(preset.name, data, seed)
+        folder, trials = model_folder(preset, data, seed), tuple(plan_of(preset, data))
         name, records = f"compact:{folder}", folder / "evaluation"
-        jobs.append(Job(name, tuple(trials), records, arm_of(data), seed))
+        jobs.append(Job(name, trials, records, arm_of(data), seed))
     return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
 
 
 def main(
-    policy: str,
+    policy: str | None = None,
+    preset: str | None = None,
     suite: tuple[str, ...] = (),
     trials: int = OFFICIAL,
     seed: int = 0,
@@ -356,12 +375,16 @@ def main(
 ) -> int:
     """Evaluate a policy by LIBERO's protocol and print success with 95 % intervals.
 
+    With --preset in place of --policy these are the preset's VLAs, by its own number of trials.
+
     Args:
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
             openpi:ws://<host>:<port>?model=<name>[&replan=5&timeout=60],
             lerobot:<python>?checkpoint=<path>[&replan=8&detail=reduced], or a class of your own
             with infer(obs), as <module>:<class> or <file.py>:<class>; ?<key>=<text> after it is
             passed to the class.
+        preset: evaluate the VLAs of this preset instead; with --suite those that were trained on
+            these suites alone.
         suite: suites or tasks, e.g. libero_object or libero_goal/7. An oracle needs none.
         trials: official start states per task, 1 to 50.
         seed: seed of the fixtures' poses and of the policy's noise.
@@ -372,6 +395,12 @@ def main(
         videos: start states to film, e.g. official/0.
         retry_errors: play the trials that ended in an error once more.
     """
+    if preset is not None and policy is None:
+        table = evaluate_preset(get_preset(preset, suite), workers)
+        print(summarise(table).to_string(index=False))
+        return int((table["status"] == "error").all())
+    if preset is not None or policy is None:
+        raise UserError("Say what to evaluate: either --policy, or the VLAs of a --preset.")
     kind = label_of(policy)
     if suite:
         planned = plan(tasks_of(suite), trials, seed)

@@ -24,8 +24,12 @@ COLOURS = {
     "teleoperation": "#CC79A7",
     "gaussian": "#D55E00",
     "diffusion": "#0072B2",
+    "steady": "#C8C8C8",
+    "gaussian_clone": "#FFB000",
+    "diffusion_clone": "#56B4E9",
+    "diffusion_zero": "#332288",
 }
-_OTHER = ("#E69F00", "#56B4E9", "#882255", "#332288")  # sources that are not the series' own
+_OTHER = ("#882255", "#117733", "#AA4499", "#4B2E05")  # sources that are not the series' own
 
 SINGLE, DOUBLE = 3.5, 7.1  # inches: one and two columns of a paper
 

@@ -9,10 +9,12 @@ from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
-from diffrl.presets import Preset
+from diffrl.presets import OperatorConfig, Preset
 from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates, fresh_start_states
 
+CLONE, ZERO = "_clone", "_zero"  # ends of the names of sources that an expert's folder holds
+DEMONSTRATORS = ("operator", "human", "steady")  # steady: the operator without tremor
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 
 
@@ -36,28 +38,38 @@ class Attempt:
 Play = Callable[[int, int], Iterable[Attempt]]  # (first, count) -> attempts first, first + 1, …
 
 
+def experts_behind(preset: Preset, task: str, source: str) -> list[tuple[str, int]]:
+    """Return class and training seed of the experts that a source needs; none for demonstrations.
+
+    ``gaussian_clone`` is what RL started from and lies in the folder of its expert;
+    ``diffusion_zero`` is the diffusion expert whose first latent is zero.
+    """
+    if source in DEMONSTRATORS:
+        return []
+    algorithm = source.removesuffix(CLONE).removesuffix(ZERO)
+    return [(algorithm, s) for s in preset.of(task).rl.seeds[: preset.generation.experts]]
+
+
 def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
-    """Return the folders of the experts that take turns; none for demonstrations.
+    """Return the folders of the policies that take turns; none for demonstrations.
 
     Raises:
         UserError: an expert is missing, or was trained with other settings than the preset's.
     """
-    if source in ("operator", "human"):
-        return []
     from diffrl.rl.records import config_of, expert_folder  # torch: only where a policy acts
 
     folders = []
-    for seed in preset.rl.seeds:
-        folder = expert_folder(preset, task, source, seed)
-        known = (folder / "policy.safetensors").is_file()
-        if not known or not Stage(folder, "expert", config_of(preset, task, source, seed)).found:
+    for algorithm, seed in experts_behind(preset, task, source):
+        folder = expert_folder(preset, task, algorithm, seed)
+        known, config = (folder / "policy.safetensors").is_file(), config_of(preset, task, algorithm, seed)
+        if not known or not Stage(folder, "expert", config).found:
             raise UserError(
-                f"There is no {source} expert for {task} in {folder}"
+                f"There is no {algorithm} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "
-                f"or `python -m diffrl train --task {task} --algorithm {source} "
+                f"or `python -m diffrl train --task {task} --algorithm {algorithm} "
                 f"--preset {preset.name} --seed {seed}`."
             )
-        folders.append(folder)
+        folders.append(folder / "clone" if source.endswith(CLONE) else folder)
     return folders
 
 
@@ -96,7 +108,7 @@ class Player:
         """Play attempts, each from another start state, with the noise of one turn."""
         seed, first = self.preset.generation.seed, numbers[0] // self.repeats
         starts = fresh_start_states(self.scene, len(numbers), seed, first)
-        if self.arm.source == "operator":
+        if self.arm.source in DEMONSTRATORS:
             return self._operator(numbers, starts, seed + turn)
         owners = [(first + row) % len(self.folders) for row in range(len(numbers))]
         attempts = []
@@ -118,12 +130,10 @@ class Player:
     def _operator(self, numbers: list[int], starts: StartStates, seed: int) -> list[Attempt]:
         from diffrl.demonstrator.episodes import operator_episodes
 
-        config = self.preset.demonstrations
+        config = demonstrations_of(self.preset, self.arm.source)
         episodes = operator_episodes(self.scene, starts, seed, config, self.threads)
         return [
-            _attempt(
-                number, "operator", name, episode, bool(episode and episode.success), not episode
-            )
+            self._attempt(number, self.arm.source, name, episode, not episode)
             for number, name, (episode, _) in zip(numbers, starts.ids, episodes)
         ]
 
@@ -136,8 +146,11 @@ class Player:
         from diffrl.rl.rollout import rollout
 
         torch.set_num_threads(self.preset.rl.torch_threads)  # sums in one order everywhere
+        policy = policies.load(folder)
+        if self.arm.source.endswith(ZERO):
+            policy.latent_scale = 0.0
         trials = rollout(
-            policies.load(folder),
+            policy,
             self.scene,
             starts,
             self.arm.mode,
@@ -146,20 +159,26 @@ class Player:
             record=True,
         )
         return [
-            _attempt(number, folder.name, t.start_state, t.episode, t.success, t.error)
+            self._attempt(number, _name(folder), t.start_state, t.episode, t.error)
             for number, t in zip(numbers, trials)
         ]
 
+    def _attempt(
+        self, number: int, policy: str, start: str, episode: Episode | None, error: bool
+    ) -> Attempt:
+        success = episode is not None and episode.success
+        outcome = "error" if error else "success" if success else "failure"
+        if episode is not None:
+            episode = replace(episode, source=self.arm.source, policy=policy, attempt=number)
+        return Attempt(number, start, policy, outcome, episode)
 
-def _attempt(
-    number: int,
-    policy: str,
-    start_state: str,
-    episode: Episode | None,
-    success: bool,
-    error: bool = False,
-) -> Attempt:
-    outcome = "error" if error else "success" if success else "failure"
-    if episode is not None:
-        episode = replace(episode, policy=policy, attempt=number)
-    return Attempt(number, start_state, policy, outcome, episode)
+
+def demonstrations_of(preset: Preset, source: str) -> OperatorConfig:
+    """Return how a preset's operator moves; as "steady" it does so without any tremor."""
+    config = preset.demonstrations
+    return replace(config, tremor=0.0) if source == "steady" else config
+
+
+def _name(folder: Path) -> str:
+    """ "diffusion-seed0", or "diffusion-seed0-clone"."""
+    return f"{folder.parent.name}-clone" if folder.name == "clone" else folder.name

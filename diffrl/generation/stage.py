@@ -34,7 +34,7 @@ from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, find_human_file, replay
 from diffrl.data.integrity import check_bytes
-from diffrl.generation.attempts import ATTEMPT, Play, Player, expert_folders
+from diffrl.generation.attempts import ATTEMPT, Play, Player, demonstrations_of, expert_folders
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
@@ -173,8 +173,11 @@ def config_of(preset: Preset, task: str, arm: Arm, repeated: bool = False) -> di
     """Return what decides a data set, beside the experts: its episodes, and how many they are."""
     config, generation = {"preset": preset.name, "task": task, **arm._asdict()}, preset.generation
     config["seed"] = generation.seed
-    if arm.source == "operator":
-        config["noise"] = preset.demonstrations.noise
+    if arm.source in ("operator", "steady"):
+        shown = demonstrations_of(preset, arm.source)
+        config["noise"] = shown.noise
+        if shown.tremor is not None:
+            config["tremor"] = shown.tremor
     counts = {"episodes": generation.episodes, "max_attempts": generation.max_attempts}
     if repeated:
         config["repeats"] = generation.repeats
@@ -223,13 +226,14 @@ def _record(task: str, arm: Arm, attempts: pd.DataFrame, minutes: float) -> dict
 
 # -- all data sets of a preset ---------------------------------------------------------------------
 def arms_of(preset: Preset) -> list[Arm]:
-    """Return the arms of a preset's data sets: the demonstrations' and the experts'.
+    """Return the arms of a preset's data sets: demonstrations, experts, and the ladder's.
 
     People's join the operator's where LIBERO_DATASETS names their folder.
     """
     sources = [preset.demonstrations.source, *(["human"] if os.environ.get(VARIABLE) else [])]
     experts = [Arm(source, mode) for mode in preset.generation.modes for source in ALGORITHMS]
-    return [*(Arm(source) for source in dict.fromkeys(sources)), *experts]
+    ladder = [Arm(*pair) for pair in preset.generation.ladder]
+    return [*(Arm(source) for source in dict.fromkeys(sources)), *experts, *ladder]
 
 
 def generate_all(
@@ -318,6 +322,7 @@ def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 def main(
     preset: str = "laptop",
+    suite: tuple[str, ...] = (),
     task: str | None = None,
     source: str | None = None,
     mode: Mode | None = None,
@@ -330,7 +335,9 @@ def main(
     A few start states are also played several times; notebook 3 alone uses these episodes.
 
     Args:
-        preset: smoke, laptop, pixels, gpu or paper. It sets tasks, number of episodes and seeds.
+        preset: smoke, laptop, libero, pixels, gpu or paper. It sets tasks, number of episodes and
+            seeds.
+        suite: only these of the preset's suites, e.g. libero_object.
         task: generate for this task only, e.g. libero_object/0.
         source: generate from this source only.
         mode: generate in this mode only: recorded (demonstrations), deterministic or stochastic
@@ -341,7 +348,7 @@ def main(
     """
     if human_demos is not None:
         os.environ[VARIABLE] = str(human_demos)
-    settings = get_preset(preset)
+    settings = get_preset(preset, suite)
     every = arms_of(settings)
     arms = [a for a in every if source in (None, a.source) and mode in (None, a.mode)]
     if not arms:

@@ -112,13 +112,14 @@ def works(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
 
 
 def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
-    seeds = len(preset.rl.seeds)
     for algorithm in ALGORITHMS:
-        jobs, steps, seconds, played = len(preset.tasks) * seeds, 0.0, 0.0, 0.0
+        jobs, steps, seconds, played = 0, 0.0, 0.0, 0.0
         images = preset.clone.encoder == "image"
         overhead = rates.playing if images else rates.learning[algorithm]
         for task in preset.tasks:
             own = preset.of(task)
+            seeds = len(own.rl.seeds)
+            jobs += seeds
             learned, measured = (seeds * n for n in control_steps(own, task, rates))
             exact, speed = rates.speed(task), rates.speed(task, own.rl.physics, own.rl.substeps)
             measured += own.rl.exact_last * learned
@@ -281,7 +282,7 @@ def main(
     """Say what a preset will take: core-hours, GPU-hours, disk and wall time.
 
     Args:
-        preset: smoke, laptop, gpu or paper.
+        preset: smoke, laptop, libero, gpu or paper.
         nodes: machines, all alike.
         cores: of each; default: this machine's.
         gpus: of each; default: one where the preset's policies see pictures, else none.

@@ -26,6 +26,7 @@ __all__ = [
     "Layout",
     "Mode",
     "PolicyConfig",
+    "halve",
     "load",
     "make_config",
     "make_policy",
@@ -118,6 +119,23 @@ def save(folder: str | Path, policy: ChainPolicy) -> None:
     # without settings that came later and are neutral, so earlier versions read it, too
     description = plain({"config": policy.config, "layout": policy.layout}, whole=False)
     write_json(folder / DESCRIPTION, description)
+
+
+def halve(policy: ChainPolicy) -> None:
+    """Round every weight to the nearest that float16 holds, in place; the type stays float32.
+
+    Raises:
+        UserError: a weight is beyond float16's range.
+    """
+    for name, tensor in policy.state_dict().items():
+        if tensor.dtype == torch.float32:
+            rounded = tensor.half().float()
+            if rounded.isinf().any():
+                raise UserError(
+                    f"{name} of the policy holds {tensor.abs().max():.3g}, which float16 does not: "
+                    "train with rl.half_weights = False."
+                )
+            tensor.copy_(rounded)
 
 
 def load(folder: str | Path) -> ChainPolicy:

@@ -103,6 +103,7 @@ class ChainPolicy(nn.Module):
     factor: Tensor
     whiten: Tensor
     noise_scale: float = 1.0  # of the exploration noise; RL alone changes it, and no file keeps it
+    latent_scale: float = 1.0  # of the first latent when it acts; one data arm alone has 0 here
 
     def __init__(self, config: PolicyConfig, layout: Layout):
         super().__init__()
@@ -251,7 +252,7 @@ class ChainPolicy(nn.Module):
         the initial latent of a diffusion stays random.
         """
         condition, noise = self._condition(features), noise.to(self.device)
-        latent = self.first_latent(noise[:, 0])
+        latent = self.latent_scale * self.first_latent(noise[:, 0])
         correlated = self.correlate(noise[:, 1:])
         chain = [latent]
         for index in range(self.prefix + self.steps):

@@ -1,6 +1,7 @@
 """Experts of a preset: found if they are trained, else trained, evaluated, recorded.
 
     python -m diffrl train --task libero_object/0 --algorithm diffusion --preset laptop
+    python -m diffrl train --preset libero --suite libero_object
 
 One run is `diffrl.rl.train`; a stage finds what is done and computes the rest.
 """
@@ -95,12 +96,20 @@ def train_experts(
 ) -> pd.DataFrame:
     """Train every (task, algorithm, seed), in parallel processes; return the preset's table.
 
-    Each of `workers` processes gets an even share of the cores; default: a process per core, but a
-    single one for image policies that share a GPU.
+    What is finished is found, what was begun goes on. An expert that cannot be trained stops none
+    of the others; an error names it when all are done. Each of `workers` processes gets an even
+    share of the cores; default: a process per core, but a single one for image policies that share
+    a GPU. Seeds: by default the preset's, of which a task may have its own.
     """
-    tasks, seeds = tasks or preset.tasks, preset.rl.seeds if seeds is None else seeds
+    wanted = {
+        task: preset.of(task).rl.seeds if seeds is None else seeds for task in tasks or preset.tasks
+    }
     items = [
-        (task, algorithm, seed) for task in tasks for seed in seeds for algorithm in algorithms
+        (task, algorithm, seed)
+        for seed in sorted({seed for own in wanted.values() for seed in own})  # a whole seed first
+        for task, own in wanted.items()
+        for algorithm in algorithms
+        if seed in own
     ]
     workers, threads = shares(len(items), workers or _workers(preset))
     function = functools.partial(_train, preset=preset, threads=threads, force=force)
@@ -178,36 +187,62 @@ def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int)
 
 
 def main(
-    task: str,
-    algorithm: Algorithm = "diffusion",
+    task: str | None = None,
+    algorithm: Algorithm | None = None,
     preset: str = "laptop",
-    seed: int = 0,
+    suite: tuple[str, ...] = (),
+    seed: int | None = None,
+    workers: int | None = None,
     threads: int | None = None,
     force: bool = False,
     tensorboard: bool = False,
 ) -> None:
-    """Clone a policy for a task from demonstrations, improve it by RL, evaluate it.
+    """Clone policies from demonstrations, improve them by RL, evaluate them.
+
+    Without --task these are all experts of a preset, or of some of its suites: what is finished is
+    found, what was begun goes on, and one that fails stops none of the others.
 
     Args:
-        task: e.g. libero_object/0 (`python -m diffrl tasks` lists them).
-        algorithm: the policy's class, diffusion or gaussian.
-        preset: the settings: smoke, laptop, pixels, gpu or paper.
-        seed: training seed, from which everything random is drawn.
-        threads: threads of the simulator; default: all cores. They change no result.
+        task: train this task only, e.g. libero_object/0 (`python -m diffrl tasks` lists them).
+        algorithm: the policy's class; default: both classes, and diffusion for a single task.
+        preset: the settings: smoke, laptop, libero, pixels, gpu or paper.
+        suite: only these of the preset's suites, e.g. libero_object.
+        seed: training seed, from which everything random is drawn; default: the preset's seeds,
+            and 0 for a single task.
+        workers: processes without --task; default: one per core. They change no result.
+        threads: threads of the simulator with --task; default: all cores. They change no result.
         force: train again even if the expert exists.
         tensorboard: also write TensorBoard's files (needs the package tensorboard).
     """
-    settings = get_preset(preset)
+    settings = get_preset(preset, suite)
+    if task is None:
+        _train_all(settings, algorithm, seed, workers, force)
+        return
+    algorithm, seed = algorithm or "diffusion", seed or 0
     folder = expert_folder(settings, task, algorithm, seed)
     journal = Journal(folder, f"{task} {algorithm}", tensorboard=tensorboard)
     rows = train_expert(
         settings, task, algorithm, seed, threads=threads, force=force, journal=journal
     )
     collect_records(settings)
+    _show(rows)
+    print(f"Everything of this run lies in {folder}.")
+
+
+def _train_all(
+    preset: Preset, algorithm: Algorithm | None, seed: int | None, workers: int | None, force: bool
+) -> None:
+    algorithms = ALGORITHMS if algorithm is None else (algorithm,)
+    seeds = None if seed is None else (seed,)
+    table = train_experts(preset, None, algorithms, seeds, workers, force)
+    _show(table[table["task"].isin(preset.tasks)])
+    print(f"The table of all experts is {runs_dir(preset.name) / 'experts.csv'}.")
+
+
+def _show(rows: pd.DataFrame) -> None:
     for row in rows.to_dict("records"):
         print(
             "{task} {algorithm} {mode}: {successes}/{trials} official start states "
             "({low:.0%}-{high:.0%}); the clone {clone_success:.0%}; "
             "{control_steps} control steps, {minutes} min".format(**row)
         )
-    print(f"Everything of this run lies in {folder}.")

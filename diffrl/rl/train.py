@@ -135,6 +135,8 @@ class Training:
             lambda: checkpoint.save(path, clone.state(), self.key),
             lambda row: self.journal.row(row, clone.steps, SHOWN_CLONE),
         )
+        if self.preset.rl.half_weights:
+            policies.halve(policy)
         write_csv(self.work / "clone.csv", pd.DataFrame(clone.curve))
         policies.save(folder, policy)
         records = {"seconds": clone.seconds, "steps": clone.steps, "attempts": attempts}
@@ -191,6 +193,8 @@ class Training:
         torch.set_num_threads(self.preset.rl.torch_threads)
         policy, seconds = self.clone()
         learner = self.learn(policy)
+        if self.preset.rl.half_weights:
+            policies.halve(policy)
         return policy, learner, (seconds + learner.seconds) / 60
 
     def publish(

@@ -78,9 +78,13 @@ def arm_of(data: str) -> Arm:
     return Arm("+".join(names), "+".join(modes if len(set(modes)) > 1 else modes[:1]))
 
 
-def model_folder(preset: str, data: str, seed: int) -> Path:
-    """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0."""
-    return run_folder(preset) / "vla" / f"{data.replace(':', '-first')}-seed{seed}"
+def model_folder(preset: Preset, data: str, seed: int) -> Path:
+    """Return where a VLA lies, e.g. that of ``diffusion-deterministic`` and seed 0.
+
+    A VLA of a part of the preset's tasks has a folder of its own.
+    """
+    place = run_folder(preset.name) / "vla" / "+".join(preset.suites)
+    return place / f"{data.replace(':', '-first')}-seed{seed}"
 
 
 def files_of(data: str, preset: Preset) -> list[Path]:
@@ -151,20 +155,20 @@ def prepare(
 
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
-    folder = model_folder(preset.name, data, seed)
+    folder = model_folder(preset, data, seed)
     config, inputs = settings_of(data, seed, preset), files_of(data, preset)
     return Stage(folder, "vla", config, inputs, FORMAT)
 
 
 def settings_of(data: str, seed: int, preset: Preset) -> VLAConfig:
     """Return what decides a VLA, beside its data; the preset's other models do not."""
-    return replace(preset.vla, data=(data,), further=(), seeds=(seed,))
+    return replace(preset.vla, data=(data,), further=(), seeds=(seed,), fewer=())
 
 
 def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool = False) -> dict:
     """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
     data, seed = item
-    stage, folder = _stage(data, seed, preset), model_folder(preset.name, data, seed)
+    stage, folder = _stage(data, seed, preset), model_folder(preset, data, seed)
     if not force and stage.done:
         return stage.records
     torch.set_num_threads(1)
@@ -235,7 +239,8 @@ def finished(preset: Preset, data: str, seed: int) -> bool:
 def models_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
     """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
     chosen = preset.vla.further if further else preset.vla.data
-    return [(data, seed) for seed in preset.vla.seeds for data in chosen]  # a whole seed first
+    seeds = preset.vla.seeds  # a whole seed first
+    return [(d, seed) for seed in seeds for d in chosen if seed in preset.vla.seeds_of(d)]
 
 
 def fit_all(
@@ -279,8 +284,8 @@ def losses_of(preset: Preset) -> pd.DataFrame:
     parts = []
     for data in preset.vla.data:
         source, mode = arm_of(data)
-        for seed in preset.vla.seeds:
-            curve = pd.read_csv(model_folder(preset.name, data, seed) / "losses.csv")
+        for seed in preset.vla.seeds_of(data):
+            curve = pd.read_csv(model_folder(preset, data, seed) / "losses.csv")
             parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
     return pd.concat(parts, ignore_index=True)
 
@@ -291,7 +296,7 @@ def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -
     Returns rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
     """
     source, mode = arm_of(data)
-    vla = model.load(model_folder(preset.name, data, preset.vla.seeds[0]))
+    vla = model.load(model_folder(preset, data, preset.vla.seeds[0]))
     kept = load(files_of(data, preset)[:1], preset.vla.demonstrations)
     frames = make_frames(kept[-1:], preset.vla, workers=1)
     rows = np.linspace(0, len(frames) - 1, moments + 2).astype(int)[1:-1]
@@ -308,6 +313,7 @@ def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -
 
 def main(
     preset: str = "laptop",
+    suite: tuple[str, ...] = (),
     data: tuple[Path, ...] = (),
     weights: tuple[float, ...] = (),
     out: Path | None = None,
@@ -321,7 +327,10 @@ def main(
     """Train the VLAs of a preset, or one VLA on any data sets.
 
     Args:
-        preset: smoke, laptop, pixels, gpu or paper. It sets everything that no other option does.
+        preset: smoke, laptop, libero, pixels, gpu or paper. It sets everything that no
+            other option does.
+        suite: only these of the preset's suites, e.g. libero_object; such a VLA has a folder of
+            its own.
         data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
         weights: how often each file is drawn from, relative to the others; default: all alike.
         out: folder of the VLA that is trained on --data.
@@ -334,7 +343,7 @@ def main(
         further: train the preset's VLAs on fewer and on mixed demonstrations instead.
     """
     PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
-    settings = get_preset(preset)
+    settings = get_preset(preset, suite)
     if steps is not None and not data:
         raise UserError(
             "--steps would overwrite the preset's VLAs by others: give --data and --out with it."
