@@ -61,7 +61,10 @@ def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
     folders = []
     for algorithm, seed in experts_behind(preset, task, source):
         folder = expert_folder(preset, task, algorithm, seed)
-        known, config = (folder / "policy.safetensors").is_file(), config_of(preset, task, algorithm, seed)
+        known, config = (
+            (folder / "policy.safetensors").is_file(),
+            config_of(preset, task, algorithm, seed),
+        )
         if not known or not Stage(folder, "expert", config).found:
             raise UserError(
                 f"There is no {algorithm} expert for {task} in {folder}"
