@@ -22,7 +22,7 @@ from diffrl.generation.attempts import Attempt, Player, demonstrations_of, exper
 from diffrl.generation.stage import arms_of, collect, dataset_path, generate
 from diffrl.presets import PRESETS, OperatorConfig, get_preset
 from diffrl.quality import Trajectory
-from diffrl.rl.records import config_of, expert_folder
+from diffrl.rl.records import FORMAT, config_of, expert_folder
 from diffrl.sim import starts as sim_starts
 from diffrl.sim.scene import load_scene
 
@@ -103,12 +103,17 @@ def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, mon
         generate(get_preset("smoke"), samples.TASK, Arm("diffusion", "deterministic"))
 
 
+def finished_expert(folder, config):
+    folder.mkdir(parents=True)
+    (folder / "policy.safetensors").touch()
+    artifacts.Stage(folder, "expert", config, format=FORMAT).finish({"rows": []})
+
+
 def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     smoke = get_preset("smoke")
     folder = expert_folder(smoke, samples.TASK, "diffusion", 0)
-    artifacts.write_json(folder / "config.json", config_of(smoke, samples.TASK, "diffusion", 0))
-    (folder / "policy.safetensors").touch()
+    finished_expert(folder, config_of(smoke, samples.TASK, "diffusion", 0))
     assert expert_folders(smoke, samples.TASK, "diffusion") == [folder]
     other = smoke.with_settings({"rl.iterations": 99})
     with pytest.raises(UserError, match=r"of the settings of preset smoke: run notebook 01"):
@@ -119,8 +124,7 @@ def test_a_clone_is_a_source_of_its_own_in_the_folder_of_its_expert(tmp_path, mo
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     smoke = get_preset("smoke").with_settings({"rl.seeds": (0, 1), "generation.experts": 1})
     folder = expert_folder(smoke, samples.TASK, "gaussian", 0)
-    artifacts.write_json(folder / "config.json", config_of(smoke, samples.TASK, "gaussian", 0))
-    (folder / "policy.safetensors").touch()
+    finished_expert(folder, config_of(smoke, samples.TASK, "gaussian", 0))
     assert expert_folders(smoke, samples.TASK, "gaussian_clone") == [folder / "clone"]
     assert expert_folders(smoke, samples.TASK, "gaussian") == [folder]  # the first of two seeds
     with pytest.raises(UserError, match=r"no diffusion expert.*--algorithm diffusion"):

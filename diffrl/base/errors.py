@@ -94,7 +94,7 @@ _MEMORY_FULL = (
 )
 
 
-def file_error(error: Exception, path: str | os.PathLike) -> OSError | None:
+def file_error(error: Exception, path: str | os.PathLike[str]) -> OSError | None:
     """Return what a library says of the machine in words of its own as the OSError of `path`.
 
     None where it names no error of the machine's, or is an OSError with a number already.

@@ -81,16 +81,17 @@ def _draw_points(axes: Axes, points: pd.DataFrame, places: dict, named: list[str
             continue
         shape = SHAPES[named.index(row["task"])] if named else "."
         tone = colour(row["source"]) if row.get("source") else _DARK
-        look = {"color": tone, "ms": 3.2, "alpha": 0.5, "mew": 0.6, "clip_on": False}
-        axes.plot(row["value"], places[row["label"]] - BELOW, shape, **look)
+        height = places[row["label"]] - BELOW
+        (point,) = axes.plot(row["value"], height, shape, color=tone, alpha=0.5, clip_on=False)
+        point.set(markersize=3.2, markeredgewidth=0.6)
 
 
 def _draw_gaps(axes: Axes, gaps: pd.DataFrame, places: dict, published: bool) -> None:
     for row in gaps.to_dict("records"):
         height = places[row["label"]]
         tone = colour(row["source"]) if row.get("source") else _DARK
-        error = error_bar(row["value"], row["low"], row["high"])
-        error = None if np.isnan(error).any() else error
+        bar = error_bar(row["value"], row["low"], row["high"])
+        error = None if np.isnan(bar).any() else bar
         axes.errorbar(row["value"], height, xerr=error, color=tone, marker="o", ms=4.2, lw=1.3)
         if published and np.isfinite(row["paper"]):
             axes.plot(row["paper"], height, "|", color="black", ms=11, mew=1.8, zorder=4)

@@ -1,5 +1,7 @@
 """Heat maps of differences to the demonstrator: a colour says which side is better."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -27,7 +29,9 @@ SHOWN = (  # the measures of the summary, in reading order: smoothness, efficien
     "action_variance",
     "conditional_action_variance",
 )
-_BAD = {  # what a log or negative measure becomes, so that less is better and a ratio makes sense
+_BAD: dict[
+    str, tuple[str, Callable]
+] = {  # what a log or negative measure becomes, so that less is better and a ratio makes sense
     "ldlj": ("Dimensionless jerk, speed", lambda value: np.exp(-value)),
     "ldlj_cartesian": ("Dimensionless jerk, path", lambda value: np.exp(-value)),
     "sparc": ("Spectral arc length", np.negative),
@@ -118,7 +122,7 @@ def _heat(values, text, limit: float, label: str, size, palette: str = PALETTE) 
 
 def _finish(figure: Figure, arms, labels) -> None:
     axes = figure.axes[0]
-    names = [arm_label(*arm, newline=True) for arm in arms]
+    names = [arm_label(arm.source, arm.mode, newline=True) for arm in arms]
     axes.set_xticks(np.arange(len(arms)) + 0.5, names, rotation=0)
     axes.set_yticks(np.arange(len(labels)) + 0.5, labels, rotation=0)
     axes.xaxis.tick_top()

@@ -72,8 +72,9 @@ def share_strips(shares: pd.DataFrame, xlabel: str) -> Figure:
     figure, axes = plt.subplots(figsize=(SINGLE + 1.2, 0.6 + 0.27 * len(arms)))
     for height, arm in enumerate(reversed(arms)):
         own = 100 * shares.loc[of_arm(shares, *arm), "share"]
-        look = {"color": colour(arm.source), "alpha": 0.5, "ms": 3.4, "ls": "none"}
-        axes.plot(own, np.full(len(own), height - 0.27), ".", clip_on=False, **look)
+        heights = np.full(len(own), height - 0.27)
+        (dots,) = axes.plot(own, heights, ".", color=colour(arm.source), alpha=0.5, clip_on=False)
+        dots.set(markersize=3.4, linestyle="none")
         mean, low, high = intervals.interval_over_tasks(own)
         error = None if np.isnan(low) else error_bar(mean, max(low, 0), min(high, 100))
         mark = {**arm_style(*arm), "linestyle": "none", "clip_on": False}

@@ -157,8 +157,8 @@ def beyond(other: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     text = "; ".join(told) + "."
     if len(pooled := scores.effects(other.assign(suite="out of distribution"))):
         kind = pooled.set_index("contrast").loc["diffusion − gaussian"]
-        told = with_interval(kind["points"], kind["low"], kind["high"], "points")
-        text += f" Over all of them diffusion − Gaussian is {told} {verdict(kind['p_tasks'])}."
+        gap = with_interval(kind["points"], kind["low"], kind["high"], "points")
+        text += f" Over all of them diffusion − Gaussian is {gap} {verdict(kind['p_tasks'])}."
     caption = f"""Success on LIBERO-PRO's suites, which no source has data of: Wilson's 95 %
     intervals over trials, a dot per training seed. {protocol}. Preset {preset}."""
     figure = figures.success_forest(rates, seeds)

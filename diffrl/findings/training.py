@@ -107,7 +107,8 @@ def classes(runs: pd.DataFrame, preset: str) -> Finding | None:
         for measure, unit in (("success", "points of success"), ("jerk_rms", "m/s³ of jerk")):
             row = tests[(tests["arm"] == arm) & (tests["measure"] == measure)]
             if len(row):
-                value = with_interval(*_scaled(row.iloc[0], measure), unit)
+                middle, low, high = _scaled(row.iloc[0], measure)
+                value = with_interval(middle, low, high, unit)
                 told.append(f"{value} {verdict(row['p_holm'].iloc[0])}")
         if told:
             sentences.append(f"With {name} it has {listed(told)}.")
