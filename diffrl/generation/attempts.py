@@ -56,16 +56,14 @@ def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
     Raises:
         UserError: an expert is missing, or was trained with other settings than the preset's.
     """
-    from diffrl.rl.records import config_of, expert_folder  # torch: only where a policy acts
+    from diffrl.rl.records import FORMAT, config_of, expert_folder  # torch: only for policies
 
     folders = []
     for algorithm, seed in experts_behind(preset, task, source):
         folder = expert_folder(preset, task, algorithm, seed)
-        known, config = (
-            (folder / "policy.safetensors").is_file(),
-            config_of(preset, task, algorithm, seed),
-        )
-        if not known or not Stage(folder, "expert", config).found:
+        known = (folder / "policy.safetensors").is_file()
+        config = config_of(preset, task, algorithm, seed)
+        if not known or not Stage(folder, "expert", config, format=FORMAT).found:
             raise UserError(
                 f"There is no {algorithm} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "
