@@ -1,10 +1,12 @@
 """What a notebook says under a figure comes from the records of the preset at hand."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -161,6 +163,27 @@ def test_a_notebook_has_at_most_twenty_cells_and_nine_hundred_words(path):
     assert len(cells) <= 20
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     assert len(text.split()) <= 900
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_name_that_a_notebook_takes_from_a_module_exists(path):
+    """Notebooks run for minutes; a function that was renamed is found here in a second."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    tree, names = ast.parse(code), {}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(compile(ast.Module([node], []), path.name, "exec"), names)
+    modules = {name: value for name, value in names.items() if isinstance(value, ModuleType)}
+    used = {
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+    }
+    assert used
+    assert [f"{m}.{name}" for m, name in used if not hasattr(modules[m], name)] == []
 
 
 def test_reference_cells_say_what_the_gallery_says():

@@ -86,6 +86,7 @@ def assemble(source: Path, preset: str) -> None:
     shutil.copy(ROOT / "docs" / "conf.py", source)
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "cluster", source / "cluster")  # files that a page offers
     for folder in (ROOT / "figures").iterdir():
         shutil.copytree(folder, source / "figures" / folder.name)
     (source / "results").mkdir()
