@@ -188,7 +188,8 @@ def rehearse(rehearsal: Rehearsal) -> list[list]:
             failed.add(step)
         seconds = [time.perf_counter() - began, time.process_time() - used]
         rows.append([rehearsal.task.id, step, *(round(s, 2) for s in seconds), not error, error])
-    load_scene.cache_clear()  # a scene of each of 130 tasks would fill the memory
+    load_scene.cache_clear()  # a scene of each of 130 tasks would fill the memory, as would
+    renderer_of.cache_clear()  # the exact pictures' gigabyte beside the next task's
     return rows
 
 
