@@ -208,7 +208,7 @@ def dry_run(
     function = functools.partial(_rehearsed, preset=preset, force=force, images=images)
     try:
         map_tasks(function, tasks, workers=workers, description="dry run")
-    except StageError as error:  # a worker that died: the table says on which task
+    except (StageError, UserError) as error:  # a dead worker: the table says on which task
         print(error)
     stages = [_stage(task, preset, images) for task in tasks]
     rows = [row for stage in stages if stage.found for row in stage.records["rows"]]
