@@ -30,7 +30,10 @@ napoleon_google_docstring = True
 
 
 def _mathml(self, node, display):
-    self.body.append(convert(node.astext(), display=display))
+    known = re.sub(r"(\\big[lr]?)?\\\|", "‖", node.astext())  # the converter knows no \|
+    formula = convert(known, display=display)
+    wide = f'<div style="overflow-x: auto">{formula}</div>'  # a phone scrolls it, not the page
+    self.body.append(wide if display == "block" else formula)
     from docutils.nodes import SkipNode
 
     raise SkipNode

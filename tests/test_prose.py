@@ -121,3 +121,15 @@ def test_a_how_to_page_does_what_it_says(name, demonstrations, tmp_path):
             stderr=subprocess.STDOUT,
         )
         assert result.returncode == 0, f"{line}\n{result.stdout}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_or_a_broken_link():
+    pytest.importorskip("myst_nb")
+    tool = ROOT / "tools" / "build_site.py"
+    result = subprocess.run([sys.executable, tool], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    page = Path(result.stdout.strip()).read_text(encoding="utf-8")
+    assert "05_success" in page
+    foreign = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(https?://[^\"]+)", page)
+    assert foreign == []  # it is read without a network, too

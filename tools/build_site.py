@@ -148,8 +148,11 @@ def main() -> int:
     assemble(source, preset)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     code = subprocess.run([*command, source, target], check=False).returncode
-    print(f"{target / 'index.html'}" if code == 0 else "The site has warnings: see above.")
-    return code
+    if code:
+        print(f"The site is not whole (Sphinx ended with {code}): see above.", file=sys.stderr)
+        return 1
+    print(target / "index.html")
+    return 0
 
 
 if __name__ == "__main__":
