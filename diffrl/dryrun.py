@@ -208,12 +208,16 @@ def dry_run(
     function = functools.partial(_rehearsed, preset=preset, force=force, images=images)
     try:
         map_tasks(function, tasks, workers=workers, description="dry run")
-    except (StageError, UserError) as error:  # a dead worker: the table says on which task
+    except (StageError, UserError) as error:  # the table says on which task
         print(error)
     stages = [_stage(task, preset, images) for task in tasks]
     rows = [row for stage in stages if stage.found for row in stage.records["rows"]]
     known = {row[0] for row in rows}
-    rows += [[t, "all", None, None, False, "its process died"] for t in tasks if t not in known]
+    rows += [
+        [t, "all", None, None, False, "it ended early; what the command printed says why"]
+        for t in tasks
+        if t not in known
+    ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     write_csv(runs_dir(preset.name) / "dry_run.csv", table)
     return table

@@ -433,7 +433,7 @@ _LAPTOP = Preset(
 )
 
 _PIXELS = Preset(
-    name="pixels",  # 2 cores, an hour a task: experts that see through a frozen encoder
+    name="pixels",  # 2 cores, hours: experts that see through a frozen encoder
     tasks=(
         "libero_object/0",
         "libero_object/5",
@@ -489,7 +489,7 @@ _LIBERO = Preset(
     tasks=_ALL,
     demonstrations=OperatorConfig(
         count=10,
-        tremor=1.08,  # fitted to teleoperation: diffrl/demonstrator/tremor.csv
+        tremor=1.08,  # fitted to teleoperation: results/tremor.csv
     ),
     clone=CloneConfig(target_success=0.1),
     rl=RLConfig(

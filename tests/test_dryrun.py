@@ -87,7 +87,7 @@ def test_a_task_whose_process_died_is_a_row_too(home, monkeypatch):
     monkeypatch.setattr(dryrun, "_rehearsed", die)
     table = dry_run(SMOKE, ["libero_object/0"], workers=1)
     assert table[["task", "ok", "error"]].values.tolist() == [
-        ["libero_object/0", False, "its process died"]
+        ["libero_object/0", False, "it ended early; what the command printed says why"]
     ]
 
 

@@ -7,7 +7,7 @@ minimises the sum of the squared logarithms of two ratios, operator / teleoperat
 and of action change, each a mean over episodes, divided by the mean speed. Without that division
 no tremor at all would fit best, as these people moved at about half the operator's speed. The
 minimum is looked for on a fine grid between the scales that were played, by interpolation.
-``diffrl/demonstrator/tremor.csv`` has a row per scale and one of the fitted one, played as well.
+``results/tremor.csv`` has a row per scale and one of the fitted one, played as well.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from diffrl.quality.smoothness import trajectory_measures
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
 
-TABLE = Path(__file__).resolve().parent.parent / "diffrl" / "demonstrator" / "tremor.csv"
+TABLE = Path(__file__).resolve().parents[1] / "results" / "tremor.csv"
 TASKS = ("libero_spatial/0", "libero_object/0", "libero_goal/7")  # one a suite
 SCALES = (0.0, 1.0, 2.0, 4.0)
 FITTED = ("jerk_rms", "action_change")

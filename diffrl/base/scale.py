@@ -293,9 +293,8 @@ class _Ray(Executor):
         if not ray.is_initialized():
             _connect(ray, os.environ[RAY])
         memory = None if resources.memory is None else int(resources.memory * 2**30)
-        gpus = (
-            resources.gpus if self._ray.cluster_resources().get("GPU") else 0
-        )  # else it waits for ever
+        there = self._ray.cluster_resources().get("GPU")  # without one a task would wait for ever
+        gpus = resources.gpus if there else 0
         self._task = ray.remote(_call).options(
             num_cpus=resources.cores, num_gpus=gpus, memory=memory, max_retries=0
         )

@@ -130,7 +130,7 @@ def train_experts(
 
 def _resources(preset: Preset) -> Resources:
     """What an expert takes of a cluster: one that sees pictures shares a GPU with three others."""
-    return Resources(gpus=0.25 if preset.clone.encoder == "image" else 0.0)
+    return Resources(gpus=0.25 if preset.clone.encoder != "state" else 0.0)
 
 
 def _workers(preset: Preset) -> int:
