@@ -79,7 +79,6 @@ SMALL = Preset(
     ),
     evaluation=EvaluationConfig(trials=1, copies=1),
 )
-presets.PRESETS[NAME] = SMALL
 
 
 def _data(workers: int) -> None:
@@ -102,6 +101,7 @@ def stage(name: str) -> None:
     """Run one stage of the small series in the folder that DIFFRL_HOME names."""
     if CLOCK in os.environ:
         time.time = jumping_clock(int(os.environ[CLOCK]))
+    presets.PRESETS[NAME] = SMALL  # here, so that whoever only imports this file sees no new preset
     artifacts.runs_dir(NAME)
     RUN[name](int(os.environ.get(WORKERS, 1)))
 
