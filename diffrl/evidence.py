@@ -13,7 +13,8 @@
   - ``documents.csv``: a row per JSON file, its configuration and environment by their hashes,
   - ``configs.json`` and ``environments.json``: each distinct one once,
 
-- ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing.
+- ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing, of as
+  many experts as 25 MiB hold.
 
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence. Stages
 that it restores count as done although their data sets are not there, so that `reproduce` renders
@@ -23,6 +24,7 @@ every table and figure from them without training anything.
 import csv
 import io
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -43,6 +45,7 @@ from diffrl.presets import get_preset
 # Folders that a run keeps for itself; of the others, tables and JSON documents are packed.
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
 MARKERS = ("expert.done.json", "run.done.json", "vla.done.json")  # one a run
+MOST_WEIGHTS = 25 * 2**20  # bytes of weights that git keeps of a preset
 LARGE = 2**20  # bytes above which a table of the preset goes into the zip
 DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
 RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
@@ -181,22 +184,42 @@ def _index(row: Mapping, document: Mapping) -> list[dict]:
 
 
 def _pack_weights(runs: Path, packed: Path) -> None:
-    """The experts' weights, a file per suite; float16 where it holds the very same numbers."""
+    """The experts' weights, a file per suite; float16 where it holds the very same numbers.
+
+    As many experts as `MOST_WEIGHTS` has room for: first seeds before later ones, then tasks by
+    their number, so that each suite and both policy classes keep the same.
+    """
     suites: dict[str, dict[str, torch.Tensor]] = {}
-    for path in sorted((runs / "experts").glob("*/*/policy.safetensors")):
+    paths = sorted((runs / "experts").glob("*/*/policy.safetensors"), key=_rank)
+    room, left_out = MOST_WEIGHTS, 0
+    for path in paths:
         run = path.parent.relative_to(runs / "experts").as_posix()
-        tensors = load_file(path)
-        half = {
-            name: tensor.half() if tensor.dtype == torch.float32 else tensor
-            for name, tensor in tensors.items()
-        }
-        exact = all(torch.equal(half[name].to(t.dtype), t) for name, t in tensors.items())
-        kept = half if exact else tensors
+        kept = _halved(load_file(path))
+        room -= sum(tensor.nbytes for tensor in kept.values())
+        if room < 0:
+            left_out += 1
+            continue
         suite = suites.setdefault(run.rsplit("-", 2)[0], {})
         suite |= {f"{run}/{name}": tensor for name, tensor in kept.items()}
+    if left_out:
+        print(f"{left_out} of {len(paths)} experts' weights exceed {MOST_WEIGHTS >> 20} MiB.")
     for name, weights in suites.items():
         (packed / WEIGHTS).mkdir(exist_ok=True)
         save_file(weights, packed / WEIGHTS / f"{name}.safetensors")
+
+
+def _rank(path: Path) -> tuple[int, int, str]:
+    """Sort key of an expert's weights, ``<suite>-<index>/<algorithm>-seed<seed>/…``."""
+    task, run = path.parts[-3:-1]
+    index, seed = (re.search(r"\d+$", name) for name in (task, run))
+    return int(seed[0]) if seed else 0, int(index[0]) if index else 0, path.as_posix()
+
+
+def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights as float16 if all of them are the very same numbers then, else as they are."""
+    half = {k: t.half() if t.dtype == torch.float32 else t for k, t in tensors.items()}
+    exact = all(torch.equal(half[name].to(t.dtype), t) for name, t in tensors.items())
+    return half if exact else dict(tensors)
 
 
 def _check(runs: Path, files: list[Path], packed: Path, again: Path) -> None:

@@ -8,18 +8,19 @@ import torch
 
 from diffrl import policy as policies
 from diffrl.base import artifacts
-from diffrl.base.errors import UserError
+from diffrl.base.errors import TrainingError, UserError
 from diffrl.benchmark import main
 from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
 from diffrl.benchmark.data import measure_data
 from diffrl.benchmark.evaluation import measure_evaluation
-from diffrl.benchmark.physics import compare_physics
+from diffrl.benchmark.physics import compare_physics, measure_minutes, short_clone
 from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.training import measure_training
 from diffrl.policy.features import Layout
-from diffrl.presets import CloneConfig, RLConfig
+from diffrl.presets import CloneConfig, RLConfig, get_preset
+from diffrl.rl.train import Training
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
@@ -84,6 +85,22 @@ def test_both_physics_are_timed_in_rls_own_loop():
     rates = compare_physics(policy, scene, rl, threads=1)
     assert set(rates) == {"exact", "training"}
     assert rates["training"] > rates["exact"] > 0
+
+
+def test_a_task_whose_clone_never_succeeds_has_no_minutes(monkeypatch):
+    def fail(run):
+        raise TrainingError("The clone never succeeded.")
+
+    monkeypatch.setattr(Training, "train", fail)
+    assert measure_minutes(["libero_goal/7"]) == {"minutes_to_97": {"libero_goal/7": None}}
+
+
+@pytest.mark.sim
+def test_a_rates_clone_need_not_succeed(tmp_path):
+    preset = get_preset("laptop").with_settings({"clone.width": 16, "clone.first_measure": 3})
+    run = Training(preset, "libero_goal/7", "diffusion", folder=tmp_path)
+    policy = short_clone(run)
+    assert all(torch.isfinite(weights).all() for weights in policy.parameters())
 
 
 def test_half_a_record_has_a_table_and_figures_too(home):

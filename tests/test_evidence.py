@@ -79,6 +79,33 @@ def test_weights_are_kept_as_float16_where_that_loses_nothing(tmp_path, value, k
     assert torch.equal(again, torch.tensor([value, 1.0]))
 
 
+def test_first_seeds_and_first_tasks_keep_their_weights_where_room_is_short(
+    tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "runs"
+    small_run(run, torch.tensor([0.5, 1.0]))
+    for task in ("libero_goal-10", "libero_goal-2", "libero_object-2"):
+        for expert in ("gaussian-seed0", "diffusion-seed0", "diffusion-seed1"):
+            path = run / "experts" / task / expert / "policy.safetensors"
+            path.parent.mkdir(parents=True)
+            save_file({"layer.weight": torch.tensor([0.5, 1.0])}, path)
+    monkeypatch.setattr(evidence, "MOST_WEIGHTS", 5 * 4)  # two float16 numbers each
+    evidence.pack(run, tmp_path / "results")
+    assert "5 of 10 experts' weights" in capsys.readouterr().out
+    kept = [
+        name.removesuffix("/layer.weight")
+        for path in sorted((tmp_path / "results" / "weights").iterdir())
+        for name in load_file(path)
+    ]
+    assert sorted(kept) == [
+        "libero_goal-2/diffusion-seed0",
+        "libero_goal-2/gaussian-seed0",
+        "libero_object-0/diffusion-seed0",
+        "libero_object-2/diffusion-seed0",
+        "libero_object-2/gaussian-seed0",
+    ]
+
+
 def test_a_restored_stage_is_done_without_its_data_set_but_not_with_other_settings(run, tmp_path):
     evidence.pack(run, tmp_path / "results")
     evidence.unpack(tmp_path / "results", tmp_path / "again")
