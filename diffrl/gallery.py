@@ -1,7 +1,8 @@
 """The figures that git keeps: ``figures/<preset>/``.
 
-Every figure is kept as PNG. ``numbers.zip`` has the table behind each, a CSV file of its name, and
-``README.md`` shows each with its caption. A run's own folder has every figure also as PDF.
+Every figure is kept as PNG, but those that only a notebook shows. ``numbers.zip`` has the table
+behind each, a CSV file of its name, and ``README.md`` shows each with its caption. A run's own
+folder has every figure also as PDF.
 """
 
 import shutil
@@ -9,7 +10,10 @@ from pathlib import Path
 
 from diffrl.base import artifacts, bundles
 
-NUMBERS, GALLERY = "numbers.zip", "README.md"
+GALLERY = "README.md"
+NOTEBOOKS_ALONE = {  # too large, or too special, for a clone of the repository
+    *("01_learning_curves", "01_learning_by_task", "03_factorial_ways"),
+}
 
 
 def copy_figures(name: str) -> Path:
@@ -19,11 +23,12 @@ def copy_figures(name: str) -> Path:
     """
     source, target = artifacts.figures_dir(name), artifacts.root() / "figures" / name
     target.mkdir(parents=True, exist_ok=True)
-    kept = target / NUMBERS
+    kept = target / bundles.NUMBERS
     numbers = bundles.read(kept) if kept.is_file() else {}
     numbers |= {path.name: path.read_text(encoding="utf-8") for path in source.glob("*.csv")}
     for path in sorted(source.glob("*.png")):
-        shutil.copy(path, target)
+        if path.stem not in NOTEBOOKS_ALONE:
+            shutil.copy(path, target)
     drawn = {f"{path.stem}.csv" for path in target.glob("*.png")}
     bundles.write(kept, {name: numbers[name] for name in drawn & numbers.keys()})
     _write_gallery(source, target, name)
@@ -38,7 +43,10 @@ def _write_gallery(source: Path, target: Path, preset: str) -> None:
     words = gallery(target)
     for path in source.glob("*.txt"):
         words[path.stem] = path.read_text(encoding="utf-8").strip()
-    parts = [f"# Figures of {preset}", f"`{NUMBERS}` has the numbers of each in a CSV of its name."]
+    parts = [
+        f"# Figures of {preset}",
+        f"`{bundles.NUMBERS}` has the numbers of each in a CSV of its name.",
+    ]
     for picture in sorted(target.glob("*.png")):
         if picture.stem in words:
             parts.append(f"## {picture.stem}\n\n![{picture.stem}]({picture.name})")

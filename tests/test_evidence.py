@@ -226,6 +226,6 @@ def test_figures_are_kept_as_png_with_numbers_and_words_and_stay_if_not_drawn_ag
     draw(folder, "02_b", "Another.")
     gallery.copy_figures("smoke")
     assert gallery.gallery(kept) == {"01_a": "First.", "02_b": "Another."}
-    texts = bundles.read(kept / gallery.NUMBERS)
+    texts = bundles.read(kept / bundles.NUMBERS)
     assert texts == {"01_a.csv": "caption\nFirst.\n", "02_b.csv": "caption\nAnother.\n"}
     assert "![01_a](01_a.png)" in (kept / gallery.GALLERY).read_text()

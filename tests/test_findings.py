@@ -18,7 +18,7 @@ from diffrl.base.artifacts import restored
 from diffrl.evaluation import scores
 from diffrl.findings import Finding, movement, recorded, show, show_kept, teaching, training
 from diffrl.findings.finding import listed, times, verdict, with_interval
-from diffrl.gallery import NUMBERS, gallery
+from diffrl.gallery import gallery
 from diffrl.presets import get_preset
 from diffrl.reproduce import REFERENCE, _drop_bars, _without_reference
 from diffrl.rl import records
@@ -81,7 +81,7 @@ def test_every_kept_figure_has_its_words_and_its_table():
     folder = ROOT / "figures" / "laptop"
     pictures = {path.stem for path in folder.glob("*.png")}
     assert pictures == set(gallery(folder))
-    assert pictures == {Path(name).stem for name in bundles.read(folder / NUMBERS)}
+    assert pictures == {Path(name).stem for name in bundles.read(folder / bundles.NUMBERS)}
 
 
 def test_a_caption_says_how_many_which_interval_and_which_preset(found):
@@ -128,6 +128,21 @@ def test_a_section_without_records_is_not_shown(home, monkeypatch):
     show("smoke", movement.factorial(nothing, "smoke"), movement.ways(nothing, "smoke"))
     assert shown == []
     assert show_kept("smoke", "01_success") is False
+
+
+def test_a_figure_that_needs_states_is_drawn_anew_from_the_table_that_git_keeps(home, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    (home / "figures").symlink_to(ROOT / "figures", target_is_directory=True)
+    try:
+        assert show_kept("laptop", "03_phases", lambda t: movement.phases(t, "a task", "laptop"))
+        figure, _, text = shown
+        assert figure.axes[0].get_ylabel() == "speed (cm/s)"
+        assert text.data in gallery(ROOT / "figures" / "laptop")["03_phases"]
+        assert show_kept("laptop", "02_contact_sheet", lambda t: None)  # a picture has no table
+        assert len(shown) == 3
+    finally:
+        (home / "figures").unlink()
 
 
 def test_a_finding_is_saved_and_shown_with_its_caption_under_the_figure(found, home, monkeypatch):

@@ -8,6 +8,7 @@ from diffrl.base.errors import UserError
 Mode = Literal["recorded", "deterministic", "stochastic"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 POLICY_MODES = MODES[1:]  # those in which a policy plays; demonstrations are recorded
+IN_WORDS = {"recorded": "", "deterministic": "without noise", "stochastic": "with noise"}
 LABELS = {  # of the series' sources, in its order
     "operator": "Scripted operator",
     "human": "Human",
@@ -30,7 +31,7 @@ class Arm(NamedTuple):
     >>> str(Arm("gaussian", "stochastic"))
     'gaussian-stochastic'
     >>> Arm("gaussian", "stochastic").label
-    'Gaussian RL, stochastic'
+    'Gaussian RL with noise'
     """
 
     source: str
@@ -59,13 +60,14 @@ class Arm(NamedTuple):
 
     @property
     def label(self) -> str:
-        """ "Diffusion RL, deterministic"; recorded data have no mode to name.
+        """ "Diffusion RL without noise"; recorded data have no mode to name.
 
         A source may be a part or a mixture, as a VLA's data: "Human + Diffusion RL (10)".
         """
         parts = [part.partition(":") for part in self.source.split("+")]
         named = [LABELS.get(n, n) + (f" ({count})" if count else "") for n, _, count in parts]
-        return " + ".join(named) + ("" if self.mode == "recorded" else f", {self.mode}")
+        mode = IN_WORDS.get(self.mode, self.mode)
+        return " ".join([" + ".join(named), mode]).strip()
 
     @property
     def order(self) -> tuple[tuple[int, str], tuple[int, str]]:

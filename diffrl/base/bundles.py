@@ -9,6 +9,7 @@ from typing import IO
 
 from diffrl.base.artifacts import atomic_path
 
+NUMBERS = "numbers.zip"  # of figures/<preset>/: the table behind each figure
 LARGEST = 64 * 2**20  # bytes of one text; the largest of ours has 5 MiB
 UNREADABLE = (  # what a zip raises that is not whole, or a stranger's
     *(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile),

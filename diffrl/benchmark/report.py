@@ -75,7 +75,9 @@ def save_figures(record: dict) -> None:
     rows = []
     for suite, row in suites.items():
         more = (
-            {} if row["threads"] == 1 else {f"ours_{row['threads']}": f"{row['threads']} threads"}
+            {}
+            if row["threads"] == 1
+            else {f"ours_{row['threads']}": f"ours, {row['threads']} threads"}
         )
         for arm, label in (labels | more).items():
             low, high = row[f"{arm}_range"]

@@ -65,10 +65,13 @@ def action_statistics(actions: pd.DataFrame) -> Figure:
             axes.vlines(at, low, high, color=colour(source), lw=4, alpha=0.45)
             axes.plot(at, rows["mean"], "o", color=colour(source), ms=3, label=arm_label(source))
         axes.axhline(0, color="0.8", lw=0.5, zorder=0)
-        axes.set_xticks(range(len(AXES)), AXES, rotation=35)
+        axes.set_xticks(range(len(AXES)), AXES)
         axes.set_title(suite)
     panels[0, 0].set_ylabel("command (full = 1)")
     panels[0, 0].set_ylim(-1.05, 1.05)
+    grey = {"color": "0.4"}
+    for look, words in (({"lw": 4, "alpha": 0.45}, "± one std"), ({"lw": 0.9}, "1–99 %")):
+        panels[0, 0].plot([], [], **grey, **look, label=words)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(sources))
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure

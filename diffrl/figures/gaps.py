@@ -24,6 +24,8 @@ def gap_plot(
     panels: Mapping[str, str],
     digits: int | None = None,
     width: float = DOUBLE,
+    better: Mapping[str, int] | None = None,
+    apart: str | None = None,
 ) -> Figure:
     """A row per difference, a panel per measure: mean, interval, the values behind it, zero.
 
@@ -36,29 +38,68 @@ def gap_plot(
         panels: measure → title of its panel.
         digits: write the difference and its interval beside a single panel with so many digits.
         width: of the figure, inches.
+        better: measure → +1 or −1, the direction that is better, which an arrow then shows.
+        apart: a group that has axes of its own below, because its effects are of another size.
     """
-    rows, places = _places(gaps)
+    blocks = [gaps]
+    if apart is not None and (gaps["group"] == apart).any():
+        blocks = [gaps[gaps["group"] != apart], gaps[gaps["group"] == apart]]
     tasks = list(dict.fromkeys(points["task"])) if "task" in points else []
-    named = 1 < len(tasks) <= len(SHAPES)
+    tasks = tasks if 1 < len(tasks) <= len(SHAPES) else []
     published = "paper" in gaps and gaps["paper"].notna().any()
-    size = (width, 0.62 + 0.2 * (named or published) + _LINE * len(rows))
-    figure, all_axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    for axes, (measure, title) in zip(all_axes.flat, panels.items()):
-        axes.axvline(0, color="0.55", lw=0.7, zorder=1)
-        _draw_points(axes, points[points["measure"] == measure], places, tasks if named else [])
-        _draw_gaps(axes, gaps[gaps["measure"] == measure], places, published)
-        _cut(axes, gaps[gaps["measure"] == measure], points[points["measure"] == measure])
-        axes.set_title(textwrap.fill(title, 24) if len(panels) > 1 else title, fontsize=7)
+    figure, lines = _panels(blocks, len(panels), width, 0.2 * bool(tasks or published))
+    for block, line in zip(blocks, lines):
+        places = _draw_block(line, block, points, list(panels), tasks)
+        if digits is not None:
+            _write_values(line[0], block, places, digits)
+    for above, below, (measure, title) in zip(lines[0], lines[-1], panels.items()):
+        if len(panels) == 1:
+            below.set_xlabel(title)
+            continue
+        above.set_title(textwrap.fill(title, 24), fontsize=7)
+        if side := (better or {}).get(measure):
+            text, end = ("better →", "right") if side > 0 else ("← better", "left")
+            below.set_xlabel(text, loc=end, fontsize=7, color="0.35", labelpad=1)
+    _legend(figure, lines[0, 0], tasks, published)
+    return figure
+
+
+def _panels(blocks: list, count: int, width: float, more: float) -> tuple[Figure, np.ndarray]:
+    """Axes (blocks, count), each block as high as its rows and headings; `more` inches above."""
+    heights = [len(_places(block)[0]) + 1.6 * (block is not blocks[-1]) for block in blocks]
+    figure, lines = plt.subplots(
+        len(blocks), count, figsize=(width, 0.75 + more + _LINE * sum(heights)), sharey="row",
+        height_ratios=heights, squeeze=False,
+    )  # fmt: skip
+    for axes in lines.flat:
         axes.spines["left"].set_visible(False)
-        axes.locator_params(axis="x", nbins=6 if len(panels) == 1 else 4)
+        axes.locator_params(axis="x", nbins=6 if count == 1 else 4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", lw=0.4, color="0.92")
         axes.set_axisbelow(True)
-    _name_rows(all_axes[0, 0], rows)
-    if digits is not None:
-        _write_values(all_axes[0, 0], gaps, places, digits)
-    _legend(figure, all_axes[0, 0], tasks if named else [], published)
-    return figure
+    return figure, lines
+
+
+def _draw_block(
+    line: np.ndarray, block: pd.DataFrame, points: pd.DataFrame, measures: list, tasks: list[str]
+) -> dict[str, int]:
+    """Draw the rows that share a line of axes; return the height of each row's label."""
+    rows, places = _places(block)
+    published = "paper" in block and block["paper"].notna().any()
+    for axes, measure in zip(line, measures):
+        own = points[(points["measure"] == measure) & points["label"].isin(places)]
+        shown = block[block["measure"] == measure]
+        axes.axvline(0, color="0.55", lw=0.7, zorder=1)
+        _cut(axes, shown, own)
+        _draw_points(axes, own, places, tasks)
+        _draw_gaps(axes, shown, places, published)
+    axes = line[0]
+    axes.set_yticks(range(len(rows)), [text for text, _ in reversed(rows)])
+    for label, (_, heading) in zip(axes.get_yticklabels(), reversed(rows)):
+        if heading:
+            label.set_fontweight("bold")
+    axes.set_ylim(-0.65, len(rows) - 0.4)
+    return places
 
 
 def _places(gaps: pd.DataFrame) -> tuple[list[tuple[str, bool]], dict[str, int]]:
@@ -77,7 +118,7 @@ def _places(gaps: pd.DataFrame) -> tuple[list[tuple[str, bool]], dict[str, int]]
 
 def _draw_points(axes: Axes, points: pd.DataFrame, places: dict, named: list[str]) -> None:
     for row in points.to_dict("records"):
-        if row["label"] not in places or not np.isfinite(row["value"]):
+        if not np.isfinite(row["value"]):
             continue
         shape = SHAPES[named.index(row["task"])] if named else "."
         tone = colour(row["source"]) if row.get("source") else _DARK
@@ -95,38 +136,43 @@ def _draw_gaps(axes: Axes, gaps: pd.DataFrame, places: dict, published: bool) ->
         axes.errorbar(row["value"], height, xerr=error, color=tone, marker="o", ms=4.2, lw=1.3)
         if published and np.isfinite(row["paper"]):
             axes.plot(row["paper"], height, "|", color="black", ms=11, mew=1.8, zorder=4)
+        left, right = axes.get_xlim()
+        inside = 0.015 * (right - left)
+        for end, gone, shape in (
+            (left + inside, row["low"] < left, "<"),
+            (right - inside, row["high"] > right, ">"),
+        ):
+            if gone:  # the interval goes on beyond the axis
+                axes.plot(end, height, shape, color=tone, ms=3.6, zorder=4)
 
 
 def _cut(axes: Axes, gaps: pd.DataFrame, points: pd.DataFrame) -> None:
-    """End the axis near the values; an interval of few runs would squeeze all others."""
+    """End the axis where the usual intervals end; one of two runs would squeeze all others."""
     published = gaps["paper"].dropna() if "paper" in gaps else []
     shown = np.array([0, *points["value"], *gaps["value"], *published], float)
     shown = shown[np.isfinite(shown)]
-    middle = gaps[["low", "high"]].quantile([0.1, 0.9]).to_numpy().ravel()
-    shown = np.append(shown, middle[np.isfinite(middle)])
+    length = gaps["high"] - gaps["low"]
+    usual = gaps.loc[length <= 3 * length.median(), ["low", "high"]]
+    shown = np.append(shown, usual)
     margin = 0.08 * (np.ptp(shown) or 1)
     axes.set_xlim(shown.min() - margin, shown.max() + margin)
 
 
-def _name_rows(axes: Axes, rows: list[tuple[str, bool]]) -> None:
-    axes.set_yticks(range(len(rows)), [text for text, _ in reversed(rows)])
-    for label, (_, heading) in zip(axes.get_yticklabels(), reversed(rows)):
-        if heading:
-            label.set_fontweight("bold")
-    axes.set_ylim(-0.65, len(rows) - 0.4)
-
-
 def _write_values(axes: Axes, gaps: pd.DataFrame, places: dict, digits: int) -> None:
+    _beside(axes, "mean  [95 %]", max(places.values()) + 0.95, color="0.35")
     for row in gaps.to_dict("records"):
         text = f"{row['value']:+.{digits}f}".replace("-", "−")
         if np.isfinite(row["low"]):
             limits = f"  [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
             text += limits.replace("-", "−")
-        axes.annotate(
-            text, (1, places[row["label"]]), xycoords=axes.get_yaxis_transform(),
-            xytext=(8, 0), textcoords="offset points", va="center", fontsize=7,
-            annotation_clip=False,
-        )  # fmt: skip
+        _beside(axes, text, places[row["label"]])
+
+
+def _beside(axes: Axes, text: str, height: float, **look) -> None:
+    axes.annotate(
+        text, (1, height), xycoords=axes.get_yaxis_transform(), xytext=(8, 0), fontsize=7,
+        textcoords="offset points", va="center", annotation_clip=False, **look,
+    )  # fmt: skip
 
 
 def _legend(figure: Figure, axes: Axes, tasks: list[str], published: bool) -> None:
@@ -135,4 +181,4 @@ def _legend(figure: Figure, axes: Axes, tasks: list[str], published: bool) -> No
     if published:
         axes.plot([], [], "|", color="black", ms=9, mew=1.8, ls="none", label="the paper's gap")
     if tasks or published:
-        figure.legend(loc="outside upper right", ncols=len(tasks) + published, handlelength=1)
+        figure.legend(loc="outside upper center", ncols=len(tasks) + published, handlelength=1)

@@ -29,6 +29,7 @@ SHOWN = (  # the measures of the summary, in reading order: smoothness, efficien
     "action_variance",
     "conditional_action_variance",
 )
+PARTS = ("jerk_rms", "steps", "position_variance")  # where smoothness, … begin
 _BAD: dict[
     str, tuple[str, Callable]
 ] = {  # what a log or negative measure becomes, so that less is better and a ratio makes sense
@@ -66,11 +67,18 @@ def quality_changes(summary: pd.DataFrame, base: Arm, measures=SHOWN) -> pd.Data
     return pd.DataFrame(rows, columns=columns)
 
 
+def _part(measure: str) -> str:
+    """Which part of the summary a measure belongs to: the last of `PARTS` that has begun."""
+    begun = [first for first in PARTS if SHOWN.index(first) <= SHOWN.index(measure)]
+    return begun[-1]
+
+
 @style
 def quality_heatmap(changes: pd.DataFrame, limit: float = 50) -> Figure:
     """Measures are rows, arms columns: the change against the demonstrator in per cent.
 
-    changes: `quality_changes`. Blue is better. Bold: the interval over tasks leaves out zero.
+    changes: `quality_changes`. Blue is better. Bold: the interval over tasks leaves out zero. Lines
+    part what `SHOWN` has in this order: smoothness, efficiency, consistency.
     """
     arms, labels = arm_order(changes), list(dict.fromkeys(changes["label"]))
     wide = changes.pivot_table("percent", "label", ["source", "mode"]).loc[labels, arms]
@@ -78,8 +86,12 @@ def quality_heatmap(changes: pd.DataFrame, limit: float = 50) -> Figure:
     sure = sure.pivot_table("sure", "label", ["source", "mode"]).loc[labels, arms].to_numpy() > 0.5
     text = wide.map(lambda value: "" if np.isnan(value) else f"{value:+.0f} %".replace("-", "−"))
     size = (min(DOUBLE, 2.3 + 0.95 * len(arms)), max(2.4, 0.75 + 0.2 * len(labels)))
-    figure = _heat(wide, text, limit, "change against the demonstrator (%)", size, PALETTE + "_r")
+    label = "change against the demonstrator (%)\nblue is better"
+    figure = _heat(wide, text, limit, label, size, PALETTE + "_r")
     _finish(figure, arms, labels)
+    of = changes.drop_duplicates("label")["measure"].map(_part)
+    for row in np.flatnonzero(of.to_numpy()[1:] != of.to_numpy()[:-1]) + 1:
+        figure.axes[0].axhline(float(row), color="black", lw=0.8)
     for cell, bold in zip(figure.axes[0].texts, sure.ravel()[np.isfinite(wide).to_numpy().ravel()]):
         cell.set_fontweight("bold" if bold else "normal")
     return figure
@@ -90,25 +102,28 @@ def success_differences(rates: pd.DataFrame, base: Arm, limit: float = 30) -> Fi
     """Tasks are rows, arms columns: success against that of `base`, in points; blue is better.
 
     rates: rows (task, source, mode, successes, trials); several rows of a cell (seeds) are pooled.
-    The base's own success stands in the row's name.
+    The first column, without colour, is the base's own success.
     """
     pooled = rates.groupby(["task", "source", "mode"], sort=False)[["successes", "trials"]].sum()
     value = (100 * pooled["successes"] / pooled["trials"]).unstack(["source", "mode"])
     arms = [arm for arm in arm_order(rates) if arm != base]
     tasks = list(dict.fromkeys(rates["task"]))
-    known = value.loc[tasks, [tuple(base)]].to_numpy()[:, 0]
-    gaps = value.loc[tasks, arms].sub(known, axis=0)
+    known = value.loc[tasks, [tuple(base)]]
+    gaps = value.loc[tasks, arms].sub(known.to_numpy()[:, 0], axis=0)
     text = gaps.map(lambda gap: "" if np.isnan(gap) else f"{gap:+.0f}".replace("-", "−"))
-    names = [f"{n} ({k:.0f} %)" for n, k in zip(task_names(tasks), known)]
-    width = 1.2 + 0.062 * max(map(len, names)) + 0.8 * len(arms)
-    size = (min(DOUBLE, width), max(2.1, 0.75 + 0.2 * len(tasks)))
-    figure = _heat(gaps, text, limit, f"points above {arm_label(*base).lower()}", size)
-    _finish(figure, arms, names)
+    names = task_names(tasks)
+    size = (DOUBLE, max(2.1, 0.75 + 0.2 * len(tasks)))
+    label = f"points above {arm_label(*base).lower()}"
+    figure = _heat(pd.concat([known * np.nan, gaps], axis=1), text, limit, label, size)
+    for row, share in enumerate(known.to_numpy()[:, 0]):
+        figure.axes[0].text(0.5, row + 0.5, f"{share:.0f} %", ha="center", va="center", fontsize=7)
+    _finish(figure, [base, *arms], names)
     return figure
 
 
 def _heat(values, text, limit: float, label: str, size, palette: str = PALETTE) -> Figure:
     figure, axes = plt.subplots(figsize=size)
+    text = text.reindex(columns=values.columns, fill_value="")
     sns.heatmap(
         values.to_numpy(float),
         **{"vmin": -limit, "vmax": limit, "cmap": palette, "annot": text.to_numpy(), "fmt": ""},

@@ -7,10 +7,20 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from diffrl.base.arm import LABELS
+from diffrl.base.arm import LABELS, Arm
 from diffrl.base.errors import UserError
 from diffrl.base.intervals import mean_interval
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, colour, style
+from diffrl.figures.style import (
+    DOUBLE,
+    SINGLE,
+    arm_label,
+    arm_order,
+    arm_style,
+    colour,
+    of_arm,
+    style,
+)
+from diffrl.figures.success import task_names
 
 
 def mean_curves(curves: pd.DataFrame, points: int = 60) -> pd.DataFrame:
@@ -55,7 +65,7 @@ def mean_learning(curves: pd.DataFrame) -> Figure:
         axes.plot(steps, 100 * arm["value"], **line, label=LABELS.get(source, source))
         band = {"color": line["color"], "alpha": 0.18, "lw": 0}
         axes.fill_between(steps, 100 * arm["low"], 100 * arm["high"], **band)
-    axes.set(xlabel="control steps (thousands)", ylabel="success (%)", ylim=(0, 101))
+    axes.set(xlabel="control steps (thousands)", ylabel="success without noise (%)", ylim=(0, 101))
     axes.set_xlim(0, curves["steps"].max() / 1000)
     axes.grid(axis="y", lw=0.4, color="0.9")
     axes.legend(loc="lower right")
@@ -65,7 +75,7 @@ def mean_learning(curves: pd.DataFrame) -> Figure:
 @style
 def learning_curves(
     curves: pd.DataFrame,
-    ylabel: str = "success rate (%)",
+    ylabel: str = "success (%)",
     scale: float = 100,
     runs: pd.DataFrame | None = None,
 ) -> Figure:
@@ -73,9 +83,12 @@ def learning_curves(
 
     curves: rows (source, mode, steps, value, low, high), optionally `task`; value in [0, 1]. Say in
     the caption what the interval is: Wilson over trials, or `intervals.mean_interval` over seeds.
+    Arms with noise, which are dashed, have the line alone.
     runs: `experiments.held_out_curves`, the seeds behind such a mean: a thin line each.
     """
     groups = list(curves.groupby("task", sort=False)) if "task" in curves else [("", curves)]
+    tasks = [task for task, _ in groups]
+    names = dict(zip(tasks, task_names(tasks, 24))) if len(groups) > 1 else {}
     columns = min(len(groups), 3)
     lines = -(-len(groups) // columns)
     width = SINGLE + 0.4 if columns == 1 else DOUBLE
@@ -83,37 +96,37 @@ def learning_curves(
         lines, columns, figsize=(width, 0.5 + min(1.9 * lines, 8.9)), sharey=True, squeeze=False
     )
     for axes, (task, rows) in zip(panels.flat, groups):
-        for source, mode in arm_order(rows):
-            arm = rows[(rows["source"] == source) & (rows["mode"] == mode)].sort_values("steps")
-            steps, line = arm["steps"] / 1000, arm_style(source, mode)
-            label = arm_label(source, mode)
-            axes.plot(steps, scale * arm["value"], **line, label=label, clip_on=False, zorder=3)
-            axes.fill_between(
-                steps,
-                scale * arm["low"],
-                scale * arm["high"],
-                color=line["color"],
-                alpha=0.18,
-                lw=0,
-            )
+        for arm in arm_order(rows):
+            _curve(axes, rows[of_arm(rows, *arm)].sort_values("steps"), arm, scale)
         if runs is not None:
             for (source, _), run in runs[runs["task"] == task].groupby(["algorithm", "seed"]):
                 thin = {"color": colour(source), "lw": 0.6, "alpha": 0.7, "clip_on": False}
                 axes.plot(run["control_steps"] / 1000, scale * run["measured_success"], **thin)
-        axes.set_title(task if len(groups) > 1 else "")
-        axes.set_xlabel("control steps (thousands)")
+        axes.set_title(names.get(task, ""), fontsize=7)
         axes.set_xlim(left=0)
         axes.grid(axis="y", lw=0.4, color="0.9")
-    panels[0, 0].set_ylabel(ylabel)
     panels[0, 0].set_ylim(0, 1.02 * scale)
     for axes in list(panels.flat)[len(groups) :]:
         axes.set_visible(False)
+    figure.supxlabel("control steps (thousands)", fontsize=8)
+    figure.supylabel(ylabel, fontsize=8)
     lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
     named = [arm_label(*arm) for arm in arm_order(curves)]  # not every panel holds every arm
     figure.legend(
         [lines[name] for name in named], named, loc="outside upper center", ncols=min(len(named), 2)
     )
     return figure
+
+
+def _curve(axes, rows: pd.DataFrame, arm: Arm, scale: float) -> None:
+    """One arm's line; with its measurements and their interval where it plays without noise."""
+    steps, line = rows["steps"] / 1000, arm_style(*arm) | {"markersize": 3}
+    noisy = arm.mode == "stochastic"
+    line |= {"marker": "", "lw": 1.0} if noisy else {}
+    axes.plot(steps, scale * rows["value"], **line, label=arm.label, clip_on=False, zorder=3)
+    if not noisy:
+        band = {"color": line["color"], "alpha": 0.18, "lw": 0}
+        axes.fill_between(steps, scale * rows["low"], scale * rows["high"], **band)
 
 
 @style

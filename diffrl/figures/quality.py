@@ -26,7 +26,7 @@ def end_effector_paths(paths: pd.DataFrame, start_state: str) -> Figure:
     figure, panels = plt.subplots(
         2,
         len(arms),
-        figsize=(0.6 + width * len(arms), 0.9 + width * (extent["x"] + extent["z"]) / extent["y"]),
+        figsize=(0.6 + width * len(arms), 1.15 + width * (extent["x"] + extent["z"]) / extent["y"]),
         height_ratios=[extent["x"], extent["z"]],
         squeeze=False,
         sharex=True,
@@ -52,6 +52,9 @@ def end_effector_paths(paths: pd.DataFrame, start_state: str) -> Figure:
         panels[0, column].set_title(arm_label(source, mode, newline=True), fontsize=7)
     panels[0, 0].set_ylabel("above\nx (cm)")
     panels[1, 0].set_ylabel("front\nz (cm)")
+    marks = [plt.Line2D([], [], color="black", marker=m, ms=3.8, lw=1.3) for m in "os"]
+    words = ["start, of one start state everywhere", "end of the same episode"]
+    figure.legend(marks, words, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -121,8 +124,9 @@ def phase_curves(profiles: pd.DataFrame) -> Figure:
             _band(axes, profiles[chosen], source, mode, scale)
         axes.set(xlim=(0, 100), xlabel="phase (% of duration)")
         axes.grid(axis="y", lw=0.4, color="0.9")
-    left.set(ylabel="speed (cm/s)", ylim=(0, None))
-    right.set(ylabel="action variance", yscale="log")
+    left.set(ylabel="speed (cm/s)", ylim=(0, None), title="Speed: median, 80 % of the episodes")
+    right.set(ylabel="variance of the commands", yscale="log")
+    right.set_title("Spread of the commands: 95 % interval")
     shown = profiles.loc[profiles["quantity"] == "action variance", "value"]
     right.set_ylim(max(shown[shown > 0].quantile(0.02) / 2, 1e-5), 2 * shown.max())
     handles, labels = left.get_legend_handles_labels()

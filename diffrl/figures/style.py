@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl.base import artifacts
-from diffrl.base.arm import Arm
+from diffrl.base.arm import IN_WORDS, Arm
 from diffrl.base.errors import UserError
 
 COLOURS = {
@@ -80,9 +80,11 @@ def colour(source: str) -> str:
 
 
 def arm_label(source: str, mode: str = "recorded", newline: bool = False) -> str:
-    """Return `Arm.label`; with `newline`, a line for each of its parts."""
-    label = Arm(source, mode).label
-    return label.replace(", ", ",\n") if newline else label
+    """Return `Arm.label`; with `newline` the mode has a line of its own."""
+    arm = Arm(source, mode)
+    if not newline:
+        return arm.label
+    return "\n".join(filter(None, (Arm(source).label, IN_WORDS.get(mode, mode))))
 
 
 def arm_style(source: str, mode: str = "recorded") -> dict:

@@ -1,6 +1,7 @@
 """Figures of success rates: before and after RL, thrown away, per suite, over demonstrations."""
 
 import textwrap
+from collections.abc import Mapping
 from itertools import takewhile
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl.base import intervals
-from diffrl.base.arm import LABELS, POLICY_MODES
+from diffrl.base.arm import IN_WORDS, LABELS, POLICY_MODES
 from diffrl.figures.style import (
     DOUBLE,
     SINGLE,
@@ -35,7 +36,9 @@ def dumbbells(rates: pd.DataFrame) -> Figure:
     sources = list(dict.fromkeys(arm.source for arm in arm_order(rates)))
     tasks = list(dict.fromkeys(rates["task"]))
     size = (DOUBLE, 0.75 + (0.11 + 0.1 * len(sources)) * len(tasks))
-    figure, panels = plt.subplots(1, len(modes), figsize=size, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(modes), figsize=size, sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06}
+    )
     for axes, mode in zip(panels.flat, modes):
         for index, source in enumerate(sources):
             own = rates[(rates["mode"] == mode) & (rates["source"] == source)]
@@ -44,8 +47,9 @@ def dumbbells(rates: pd.DataFrame) -> Figure:
             tone, look = colour(source), {"clip_on": False, "zorder": 3}
             axes.hlines(height, wide["clone"], wide["expert"], color=tone, lw=1.6, alpha=0.55)
             axes.plot(wide["clone"], height, "o", color=tone, mfc="white", ms=3.6, **look)
-            axes.plot(wide["expert"], height, "o", color=tone, ms=4.2, **look, label=LABELS[source])
-        axes.set_title({"deterministic": "without noise", "stochastic": "with noise"}[mode])
+            label = LABELS[source].removesuffix(" RL")
+            axes.plot(wide["expert"], height, "o", color=tone, ms=4.2, **look, label=label)
+        axes.set_title(f"acting {IN_WORDS[mode]}")
         axes.set_xlabel("success (%)")
         axes.set_xlim(0, 100)
         axes.set_yticks(range(len(tasks)), task_names(tasks)[::-1])
@@ -56,7 +60,7 @@ def dumbbells(rates: pd.DataFrame) -> Figure:
     handles, labels = panels[0, 0].get_legend_handles_labels()
     clone = plt.Line2D([], [], marker="o", color="0.3", mfc="white", ms=3.6, ls="none")
     figure.legend(
-        [clone, *handles], ["clone", *(f"{label}, after RL" for label in labels)],
+        [clone, *handles], ["clone, before RL", *(f"{label}, after RL" for label in labels)],
         loc="outside upper right", ncols=len(labels) + 1, handlelength=1,
     )  # fmt: skip
     return figure
@@ -89,11 +93,15 @@ def share_strips(shares: pd.DataFrame, xlabel: str) -> Figure:
 
 
 @style
-def success_forest(rates: pd.DataFrame, seeds: pd.DataFrame | None = None) -> Figure:
+def success_forest(
+    rates: pd.DataFrame,
+    seeds: pd.DataFrame | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> Figure:
     """Success of each arm with Wilson's 95 % interval: a panel per suite, side by side.
 
     rates: rows (suite, source, mode, successes, trials). seeds: rows like those of rates, one per
-    training seed; drawn as a dot below where several.
+    training seed; drawn as a dot below where several. titles: suite → what its panel is called.
     """
     suites, arms = list(dict.fromkeys(rates["suite"])), arm_order(rates)
     size = (min(DOUBLE, 2.2 + 1.5 * len(suites)), 0.8 + 0.25 * len(arms))
@@ -110,7 +118,7 @@ def success_forest(rates: pd.DataFrame, seeds: pd.DataFrame | None = None) -> Fi
             for one in own if len(own) > 1 else ():
                 dot = {"marker": ".", "markersize": 4, "alpha": 0.6, "clip_on": False}
                 axes.plot(100 * one.value, height - 0.28, **look | dot)
-        axes.set_title(suite)
+        axes.set_title((titles or {}).get(suite, suite))
         axes.set_xlabel("success (%)")
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 50, 100])
@@ -162,12 +170,12 @@ def scaling_curve(rates: pd.DataFrame) -> Figure:
 
 
 def task_names(tasks: list[str], width: int = 32) -> list[str]:
-    """Name tasks by their id and by what tells their instruction from those of their suite."""
+    """Name tasks by their id and by the words of their instruction that others do not share."""
     names = []
     for task in map(get_task, tasks):
         own = [get_task(t).instruction.split() for t in tasks if get_task(t).suite == task.suite]
         words = task.instruction.split()
-        first, last = (_shared(own, side) if len(own) > 1 else len(words) for side in (1, -1))
+        first, last = (_shared(own, side) if len(own) > 1 else 0 for side in (1, -1))
         rest = " ".join(words[first : len(words) - last])
         names.append(f"{task.id} {textwrap.shorten(rest, width, placeholder=' …')}".strip())
     return names

@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from diffrl.figures.data import AXES
-from diffrl.figures.style import DOUBLE, SINGLE, arm_label, arm_order, arm_style, colour, style
+from diffrl.figures.style import DOUBLE, arm_label, arm_order, arm_style, colour, style
 
 
 @style
@@ -18,19 +18,21 @@ def loss_curves(losses: pd.DataFrame) -> Figure:
     show `loss` instead, and that is of the weights of each step.
     """
     thin = "train" if "train" in losses and losses["train"].notna().all() else "loss"
-    figure, axes = plt.subplots(figsize=(SINGLE + 0.4, 2.5))
+    figure, axes = plt.subplots(figsize=(DOUBLE - 1.2, 2.4))
     for source, mode in arm_order(losses):
         arm = losses[(losses["source"] == source) & (losses["mode"] == mode)]
         mean = arm.groupby("step")[[thin, "held_out"]].mean()
         line = {**arm_style(source, mode), "marker": ""}
         axes.plot(mean.index, mean["held_out"], **line, label=arm_label(source, mode))
         axes.plot(mean.index, mean[thin], **{**line, "lw": 0.6, "alpha": 0.7})
+    axes.plot([], [], color="0.4", label="bold: held-out episodes")
+    axes.plot([], [], color="0.4", lw=0.6, label="thin: training")
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel("flow-matching loss")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.grid(axis="y", lw=0.4, color="0.9")
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -59,11 +61,16 @@ def predicted_chunks(samples: pd.DataFrame, dimensions=(0, 1, 2, 6)) -> Figure:
                     look = {"color": "black", "lw": 1.4, "marker": ".", "markersize": 3}
                 axes.plot(part["step"], part["value"], **look)
             axes.axhline(0, color="0.9", lw=0.6, zorder=0)
-        line[0].set_ylabel(moment)
+        line[0].set_ylabel(f"at {moment}\ncommand")
     for axes, dimension in zip(panels[0], dimensions):
         axes.set_title(AXES[dimension])
     for axes in panels[-1]:
         axes.set_xlabel("control step")
     panels[0, 0].set_ylim(-1.05, 1.05)
     panels[0, 0].set_xticks(np.arange(0, samples["step"].max() + 1, 4))
+    drawn = samples.loc[samples["sample"] >= 0, "source"].iloc[0]
+    did = plt.Line2D([], [], color="black", marker=".", markersize=3)
+    lines = [did, plt.Line2D([], [], color=colour(drawn), linewidth=0.9)]
+    words = ("what the held-out episode did", "what the VLA would do, a line a sample")
+    figure.legend(lines, words, loc="outside upper center", ncols=2)
     return figure

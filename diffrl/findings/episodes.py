@@ -21,8 +21,9 @@ def demonstration(preset: Preset) -> Finding | None:
     task, seed = preset.tasks[0], preset.rl.seeds[0]
     scene = load_scene(task)
     (shown,), _ = operator_demonstrations(scene, 1, seed, preset.of(task).demonstrations)
-    caption = f"""{scene.instruction}: the scripted operator's first demonstration of {task}. n = 1.
-    Preset {preset.name}."""
+    words = scene.instruction[0].upper() + scene.instruction[1:]
+    caption = f"""{words}: the scripted operator's first demonstration of {task}. n = 1. Preset
+    {preset.name}."""
     return _sheet("01_task", {Arm("operator"): shown}, caption)
 
 

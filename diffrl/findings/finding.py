@@ -1,5 +1,6 @@
 """A finding, how it is shown in a notebook, and numbers in words."""
 
+import io
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,9 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from diffrl.base import artifacts
+from diffrl.base import artifacts, bundles
 from diffrl.figures import save_figure
 from diffrl.presets import Preset
+from diffrl.quality import MEASURES
+
+BETTER = {name: measure.better for name, measure in MEASURES.items()} | {
+    **{"success": +1, "auc": +1, "jerk_at_90": MEASURES["jerk_rms"].better}
+}  # which direction of a measure is better; 0: neither
 
 
 class Finding(NamedTuple):
@@ -50,12 +56,22 @@ def show(preset: str, *findings: Finding | None, heading: str = "") -> None:
             _markdown(one.text)
 
 
-def show_kept(preset: str, name: str) -> bool:
-    """Display a figure that the reference run kept and that its tables cannot draw; tell whether.
+def show_kept(
+    preset: str, name: str, draw: Callable[[pd.DataFrame], Finding] | None = None
+) -> bool:
+    """Show a finding that the tables of a restored run cannot make; tell whether there is one.
 
-    Pictures of episodes are such: evidence keeps no states.
+    Evidence keeps no states. But git keeps each figure of the reference run with the table behind
+    it: `draw` makes the finding anew from that table. Without `draw`, or without the table, the
+    kept picture is displayed: of episodes' pictures there is no table.
     """
-    path = artifacts.root() / "figures" / preset / f"{name}.png"
+    folder = artifacts.root() / "figures" / preset
+    if draw is not None and (folder / bundles.NUMBERS).is_file():
+        tables = bundles.read(folder / bundles.NUMBERS)
+        if f"{name}.csv" in tables:
+            show(preset, draw(pd.read_csv(io.StringIO(tables[f"{name}.csv"]))))
+            return True
+    path = folder / f"{name}.png"
     if path.is_file():
         from IPython.display import Image
 

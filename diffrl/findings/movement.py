@@ -7,7 +7,7 @@ from diffrl import figures
 from diffrl.base.arm import POLICY_MODES, Arm
 from diffrl.base.intervals import holm, interval_over_tasks, sign_flip_test
 from diffrl.experiments import factorial_effects
-from diffrl.findings.finding import Finding, listed, signed, times, verdict, with_interval
+from diffrl.findings.finding import BETTER, Finding, listed, signed, times, verdict, with_interval
 from diffrl.findings.training import _count
 
 GAPS = {  # the planned comparisons, in the order of the figure
@@ -35,6 +35,11 @@ Data sets of one policy each cannot answer this. A factorial experiment can: pol
 noise (correlated over the chunk, white) × hand-over between chunks (cut, cross-faded), on the same
 tasks and seeds. An effect is a contrast of the eight arms of one task and seed.
 `python -m diffrl experiment factorial` runs it."""
+SHORT = {  # of the effects, in the figure
+    "diffusion − gaussian": "Diffusion − Gaussian",
+    "white − correlated": "white − correlated noise",
+    "faded − cut": "cross-faded − cut chunks",
+}
 WAYS = {  # of the factorial: what both policies share
     "": "correlated noise, cut",
     " fade": "correlated noise, faded",
@@ -87,16 +92,21 @@ def against_demonstrator(summary: pd.DataFrame, preset: str) -> Finding:
         better, worse = own[own["high"] < 0], own[own["low"] > 0]
         count = f"{len(better)} of {len(own)} measures are better than the demonstrator's"
         names = listed(
-            [f"{r.label.lower()} ({signed(r.percent, 0)} %)" for r in worse.itertuples()]
+            [f"{_uncapital(r.label)} ({signed(r.percent, 0)} %)" for r in worse.itertuples()]
         )
         label = Arm(source, "deterministic").label
         sentences.append(f"**{label}**: {count}; worse: {names}.")
     tasks = int(changes["tasks"].max())
     caption = f"""Change of each measure against the demonstrator's data in per cent: geometric mean
-    over {_count(tasks, "task")}; blue is better (smoother, shorter, more consistent). Bold: the
-    95 % interval over tasks excludes zero. Successful episodes only. Preset {preset}."""
+    over {_count(tasks, "task")}; blue is better: smoother (above the first line), shorter (between
+    the lines), more consistent (below). Bold: the 95 % interval over tasks excludes zero.
+    Successful episodes only. Preset {preset}."""
     figure = figures.quality_heatmap(changes)
     return Finding("03_summary", figure, changes, caption, " ".join(sentences))
+
+
+def _uncapital(label: str) -> str:
+    return label[0].lower() + label[1:]
 
 
 def gaps(summary: pd.DataFrame, preset: str) -> Finding:
@@ -107,7 +117,7 @@ def gaps(summary: pd.DataFrame, preset: str) -> Finding:
     caption = f"""Differences of the data sets, a dot per task ({tasks}), their mean with Student's
     t interval (95 %) over tasks; no correction for several comparisons. Successful episodes. Preset
     {preset}."""
-    figure = figures.gap_plot(table, points, titles)
+    figure = figures.gap_plot(table, points, titles, better=BETTER)
     return Finding("03_gaps", figure, table, caption, jerk_sentence(summary))
 
 
@@ -211,7 +221,9 @@ def factorial(runs: pd.DataFrame, preset: str) -> Finding | None:
     {_count(len(tasks), "task")} and {runs["seed"].nunique()} seeds with Student's t interval
     (95 %), and the mean on each task. {len(runs) // 2} runs on official start
     states. Preset {preset}."""
-    figure = figures.gap_plot(gaps, points.rename(columns={"value_of_task": "value"}), titles)
+    points = points.rename(columns={"value_of_task": "value"})
+    shown = (t.assign(label=t["label"].replace(SHORT)) for t in (gaps, points))
+    figure = figures.gap_plot(*shown, titles, better=BETTER)
     text = "Jerk: " + _told(gaps, "jerk_rms", "m/s³")
     text += " Success: " + _told(gaps, "success", "points")
     text += " $p$ is corrected for seven effects."
@@ -245,7 +257,8 @@ def ways(runs: pd.DataFrame, preset: str) -> Finding | None:
             if len(change) < 2:
                 continue
             value = dict(zip(("value", "low", "high"), interval_over_tasks(change)))
-            rows.append({"label": label, "measure": measure, **value, "n": len(change)})
+            shared = {"group": "Diffusion − Gaussian", "label": label, "measure": measure}
+            rows.append({**shared, **value, "n": len(change)})
             for (task, _), each in change.items():
                 points.append({"label": label, "measure": measure, "task": task, "value": each})
     if not rows:
@@ -259,5 +272,5 @@ def ways(runs: pd.DataFrame, preset: str) -> Finding | None:
     caption = f"""Diffusion − Gaussian where both move in the same way: a small mark per task and
     seed, the mean with Student's t interval (95 %) over them. *At the first 90 %* compares policies
     that are equally good. Preset {preset}."""
-    figure = figures.gap_plot(table, pd.DataFrame(points), titles)
+    figure = figures.gap_plot(table, pd.DataFrame(points), titles, better=BETTER)
     return Finding("03_factorial_ways", figure, table, caption)

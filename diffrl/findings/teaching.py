@@ -23,6 +23,11 @@ LIBERO-PRO plays LIBERO's tasks with other words (`lan`), other looks of the thi
 changed places (`swap`) and other goals (`task`). A routine that is tied to places should fail under
 `swap`, and a model that does not listen under `task`. Success under `lan` alone shows neither."""
 
+CHANGED = {  # what a suite of LIBERO-PRO changes
+    **{"lan": "other words", "object": "other looks"},
+    **{"swap": "changed places", "task": "other goals"},
+}
+
 
 # -- notebook 04 -----------------------------------------------------------------------------------
 def losses(table: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
@@ -76,7 +81,7 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     figure = figures.gap_plot(
         table.assign(measure="points", label=named),
         points.assign(measure="points", label=points["label"].map(_capital)),
-        {"points": "difference in success (points)"},
+        {"points": "success of the VLA: first data − second data (points)"},
         digits=1,
         width=6.2,
     )
@@ -96,13 +101,13 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
             sentences.append(f"{told}.")
     caption = f"""Differences in success of a compact VLA trained on one source each: a dot per task
     ({tasks}), mean with Student's t interval (95 %) over tasks; bars: the paper's gaps, of π0 on
-    130 tasks, its people beside our demonstrator. {protocol}; training seeds:
+    130 tasks, its people beside our demonstrator. {_capital(protocol)}; training seeds:
     {trials["training_seed"].nunique()}. Preset {preset}."""
     return Finding("05_success", figure, table, caption, " ".join(sentences))
 
 
 def _capital(contrast: str) -> str:
-    """ "Diffusion − Gaussian, with noise" of a contrast's name."""
+    """ "Diffusion − Gaussian, with noise" of a contrast's name; a protocol as a sentence."""
     text = contrast.replace("gaussian", "Gaussian").replace("with it", "with noise")
     return text[0].upper() + text[1:]
 
@@ -133,9 +138,9 @@ def tasks(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
             told.append(f"{arm.label} on {ahead}")
     text = f"Of {_count(len(rate), 'task')} the model is ahead of the demonstrator's with "
     text += f"{listed(told)}. A task's data are of one expert, so a cell is that expert's way."
-    caption = f"""Success per task against the VLA of the demonstrator's data, in points; in
-    brackets the demonstrator's own success. n = {rates["trials"].max()} trials a cell; intervals in
-    the table. {protocol}. Preset {preset}."""
+    caption = f"""Success per task: of the VLA of the demonstrator's data in per cent, and of the
+    others in points above that. n = {rates["trials"].max()} trials a cell; intervals in the table.
+    {_capital(protocol)}. Preset {preset}."""
     return Finding("05_tasks", figures.success_differences(rates, base), rates, caption, text)
 
 
@@ -160,8 +165,10 @@ def beyond(other: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
         gap = with_interval(kind["points"], kind["low"], kind["high"], "points")
         text += f" Over all of them diffusion − Gaussian is {gap} {verdict(kind['p_tasks'])}."
     caption = f"""Success on LIBERO-PRO's suites, which no source has data of: Wilson's 95 %
-    intervals over trials, a dot per training seed. {protocol}. Preset {preset}."""
-    figure = figures.success_forest(rates, seeds)
+    intervals over trials, a dot per training seed. {_capital(protocol)}. Preset {preset}."""
+    titles = {suite: CHANGED.get(suite.rpartition("_")[2], "") for suite in rates["suite"]}
+    titles = {suite: f"{words}\n{suite}".strip() for suite, words in titles.items()}
+    figure = figures.success_forest(rates, seeds, titles)
     return Finding("05_out_of_distribution", figure, rates, caption, text)
 
 
@@ -174,7 +181,7 @@ def scaling(played: pd.DataFrame, whole: int, preset: str, protocol: str) -> Fin
     if curve.empty:
         return None
     caption = f"""Success over the number of demonstrations per task, Wilson's 95 % intervals over
-    trials. {protocol}. Preset {preset}."""
+    trials. {_capital(protocol)}. Preset {preset}."""
     told = []
     for (source, mode), own in curve.groupby(["source", "mode"], sort=False):
         few, many = (own.loc[own["demonstrations"].agg(f)] for f in ("idxmin", "idxmax"))

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from diffrl import experiments, figures
+from diffrl.base import intervals
 from diffrl.base.intervals import interval_over_tasks
-from diffrl.findings.finding import Finding, listed, verdict, with_interval
+from diffrl.findings.finding import BETTER, Finding, listed, verdict, with_interval
 
 MEASURED = {  # of an experiment's runs: title of the panel, unit and factor of the difference
     "success": ("Success (points)", 100),
@@ -22,15 +23,37 @@ ABLATIONS = """## One setting at a time
 `python -m diffrl experiment ablations` changes one setting at a time, three seeds each, from the
 same demonstrations. What must follow a setting follows it, such as the discount of a shorter
 chunk."""
-GROUPS = {  # of the ablations' variants, in the order of the figure
-    "Chain and network": ("DDPM, last 10 of 20", "leading", "U-Net", "chunk 4", "horizon 12"),
-    "Exploration": ("floor 0.05", "floor 0.1", "white", "fade"),
-    "Learning": ("annealed", "synchronous", "Gaussian's rate"),
-    "Demonstrations": tuple(f"{count} demonstrations" for count in (5, 10, 20, 50)),
-    "Predicting the noise": (
-        *("epsilon", "epsilon leading", "epsilon sharp clone", "DPPO's defaults"),
-        *("DPPO's defaults sharp clone", "DPPO's defaults sharp clone faster"),
-    ),
+NOISE = "Predicting the noise"  # changes success tenfold as much as the other groups do
+GROUPS = {  # of the ablations' variants: name → what the figure calls it
+    "Chain and network": {
+        "DDPM, last 10 of 20": "DDPM, last 10 of 20 steps",
+        "leading": "leading steps",
+        "U-Net": "U-Net",
+        "chunk 4": "chunk of 4",
+        "horizon 12": "horizon of 12",
+    },
+    "Exploration": {
+        "floor 0.05": "floor of the noise held at 0.05",
+        "floor 0.1": "floor of the noise held at 0.1",
+        "white": "white noise",
+        "fade": "cross-faded chunks",
+    },
+    "Learning": {
+        "annealed": "annealed rate",
+        "synchronous": "whole episodes",
+        "Gaussian's rate": "the Gaussian's rate",
+    },
+    "Demonstrations": {
+        f"{count} demonstrations": f"{count} demonstrations" for count in (5, 10, 20, 50)
+    },
+    NOISE: {
+        "epsilon": "epsilon",
+        "epsilon leading": "epsilon, leading steps",
+        "epsilon sharp clone": "epsilon, sharp clone",
+        "DPPO's defaults": "DPPO's defaults",
+        "DPPO's defaults sharp clone": "DPPO's defaults, sharp clone",
+        "DPPO's defaults sharp clone faster": "DPPO's defaults, sharp clone, faster",
+    },
 }
 
 
@@ -54,10 +77,11 @@ def success(trials: pd.DataFrame, preset: str) -> Finding:
         gap = share["diffusion", "expert"] - share["gaussian", "expert"]
         told = with_interval(*interval_over_tasks(gap), "points")
         sentences.append(f"Diffusion − Gaussian is {told} over {_count(len(gap), 'task')}.")
-    n = rates["trials"].max()
+    n, seeds = rates["trials"].max(), fair["training_seed"].nunique()
+    low, high = intervals.wilson(n // 2, n)
     caption = f"""Success on {n} official start states a task: clone (open) and expert after RL
-    (filled). One expert a task and class for each training seed
-    ({fair["training_seed"].nunique()}). Preset {preset}."""
+    (filled). Training seeds: {seeds}. A rate's Wilson interval (95 %) is at most
+    ± {50 * (high - low):.0f} points. Preset {preset}."""
     return Finding("01_success", figures.dumbbells(rates), rates, caption, " ".join(sentences))
 
 
@@ -84,10 +108,9 @@ def learning(curves: pd.DataFrame, preset: str) -> Finding:
 
 def learning_by_task(curves: pd.DataFrame, preset: str) -> Finding:
     """The appendix of `learning`: every task's own curves."""
-    caption = f"""Success during RL, a panel a task, with Wilson's 95 % intervals over n episodes (n
-    in the table). Stochastic: training episodes; deterministic: held-out start states; the clone is
-    at 0. The first stochastic point is low because the first episodes are cut short. Preset
-    {preset}."""
+    caption = f"""Success during RL, a panel a task. Without noise: on held-out start states, with
+    Wilson's 95 % intervals over n episodes (n in the table); the clone is at 0. With noise: of the
+    training episodes, of which the first are cut short. Preset {preset}."""
     return Finding("01_learning_by_task", figures.learning_curves(curves), curves, caption)
 
 
@@ -96,7 +119,10 @@ def classes(runs: pd.DataFrame, preset: str) -> Finding | None:
 
     runs: `experiments.finished_runs` of the experiments `seeds` and `rates`; None without a pair.
     """
-    names = {"diffusion": "own learning rate", "diffusion Gaussian's rate": "the Gaussian's rate"}
+    names = {
+        "diffusion": "its own learning rate",
+        "diffusion Gaussian's rate": "the Gaussian's rate",
+    }
     found = differences(runs, "gaussian", {"Diffusion − Gaussian": names})
     if found is None:
         return None
@@ -113,16 +139,16 @@ def classes(runs: pd.DataFrame, preset: str) -> Finding | None:
         if told:
             sentences.append(f"With {name} it has {listed(told)}.")
     caption = _caption(runs, preset, "The diffusion policy against the Gaussian policy")
-    figure = figures.gap_plot(gaps, points, _titles(gaps))
-    text = "The diffusion policy against the Gaussian ($p$ corrected for all panels). "
-    text += " ".join(sentences)
+    figure = figures.gap_plot(gaps, points, _titles(gaps), better=BETTER)
+    text = "The diffusion policy ($p$ corrected for all panels). " + " ".join(sentences)
     return Finding("01_classes", figure, gaps, caption, text)
 
 
 def ablations(runs: pd.DataFrame, preset: str) -> Finding | None:
     """What each setting changes against the base; runs: those of the experiment `ablations`."""
     groups = {
-        group: {f"diffusion {name}": name for name in names} for group, names in GROUPS.items()
+        group: {f"diffusion {name}": label for name, label in labels.items()}
+        for group, labels in GROUPS.items()
     }
     found = differences(runs, "diffusion", groups)
     if found is None:
@@ -133,15 +159,17 @@ def ablations(runs: pd.DataFrame, preset: str) -> Finding | None:
     higher = wins[wins["low"] > 0].sort_values("value")
     jerk = gaps[(gaps["measure"] == "jerk_rms") & (gaps["low"] * gaps["high"] > 0)]
     quiet = runs[(runs["mode"] == "deterministic") & (runs["arm"] == "diffusion")]
+    raised = f"; these raise it: {_effects(higher, 'points')}" if len(higher) else ""
     text = (
         f"The base succeeds on {100 * quiet['success'].mean():.1f} %. Of {len(wins)} changes, "
-        f"{len(lower)} lower success with an interval that excludes zero: "
-        f"{_effects(lower, 'points')}; {len(higher)} raise it: {_effects(higher, 'points')}. Jerk "
-        f"so changes for {_effects(jerk.set_index('label'), 'm/s³')}. No test of "
-        f"{runs['seed'].nunique()} seeds can be significant; settings were tuned for the base."
+        f"these lower success with an interval that excludes zero: {_effects(lower, 'points')}"
+        f"{raised}. These change the jerk: {_effects(jerk.set_index('label'), 'm/s³')}. "
+        f"No test of {runs['seed'].nunique()} seeds can be significant; settings were tuned for "
+        "the base."
     )
-    caption = _caption(runs, preset, "One setting at a time, against the base")
-    figure = figures.gap_plot(gaps, points, _titles(gaps))
+    more = "No mark: too few successes. Arrows: the interval goes on. "
+    caption = _caption(runs, preset, "One setting changed, against the base", more)
+    figure = figures.gap_plot(gaps, points, _titles(gaps), better=BETTER, apart=NOISE)
     return Finding("01_ablations", figure, gaps, caption, text)
 
 
@@ -182,11 +210,11 @@ def _titles(gaps: pd.DataFrame) -> dict[str, str]:
     return {name: title for name, (title, _) in MEASURED.items() if name in set(gaps["measure"])}
 
 
-def _caption(runs: pd.DataFrame, preset: str, what: str) -> str:
+def _caption(runs: pd.DataFrame, preset: str, what: str, more: str = "") -> str:
     tasks = _count(runs["task"].nunique(), "task")
     return f"""{what}: differences paired by task and seed ({tasks}, {runs["seed"].nunique()} seeds;
-    a small mark each), their mean with Student's t interval (95 %). Policies act without noise on
-    the official start states. Preset {preset}."""
+    a small mark each), their mean with Student's t interval (95 %). Played without noise from
+    official start states. {more}Preset {preset}."""
 
 
 def _effects(rows: pd.DataFrame, unit: str) -> str:
