@@ -102,6 +102,26 @@ def test_a_long_list_of_failures_is_cut():
         map_tasks(complain, list(range(12)), workers=1)
 
 
+@pytest.mark.parametrize(
+    ("count", "workers", "expected"),
+    [
+        (1, None, (1, 8)),  # one item has all cores
+        (2, None, (2, 8)),  # both begin with all: one's are the other's when it has ended
+        (4, None, (4, 4)),
+        (8, None, (8, 2)),
+        (9, None, (9, 1)),  # one round of nine, not two of which the second has one
+        (16, None, (8, 1)),
+        (16, 4, (4, 2)),
+        (4, 4, (4, 4)),
+        (1, 4, (1, 8)),
+    ],
+)
+def test_no_core_waits_while_few_items_are_left(count, workers, expected, monkeypatch):
+    monkeypatch.setattr(scale, "cores", lambda: 8)
+    monkeypatch.delenv(scale.RAY, raising=False)
+    assert scale.shares(count, workers) == expected
+
+
 def test_another_executor_may_do_the_work():
     with ThreadPoolExecutor(2) as pool:
         assert map_tasks(abs, [-1, -2], executor=pool) == [1, 2]

@@ -74,13 +74,17 @@ def cores() -> int:
 def shares(count: int, workers: int | None = None) -> tuple[int, int]:
     """Return how many of `count` items run at once, and the cores that each of them gets.
 
-    Local processes share this machine's cores evenly, one process a core by default. On a cluster
-    every item may run at once, with one core each.
+    Local processes share this machine's cores, one process a core by default. Where few items all
+    run at once, they begin with more threads than there are cores, so that the cores of one that
+    has ended are not idle. On a cluster every item may run at once, with one core each.
     """
     if RAY in os.environ:
         return max(count, 1), 1
+    if workers is None and cores() < count < 2 * cores():
+        return count, 1  # in two rounds a core would have nothing to do in the second
     workers = max(1, min(workers or cores(), count))
-    return workers, max(1, cores() // workers)
+    share = cores() // workers
+    return workers, max(1, min(cores(), 2 * share) if count == workers > 1 else share)
 
 
 def map_tasks(

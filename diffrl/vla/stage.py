@@ -26,7 +26,7 @@ from diffrl.base.artifacts import Stage, alone, run_folder, runs_dir, write_csv
 from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import Heartbeat, heartbeat
-from diffrl.base.scale import Resources, cores, map_tasks
+from diffrl.base.scale import Resources, map_tasks, shares
 from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import read_attributes
 from diffrl.data.human import completed
@@ -260,9 +260,9 @@ def fit_all(
         render_all(preset, workers, further)
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
-    few = len(items) if len(items) < 2 * cores() else cores()  # three on two cores: no idle one
     shared = PartialState().num_processes > 1  # by `accelerate launch`: one model after the other
-    workers = 1 if shared else workers or (few if device == "cpu" else 1)
+    alone_there = shared or (workers is None and device != "cpu")
+    workers, _ = shares(len(items), 1 if alone_there else workers)
     if items:
         map_tasks(
             function,
