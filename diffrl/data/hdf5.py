@@ -213,7 +213,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise UserError(str(finding))
     try:
         with integrity.open_hdf5(path) as file:
-            attrs = dict(file["data"].attrs)
+            attrs = integrity.attributes(integrity.own_group(file, "data", path), path)
     except DAMAGE as error:
         raise UserError(f"{path}: the attributes of data cannot be read ({error}).") from error
     return {key: value for key, value in attrs.items() if key not in _COUNTED}
@@ -257,11 +257,15 @@ def _inspect_data(file: h5py.File, path: Path) -> Iterator[Finding | Episode]:
         yield Finding(path, "data", "it holds no episodes demo_0, demo_1, …")
     if any(finding.place in _TASK_PLACES for finding in findings):
         return  # without them no episode has a task
-    total = 0
+    total = models = 0
     for name in names:
         for item in _inspect_demo(path, data[name], kind):
             total += item.length if isinstance(item, Episode) else 0
+            models += len(item.model_file) if isinstance(item, Episode) else 0
             yield item
+        if models > integrity.most_bytes(path):  # many episodes could name one long text
+            yield Finding(path, f"data/{name}@model_file", "the models take too much memory")
+            return
     if data.attrs.get("total", total) != total:
         said = data.attrs["total"]
         yield Finding(path, "data@total", f"it says {said} steps, the sound episodes have {total}")

@@ -5,10 +5,13 @@ Nothing here executes what a file contains: no pickle, no links, no files named 
 
 import errno
 import hashlib
+import math
 import re
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -30,6 +33,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _MAX_DEPTH = 4  # data/demo_0/final/obs
 _MAX_INFLATION = 1100  # deflate cannot compress better than 1 : 1032 …
 _HARMLESS = 1 << 22  # bytes; … but chunks that nobody wrote are legal, and all fill value
+_MAX_UNFOLDING = 64  # bytes in memory for each byte of a file: no recording compresses so well …
+_SMALL = 1 << 26  # bytes; … unless it is small
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 6: "scaleoffset", 32000: "lzf"}  # by number
+_GZIP, _SCALEOFFSET = 1, 6
+_COMPRESSORS = {_GZIP, 32000}  # of what shrinks streams of bytes, a chunk needs one
+_HEADERS = 64  # bytes that filters add to a chunk, and some more
+_MAX_NAMES, _LONGEST_NAME = 100_000, 255  # of a mask, and bytes of one
+_MAX_ATTRIBUTES = 100  # of one object; ours and LIBERO's have at most ten
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,29 @@ def check_bytes(path: Path) -> Iterator[Finding]:
 
 
 def check_structure(file: h5py.File, path: Path) -> Iterator[Finding]:
-    """Yield what is unsafe in an open file: links, odd names, types or sizes beyond belief."""
-    yield from _check_group(file, path, depth=0)
+    """Yield what is unsafe in an open file: links, odd names, types or sizes beyond belief.
+
+    Nothing of an array is read before its size in memory is known and believable.
+    """
+    walk = _Walk(path)
+    yield from _check_group(file, walk, depth=0)
+    size = path.stat().st_size
+    if walk.stored > size:
+        yield Finding(path, "file", f"its arrays store {walk.stored} bytes, more than it has")
+    elif walk.claimed > most_bytes(path):
+        claim = f"its arrays claim {walk.claimed} bytes in memory, and it has {size}"
+        yield Finding(path, "file", claim, "store the arrays without compression")
+
+
+def most_bytes(path: Path) -> int:
+    """Return how many bytes in memory a file may unfold to."""
+    return max(_SMALL, _MAX_UNFOLDING * path.stat().st_size)
+
+
+def address(item: h5py.HLObject) -> int:
+    """Return where in its file an object lies; two names of one object have the same address."""
+    place: int = h5py.h5o.get_info(item.id).addr
+    return place
 
 
 def own_group(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
@@ -145,7 +177,18 @@ def _seal_of(path: Path) -> bytes:
     return text.encode().ljust(SEAL_SIZE, b"\n")
 
 
-def _check_group(group: h5py.Group, path: Path, depth: int) -> Iterator[Finding]:
+@dataclass
+class _Walk:
+    """What was met on the way through a file: objects, and the bytes of its arrays."""
+
+    path: Path
+    met: set[int] = field(default_factory=set)
+    claimed: int = 0
+    stored: int = 0
+
+
+def _check_group(group: h5py.Group, walk: _Walk, depth: int) -> Iterator[Finding]:
+    path = walk.path
     yield from _check_attributes(group, path)
     for name in group:
         place = f"{group.name.rstrip('/')}/{name}".lstrip("/")
@@ -153,40 +196,148 @@ def _check_group(group: h5py.Group, path: Path, depth: int) -> Iterator[Finding]
             yield Finding(path, place, f"the name {name!r} is not a plain one")
         elif not isinstance(group.get(name, getlink=True), h5py.HardLink):
             yield Finding(path, place, "it is a link to somewhere else, which is never followed")
-        elif isinstance(item := group[name], h5py.Dataset):
+        elif (at := address(item := group[name])) in walk.met:  # few names can make many paths
+            yield Finding(path, place, "it is another name of something that has one already")
+        elif isinstance(item, h5py.Dataset):
+            walk.met.add(at)
+            walk.claimed += _claim(item)
+            walk.stored += item.id.get_storage_size()
             yield from _check_dataset(item, path, place)
         elif not isinstance(item, h5py.Group):
             yield Finding(path, place, "it is neither group nor array")
         elif depth >= _MAX_DEPTH:
             yield Finding(path, place, "the groups are nested too deeply (or in a circle)")
         else:
-            yield from _check_group(item, path, depth + 1)
+            walk.met.add(at)
+            yield from _check_group(item, walk, depth + 1)
 
 
 def _check_dataset(data: h5py.Dataset, path: Path, place: str) -> Iterator[Finding]:
     yield from _check_attributes(data, path)
     names = place.startswith("mask/") and h5py.check_string_dtype(data.dtype) is not None
-    if names:  # a filter of h5py's own text is a list of names as well as numpy's
-        return
-    if data.dtype.kind not in "iufbS" or h5py.check_dtype(vlen=data.dtype):
+    plain = data.dtype.kind in "iufbS" and not h5py.check_dtype(vlen=data.dtype)
+    claim, stored = _claim(data), min(data.id.get_storage_size(), path.stat().st_size)
+    if not plain and not names:  # a filter of h5py's own text is a list of names as well as numpy's
         yield Finding(path, place, f"its type {data.dtype} is no number (objects are not loaded)")
     elif data.external or data.is_virtual:
         yield Finding(path, place, "it takes its values from another file, which is never opened")
-    elif data.nbytes > 0 == data.id.get_storage_size():
-        yield Finding(path, place, f"it claims {data.nbytes} bytes, but none was ever written")
-    elif data.nbytes > _believable(data):
-        yield Finding(path, place, f"it claims {data.nbytes} bytes, which the file does not hold")
+    elif claim > 0 == stored:
+        yield Finding(path, place, f"it claims {claim} bytes, but none was ever written")
+    elif claim > _believable(stored, data.chunks is not None):
+        yield Finding(path, place, f"it claims {claim} bytes, which the file does not hold")
+    elif data.chunks and (problem := _chunk_problem(data)):
+        yield Finding(path, place, problem, "pack it again: h5repack -f SHUF -f GZIP=4")
+    elif names and (problem := _names_problem(data)):
+        yield Finding(path, place, problem)
 
 
-def _believable(data: h5py.Dataset) -> int:
+def _claim(data: h5py.Dataset) -> int:
+    """How many bytes an array has in memory; `nbytes` of an absurd shape would wrap around."""
+    if data.shape is None:
+        return 0
+    return math.prod(data.shape) * data.dtype.itemsize
+
+
+def _believable(stored: int, packed: bool) -> int:
     """How many bytes an array may have, by what the file stores of it."""
-    stored = data.id.get_storage_size()
-    return max(stored * _MAX_INFLATION, _HARMLESS) if data.chunks else stored
+    if not packed:
+        return stored
+    return max(_HARMLESS, min(stored * _MAX_INFLATION, max(_SMALL, stored * _MAX_UNFOLDING)))
+
+
+def _chunk_problem(data: h5py.Dataset) -> str:
+    """Why a chunk could take more memory than the array; "" where none could."""
+    size = math.prod(data.chunks) * data.dtype.itemsize
+    if size > max(_HARMLESS, _claim(data)):
+        return f"one of its chunks claims {size} bytes, more than the whole array"
+    plist = data.id.get_create_plist()
+    settings = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    filters = [number for number, *_ in settings]
+    if foreign := [number for number in filters if number not in _FILTERS]:
+        return f"its filter number {foreign[0]} is none of {', '.join(_FILTERS.values())}"
+    if len(set(filters)) < len(filters) or len(_COMPRESSORS.intersection(filters)) > 1:
+        return "it is packed more than once"
+    for number, _, values, _ in settings:  # scaleoffset unfolds to so many elements of such a size
+        if number == _SCALEOFFSET and values[2] * values[4] != size:
+            return f"its filter unfolds chunks of {size} bytes to {values[2] * values[4]}"
+    large = _large_chunks(data, size) if filters else []
+    most = size + size // 500 + _HEADERS  # noise becomes longer by deflate, but hardly
+    if any(stored > most for _, stored, _ in large):
+        return f"a chunk of {size} bytes is packed into more than that"
+    if _GZIP in filters:
+        bit = 1 << filters.index(_GZIP)
+        for offset, _, skipped in large:
+            if not skipped & bit and _unfolds_beyond(most, data.id.read_direct_chunk(offset)[1]):
+                return f"a chunk unfolds to more than its {size} bytes"
+    return ""
+
+
+def _large_chunks(data: h5py.Dataset, size: int) -> list[tuple[tuple[int, ...], int, int]]:
+    """(offset, bytes in the file, filters left out) of chunks that deflate could make too large."""
+    found: list[tuple[tuple[int, ...], int, int]] = []
+
+    def look(chunk: Any) -> None:
+        if chunk.size * _MAX_INFLATION > max(_SMALL, size):
+            found.append((chunk.chunk_offset, chunk.size, chunk.filter_mask))
+
+    data.id.chunk_iter(look)
+    return found
+
+
+def _unfolds_beyond(size: int, packed: bytes) -> bool:
+    """Whether a deflate stream is longer than `size`; HDF5 would unfold all of it to find out."""
+    try:
+        unfolded = zlib.decompressobj().decompress(packed, size + 1)
+    except zlib.error:
+        return False  # HDF5 stops there, too, and says so
+    return len(unfolded) > size
+
+
+def _names_problem(data: h5py.Dataset) -> str:
+    """Why a mask is no list of names; "" where it is one. Long texts are met one by one."""
+    if (count := math.prod(data.shape or ())) > _MAX_NAMES:
+        return f"it lists {count} names, more than {_MAX_NAMES}"
+    longest = data.dtype.itemsize
+    if data.dtype.kind == "O" and data.ndim == 1:  # texts of any length
+        longest = 0
+        for row in range(len(data)):
+            if (longest := max(longest, len(data[row]))) > _LONGEST_NAME:
+                break
+    return f"it holds a name longer than {_LONGEST_NAME} bytes" if longest > _LONGEST_NAME else ""
+
+
+def text_or_number(item: h5py.HLObject, name: str) -> bool:
+    """Whether an attribute is plain, so that it can be read: numbers or one text."""
+    kept = item.attrs.get_id(name)
+    several = math.prod(kept.shape or ()) > 1
+    if h5py.check_string_dtype(kept.dtype) is not None and kept.dtype.kind == "O":
+        return not several  # many could all be the same long text
+    return kept.dtype.kind in "iufbSU"
+
+
+def attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
+    """Return the attributes of a group of an open file.
+
+    Raises:
+        UserError: one is no plain text or number, or they take more memory than the file may.
+    """
+    for finding in _check_attributes(group, path):
+        raise UserError(str(finding))
+    found, held = {}, 0
+    for name in group.attrs:  # all of them could be the same long text
+        found[name] = group.attrs[name]
+        held += len(found[name]) if isinstance(found[name], str | bytes) else 0
+        if held > most_bytes(path):
+            raise UserError(f"{path}: its attributes take more memory than a file of its size may.")
+    return found
 
 
 def _check_attributes(item: h5py.HLObject, path: Path) -> Iterator[Finding]:
+    if len(item.attrs) > _MAX_ATTRIBUTES:
+        count = f"it has {len(item.attrs)} attributes, more than {_MAX_ATTRIBUTES}"
+        yield Finding(path, item.name.lstrip("/") or "file", count)
+        return
     for name in item.attrs:
-        dtype = item.attrs.get_id(name).dtype
-        if dtype.kind not in "iufbSU" and h5py.check_string_dtype(dtype) is None:
-            place = f"{item.name.lstrip('/')}@{name}"
+        if not text_or_number(item, name):
+            dtype, place = item.attrs.get_id(name).dtype, f"{item.name.lstrip('/')}@{name}"
             yield Finding(path, place, f"its type {dtype} is neither number nor text")

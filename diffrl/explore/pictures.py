@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from diffrl.base.errors import UserError
@@ -108,6 +107,6 @@ class Pictures:
 
 
 def _frame(path: Path, place: str, row: int, upside_down: bool) -> np.ndarray:
-    with h5py.File(path, "r") as file:
+    with integrity.open_hdf5(path) as file:
         frame = file[place][row]
     return frame[::-1].copy() if upside_down else frame

@@ -17,7 +17,7 @@ import numpy as np
 from diffrl.base.errors import UserError
 from diffrl.data.demo import task_of
 from diffrl.data.episode import IMAGES
-from diffrl.data.integrity import own_group
+from diffrl.data.integrity import own_group, text_or_number
 from diffrl.sim.tasks import SUITES, suite_tasks
 
 ROBOSUITE = 1  # robomimic's number of that kind of environment
@@ -162,8 +162,7 @@ def _attributes(group: h5py.Group) -> dict[str, Any]:
     for name in _WANTED:
         if name not in group.attrs:
             continue
-        kept = group.attrs.get_id(name)
-        if kept.dtype.kind in "iufbSU" or h5py.check_string_dtype(kept.dtype) is not None:
+        if text_or_number(group, name):
             value = group.attrs[name]
             value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
             value = value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -207,21 +207,28 @@ def _anybodys(
     demos: list[Recording] = []
     first_problem: UserError | None = None
     once = _once(path, tell)
+    held = 0  # bytes of them
     with integrity.open_hdf5(path) as file:
         data = own_group(file, "data", path) if "data" in file else file
         keys = sorted(filter(_DEMO.fullmatch, data), key=lambda k: (len(k), k))
         if not keys:
-            held = ", ".join(sorted(data)[:5]) or "nothing"
-            raise UserError(f"{path}: holds no demonstrations (data/demo_0, …) but {held}.")
+            names = ", ".join(sorted(data)[:5]) or "nothing"
+            raise UserError(f"{path}: holds no demonstrations (data/demo_0, …) but {names}.")
         for key in keys:
             try:
                 demos.append(read_recording(data, key, path, name, rate, once))
+                held += demos[-1].nbytes
             except (*DAMAGE, UserError) as error:
                 problem = _named(error, path, key)
                 if not skip_bad:
                     raise problem from error
                 tell(f"left out: {problem}")
                 first_problem = first_problem or problem
+            if held > integrity.most_bytes(path):  # packed, or many names of one demonstration
+                raise UserError(
+                    f"{path}: its demonstrations unfold to more than {held >> 20} MiB, which no "
+                    "recording of the file's size does. Store them without compression."
+                )
     if not demos and first_problem:
         raise first_problem
     actions = commands([d.actions for d in demos], demos[0].description, path, tell)

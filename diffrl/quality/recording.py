@@ -66,6 +66,12 @@ class Recording:
     rewards: np.ndarray | None
     dones: np.ndarray | None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays in memory."""
+        arrays = (*vars(self.trajectory).values(), self.actions, self.rewards, self.dones)
+        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
 
 def read_recording(
     data: h5py.Group,
