@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_pictures_are_drawn_from_states_once(demonstrations):
     drawn = pictures(read_episodes(demonstrations)[0], every=1, size=SIDE)
     assert np.array_equal(shown.picture(0, step), drawn[step])
     assert shown.pictures.at(shown.entries[0], step) is shown.pictures.at(shown.entries[0], step)
+    shown.pictures.close()
+
+
+@pytest.mark.sim
+def test_pictures_are_drawn_for_any_thread_that_asks(demonstrations):
+    """JupyterLab runs a cell in one thread and the events of its widgets in another."""
+    shown = board(demonstrations)
+    with ThreadPoolExecutor(1) as cell:  # the first picture is this thread's
+        first = cell.submit(shown.picture, 0, 0).result()
+    with ThreadPoolExecutor(1) as events:
+        last = events.submit(shown.picture, 0, shown.steps - 1).result()
+    assert not np.array_equal(first, last)
+    assert not np.array_equal(shown.picture(0, shown.steps // 2), last)
     shown.pictures.close()
 
 

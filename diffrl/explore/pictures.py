@@ -1,10 +1,13 @@
 """The pictures of an episode: frames that its file stores, else drawn from its states, when wanted.
 
-Nothing is drawn before somebody looks at it, and what was drawn is kept.
+Nothing is drawn before somebody looks at it, and what was drawn is kept. One thread draws, whoever
+asks: a renderer belongs to the thread that made it, and JupyterLab runs a cell and the events of
+its widgets in different threads.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +40,7 @@ class Pictures:
         self._sources: dict[tuple[Path, str], Callable | str] = {}
         self._episodes: dict[Path, dict[str, Episode]] = {}
         self._renderer: Renderer | None = None
+        self._painter = ThreadPoolExecutor(1, "pictures")  # its thread begins with the first one
 
     def at(self, entry: Entry, row: int) -> np.ndarray | None:
         """The picture (h, w, 3) uint8 of one row of a trajectory, None where there is none."""
@@ -57,10 +61,9 @@ class Pictures:
         return source if isinstance(source, str) else ""
 
     def close(self) -> None:
-        """Free the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Free the renderer and its thread; nothing more is drawn."""
+        self._painter.submit(self._free).result()
+        self._painter.shutdown()
 
     def _source(self, entry: Entry) -> Callable | str:
         """A function row → picture, or the reason why there is none."""
@@ -95,12 +98,21 @@ class Pictures:
         scene = load_scene(episode.task)
         if episode.states.shape[1] != scene.state_size:
             return f"no picture: its states are not those of {episode.task}"
-        self._draw(episode, 0)  # here, so that what cannot be drawn is said at once
-        return lambda row: self._draw(episode, row)
+
+        def draw(row: int) -> np.ndarray:
+            return self._painter.submit(self._draw, episode, row).result()
+
+        draw(0)  # here, so that what cannot be drawn is said at once
+        return draw
+
+    def _free(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _draw(self, episode: Episode, row: int) -> np.ndarray:
         if self._renderer is None or self._renderer.scene.task.id != episode.task:
-            self.close()
+            self._free()
             self._renderer = Renderer(load_scene(episode.task), self.size, self.detail)
         state = episode.states[min(row, len(episode.states) - 1)]
         return self._renderer.render(state, episode.fixtures)[::-1].copy()

@@ -140,7 +140,7 @@ def classes(runs: pd.DataFrame, preset: str) -> Finding | None:
             sentences.append(f"With {name} it has {listed(told)}.")
     caption = _caption(runs, preset, "The diffusion policy against the Gaussian policy")
     figure = figures.gap_plot(gaps, points, _titles(gaps), better=BETTER)
-    text = "The diffusion policy ($p$ corrected for all panels). " + " ".join(sentences)
+    text = "The diffusion policy ($p$ is corrected). " + " ".join(sentences)
     return Finding("01_classes", figure, gaps, caption, text)
 
 
