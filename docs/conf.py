@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tools/build_site.py puts this 
 project, author = "diffrl", "the diffrl authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme, html_title = "furo", "diffrl"
+html_static_path, html_css_files, html_show_copyright = ["_static"], ["site.css"], False
 html_show_sourcelink = html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 html_math_renderer = "mathml"
@@ -32,7 +33,7 @@ napoleon_google_docstring = True
 def _mathml(self, node, display):
     known = re.sub(r"(\\big[lr]?)?\\\|", "‖", node.astext())  # the converter knows no \|
     formula = convert(known, display=display)
-    wide = f'<div style="overflow-x: auto">{formula}</div>'  # a phone scrolls it, not the page
+    wide = f'<div class="formula">{formula}</div>'  # a phone scrolls it, not the page
     self.body.append(wide if display == "block" else formula)
     from docutils.nodes import SkipNode
 

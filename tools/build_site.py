@@ -2,10 +2,10 @@
 
     python tools/build_site.py [preset]
 
-The report, how-to pages and log of docs/, the five notebooks (executed, where runs/<preset> has
-them; else as they are, with the reference run's figures), every kept figure with its caption, and
-the reference of the package from its docstrings, a page a room. A warning or a broken link is an
-error.
+The report, how-to pages and log of docs/, the five notebooks, every kept figure with its caption,
+and the reference of the package from its docstrings, a page a room. A warning or a broken link is
+an error. Notebooks that were not executed yet are executed first where the preset's evidence is in
+results/, so that nothing is trained; else they stand as they are, with the reference run's figures.
 """
 
 import ast
@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import nbformat
 
 from diffrl.reproduce import executed_folder, notebooks
 
@@ -84,6 +86,8 @@ def assemble(source: Path, preset: str) -> None:
     for page in (ROOT / "docs").glob("*.md"):
         shutil.copy(page, source / "docs")
     shutil.copy(ROOT / "docs" / "conf.py", source)
+    (source / "_static").mkdir()
+    shutil.copy(ROOT / "docs" / "site.css", source / "_static")
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "cluster", source / "cluster")  # files that a page offers
@@ -105,8 +109,13 @@ def _executed(preset: str) -> bool:
 def _notebooks(target: Path, preset: str) -> list[str]:
     target.mkdir()
     for path in notebooks():
-        executed = executed_folder(preset) / path.name
-        shutil.copy(executed if _executed(preset) else path, target)
+        if _executed(preset):
+            path = executed_folder(preset) / path.name
+        book = nbformat.read(path, as_version=4)
+        if any("injected-parameters" in cell.metadata.get("tags", []) for cell in book.cells):
+            kept = [c for c in book.cells if "parameters" not in c.metadata.get("tags", [])]
+            book.cells = kept  # two cells that name a preset would be one too many
+        nbformat.write(book, target / path.name)
     return [path.stem for path in notebooks()]
 
 
@@ -141,9 +150,20 @@ def _page(target: Path, title: str, modules: list[Path]) -> None:
     target.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def _execute(preset: str) -> bool:
+    """Execute the notebooks of a preset whose evidence is here; tell whether nothing failed."""
+    if _executed(preset) or not (ROOT / "results" / preset).is_dir():
+        return True
+    command = [sys.executable, "-m", "diffrl", "reproduce", "--preset", preset]
+    return subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False).returncode == 0
+
+
 def main() -> int:
     """Assemble the sources and build them; return Sphinx's exit code."""
     preset = sys.argv[1] if len(sys.argv) > 1 else "laptop"
+    if not _execute(preset):
+        print(f"The notebooks of preset {preset} did not run: see above.", file=sys.stderr)
+        return 1
     source, target = SITE / "source", SITE / "html"
     assemble(source, preset)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]

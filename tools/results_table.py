@@ -99,7 +99,10 @@ def evaluation(table: pd.DataFrame) -> str:
     rows = []
     for (source, mode), group in table.groupby(["source", "mode"]):
         found = {row.suite: row for row in group.itertuples()}
-        trials = " + ".join(str(found[suite].trials) for suite in suites if suite in found)
+        counts = [found[suite].trials for suite in suites if suite in found]
+        trials = " + ".join(map(str, counts))
+        if len(counts) > 2 and len(set(counts[1:])) == 1:  # of the suites that no data are of
+            trials = f"{counts[0]} + {len(counts) - 1} × {counts[1]}"
         rows.append([source, mode, trials, *(_rate(found.get(suite)) for suite in suites)])
     return markdown(rows, ["trained on", "collection", "trials", *suites])
 
