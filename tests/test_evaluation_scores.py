@@ -264,3 +264,13 @@ def test_a_mixture_at_equal_total_stands_beside_both_whole_sources():
     pairs = mixtures(four_arms(letters))
     seen = pairs.groupby("first")["second"].agg(set).to_dict()
     assert seen == {name: set(list(letters)[2:]) for name in list(letters)[:2]}
+
+
+def test_a_terminal_shows_rates_and_intervals_in_per_cent():
+    trials = pd.DataFrame({"suite": "a", "source": "x", "mode": "recorded", "task": ["a/0", "a/1"]})
+    trials = trials.assign(status=["success", "failure"])
+    head, row = scores.readable(scores.summarise(trials)).splitlines()
+    assert head.endswith("successes success [95 % Wilson] 95 % over tasks")
+    assert " ".join(row.split()).endswith("1 50.0 % [9.5, 90.5] [0.0, 100.0]")
+    alone = scores.readable(scores.summarise(trials[:1]))
+    assert " ".join(alone.split()).endswith("1 100.0 % [20.7, 100.0] one task")

@@ -10,6 +10,7 @@ FAST = (
     "diffrl.quality.trajectory",
     "diffrl.sim.starts",
     "diffrl.policy.diffusion",
+    "diffrl.evaluation.scores",
 )
 SIMULATED = ("diffrl.sim.simulator", "diffrl.sim.scene")
 

@@ -58,6 +58,9 @@ PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.69
 +12.6 points [P]. The paper's demonstrators are people; the scripted operator stands beside them."""
 
 
+_LIMITS = ("success", "low", "high")
+
+
 def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.DataFrame:
     """Success of each group with its 95 % intervals: over trials, and over tasks.
 
@@ -80,6 +83,25 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.Da
     columns = [*by, "trials", "errors", "successes", "success", "low", "high"]
     result = pd.DataFrame(rows, columns=[*columns, "low_tasks", "high_tasks"])
     return result[columns] if "task" in by else result
+
+
+def readable(summary: pd.DataFrame) -> str:
+    """A table of `summarise` for a terminal: rates and their intervals in per cent.
+
+    >>> table = pd.DataFrame({"suite": ["a"], "success": [0.5], "low": [0.1], "high": [0.9]})
+    >>> print(readable(table))
+    suite success [95 % Wilson]
+        a   50.0 % [10.0, 90.0]
+    """
+    shown = summary.drop(columns=[name for name in summary if name.partition("_")[0] in _LIMITS])
+    limits = zip(100 * summary["success"], 100 * summary["low"], 100 * summary["high"])
+    shown["success [95 % Wilson]"] = [f"{r:.1f} % [{a:.1f}, {b:.1f}]" for r, a, b in limits]
+    if "low_tasks" in summary:
+        over = zip(100 * summary["low_tasks"], 100 * summary["high_tasks"])
+        shown["95 % over tasks"] = [
+            f"[{a:.1f}, {b:.1f}]" if np.isfinite(a) else "one task" for a, b in over
+        ]
+    return str(shown.to_string(index=False))
 
 
 def with_means(table: pd.DataFrame, suites: Sequence[str]) -> pd.DataFrame:

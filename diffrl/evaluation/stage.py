@@ -43,6 +43,7 @@ from diffrl.evaluation.scores import (
     effects,
     factorial,
     protocol,
+    readable,
     summarise,
     with_means,
 )
@@ -397,7 +398,7 @@ def main(
     """
     if preset is not None and policy is None:
         table = evaluate_preset(get_preset(preset, suite), workers)
-        print(summarise(table).to_string(index=False))
+        print(readable(summarise(table)))
         return int((table["status"] == "error").all())
     if preset is not None or policy is None:
         raise UserError("Say what to evaluate: either --policy, or the VLAs of a --preset.")
@@ -417,7 +418,7 @@ def main(
         videos=videos,
         retry_errors=retry_errors,
     )
-    print(summarise(table, by=("suite", "task")).to_string(index=False))
+    print(readable(summarise(table, by=("suite", "task"))))
     print(f"Protocol: {protocol(table, _pictures(policy))}.\nRecords: {folder / 'trials.csv'}")
     return int((table["status"] == "error").all())
 
