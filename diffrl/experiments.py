@@ -43,9 +43,9 @@ BUDGET = {  # of every run: about 150 000 control steps, no early stop
     "rl.target_success": None,
     "rl.confirm_starts": 0,
 }
-FADE = {"clone.horizon": 12, "rl.cross_fade": 4}
+FADE: dict[str, Any] = {"clone.horizon": 12, "rl.cross_fade": 4}
 TAIL = FADE | {"rl.observe_tail": True}
-WHITE = {"rl.noise_correlation": 0.0}
+WHITE: dict[str, Any] = {"rl.noise_correlation": 0.0}
 PAPER = (  # of the preset `paper`: DPPO's defaults, as far as they fit here. Different, with
     # DPPO's value first: 10 000 pairs a minibatch (1500: an iteration here holds fewer), target_kl
     # 1 (.1), γ .999 for manipulation (.99), running reward scaling (none), the log-probability's
@@ -85,8 +85,10 @@ class Variant:
         return Variant(f"{self.name}, {physics} physics", self.algorithm, changes)
 
 
-def _variant(name: str, algorithm: Algorithm = "diffusion", **changes) -> Variant:
-    return Variant(name, algorithm, tuple(changes.items()))
+def _variant(
+    name: str, algorithm: Algorithm = "diffusion", changes: dict[str, Any] | None = None
+) -> Variant:
+    return Variant(name, algorithm, tuple((changes or {}).items()))
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,23 @@ class Experiment:
 _LEARNED = ("libero_object/0", "libero_object/3", "libero_spatial/0")
 _MOVED = ("libero_object/0", "libero_object/3", "libero_goal/7")
 _FACTORIAL = tuple(
-    _variant(algorithm + noise + fade, algorithm, **noise_changes, **fade_changes)
+    _variant(algorithm + noise + fade, algorithm, noise_changes | fade_changes)
     for algorithm in ALGORITHMS
     for noise, noise_changes in (("", {}), (" white", WHITE))
     for fade, fade_changes in (("", {}), (" fade", FADE))
 )
-_DEMONSTRATIONS = {
+_DEMONSTRATIONS: dict[str, dict[str, Any]] = {
     f"{count} demonstrations": {"demonstrations.count": count, "demonstrations.counts": ()}
     for count in (5, 10, 20, 50)
 }
 _DEFAULTS = {f"rl.{name}": getattr(get_preset("paper").rl, name) for name in PAPER}
-_SHARP = {"clone.first_measure": 4000} | _DEMONSTRATIONS["10 demonstrations"]
-_GAUSSIANS_RATE = {"rl.actor_learning_rate": 2e-4, "rl.clip": 0.04, "rl.clip_first": 0.004}
-_ABLATIONS = {
+_SHARP: dict[str, Any] = {"clone.first_measure": 4000} | _DEMONSTRATIONS["10 demonstrations"]
+_GAUSSIANS_RATE: dict[str, Any] = {
+    "rl.actor_learning_rate": 2e-4,
+    "rl.clip": 0.04,
+    "rl.clip_first": 0.004,
+}
+_ABLATIONS: dict[str, dict[str, Any]] = {
     "DDPM, last 10 of 20": {  # DPPO's way; as many decisions in a minibatch, so as many updates
         **{"rl.training_steps": 20, "rl.sampling_steps": 20, "rl.finetuned_steps": 10},
         "rl.minibatch": 6000,
@@ -145,7 +151,8 @@ _ABLATIONS = {
     "epsilon sharp clone": {"rl.prediction": "epsilon"} | _SHARP,
     "DPPO's defaults sharp clone": _DEFAULTS | _SHARP,
     "DPPO's defaults sharp clone faster": _DEFAULTS | _SHARP | _GAUSSIANS_RATE,
-} | _DEMONSTRATIONS
+    **_DEMONSTRATIONS,
+}
 
 # What decides whether ε-prediction learns here: the noise, the rate, the time, the network or the
 # number of denoising steps? All from sharp clones, beside x0 from such clones. The clip is the
@@ -186,7 +193,7 @@ EXPERIMENTS = {
     "ablations": Experiment(
         (
             _variant("diffusion"),
-            *(_variant(f"diffusion {name}", **changes) for name, changes in _ABLATIONS.items()),
+            *(_variant(f"diffusion {name}", changes=made) for name, made in _ABLATIONS.items()),
         ),
         _LEARNED[:1],
     ),
@@ -196,27 +203,27 @@ EXPERIMENTS = {
     "rates": Experiment(
         (
             _variant("gaussian", "gaussian"),
-            _variant("diffusion Gaussian's rate", **_GAUSSIANS_RATE),
+            _variant("diffusion Gaussian's rate", changes=_GAUSSIANS_RATE),
             _variant("diffusion"),
         ),
         _LEARNED,
     ),
     "epsilon": Experiment(
-        tuple(_variant(f"diffusion {name}", **changes) for name, changes in _EPSILON.items()),
+        tuple(_variant(f"diffusion {name}", changes=made) for name, made in _EPSILON.items()),
         _LEARNED[:1],
     ),
     # One covariance of the noise in cloning, first latent and steps, against the steps' alone
     "covariance": Experiment(
         (
             _variant("diffusion"),
-            _variant("diffusion one covariance", **{"rl.noise_everywhere": True}),
+            _variant("diffusion one covariance", changes={"rl.noise_everywhere": True}),
         ),
         _LEARNED,
     ),
     # The factorial's faded variants, with the tail of the last plan observed and without
     "tail": Experiment(
         tuple(
-            _variant(f"{algorithm}{noise} {fade}", algorithm, **noise_changes, **fade_changes)
+            _variant(f"{algorithm}{noise} {fade}", algorithm, noise_changes | fade_changes)
             for algorithm in ALGORITHMS
             for noise, noise_changes in (("", {}), (" white", WHITE))
             for fade, fade_changes in (("fade", FADE), ("fade, tail observed", TAIL))
@@ -360,7 +367,7 @@ def _trained(run: Training) -> list[dict]:
     curve = measurements(pd.DataFrame(learner.diagnostics), held_out, chunk)
     run.publish(policy, learner, {"trials.csv": played, "curve.csv": curve})
     names = (run.task, run.algorithm, run.seed)
-    clones = dict.fromkeys(POLICY_MODES, success_rate(held_out))
+    clones: dict[str, float] = dict.fromkeys(POLICY_MODES, success_rate(held_out))
     table = records.trial_table(trials)
     expert = records.expert_rows(names, table, clones, learner.control_steps, minutes)
     learned = learning_speed(curve["control_steps"], curve["measured_success"]) | roughness(curve)
@@ -400,8 +407,9 @@ def trial_measures(trials: Sequence[Rollout], chunk: int) -> pd.DataFrame:
     table = records.trial_table(trials)
     found: list[dict[str, float]] = []
     for trial in trials:
-        measures = {}
+        measures: dict[str, float] = {}
         if trial.success:
+            assert trial.episode is not None  # only an error has none
             measures = trajectory_measures(Trajectory.from_episode(trial.episode))
             measures |= {"boundary_share": boundary_share(trial.episode.actions, chunk)}
         found.append(measures)
@@ -410,7 +418,8 @@ def trial_measures(trials: Sequence[Rollout], chunk: int) -> pd.DataFrame:
 
 def mean_quality(trials: Sequence[Rollout], config: QualityConfig) -> dict[str, float]:
     """Return each measure's mean over the successes of recorded trials; {} of fewer than FEWEST."""
-    paths = [Trajectory.from_episode(trial.episode) for trial in trials if trial.success]
+    episodes = [trial.episode for trial in trials if trial.success]
+    paths = [Trajectory.from_episode(episode) for episode in episodes if episode is not None]
     if len(paths) < FEWEST:
         return {}
     return measure(paths, config).groupby("measure")["value"].mean().to_dict()
@@ -434,10 +443,10 @@ def learning_speed(steps: Sequence[float], success: Sequence[float]) -> dict[str
     `auc`: mean success over the control steps to the last measurement, linear between them.
     `steps_to_90`: control steps at the first measurement of 90 % or more, infinite without one.
     """
-    steps, success = np.asarray(steps, float), np.asarray(success, float)
-    area = np.sum((success[1:] + success[:-1]) / 2 * np.diff(steps)) / steps[-1]
-    good = np.flatnonzero(success >= GOOD)
-    return {"auc": float(area), "steps_to_90": float(steps[good[0]]) if len(good) else np.inf}
+    at, rate = np.asarray(steps, float), np.asarray(success, float)
+    area = np.sum((rate[1:] + rate[:-1]) / 2 * np.diff(at)) / at[-1]
+    good = np.flatnonzero(rate >= GOOD)
+    return {"auc": float(area), "steps_to_90": float(at[good[0]]) if len(good) else np.inf}
 
 
 def roughness(curve: pd.DataFrame) -> dict[str, float]:

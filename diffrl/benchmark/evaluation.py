@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -76,7 +76,8 @@ def _play(env, policy: Policy, trial: Trial, seen: dict) -> None:
             seen, *_ = env.step(action)
 
 
-def _felt(seen: dict) -> SimpleNamespace:
+def _felt(seen: dict) -> Any:
+    """What policies read of an `Observation`."""
     names = ("eef_pos", "eef_quat", "gripper_qpos")
     return SimpleNamespace(**{name: seen[f"robot0_{name}"][None] for name in names})
 

@@ -8,6 +8,7 @@ bare rate; training's counts everything, settling, policy and update included.
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from diffrl.benchmark.common import timed
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.learn import Learner
 from diffrl.rl.train import Training
-from diffrl.sim.simulator import Simulator
 
 TASK = "libero_object/0"
 ITERATIONS = 4  # measured ones; a first one, in which only the critic learns, is not
@@ -56,7 +56,7 @@ def _rates(learner: Learner) -> dict[str, float]:
     return {"training": round(steps / training, 1), "bare": round(steps / bare, 1)}
 
 
-def _listen(simulator: Simulator) -> list[tuple[str, Callable]]:
+def _listen(simulator: Any) -> list[tuple[str, Callable]]:
     """Note every step and reset of `simulator` as a call that does it again."""
     calls: list[tuple[str, Callable]] = []
     step, reset = simulator.step, simulator.reset

@@ -70,7 +70,7 @@ def _download(name: str) -> Path:
             f"{name} could not be downloaded from {REPOSITORY} ({type(error).__name__}: {error}). "
             f"Start again to resume, or download it by hand and point {VARIABLE} to its folder."
         ) from error
-    if entry.lfs and file_hash(path) != entry.lfs.sha256:
+    if (large := getattr(entry, "lfs", None)) and file_hash(path) != large.sha256:
         path.unlink()
         raise UserError(
             f"{path} arrived damaged (its SHA-256 is not the hub's) and was removed: start again."

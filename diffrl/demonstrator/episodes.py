@@ -167,6 +167,7 @@ class _Scripted:
         return np.stack([self._next(one) for one in playing])[:, None]
 
     def _next(self, playing: Playing) -> np.ndarray:
+        assert playing.fixtures is not None  # all its states are kept
         self.operators[playing.number].see.look(playing.states[-1], playing.fixtures)
         return next(self.work[playing.number])
 
@@ -184,6 +185,7 @@ def _outcome(
 
 
 def _episode(scene: Scene, start: str, played: Playing, seed: int) -> Episode:
+    assert played.fixtures is not None  # all its states are kept
     states, success = np.array(played.states), played.status == "success"
     rewards = np.zeros(len(played.actions))
     rewards[-1] = float(success)

@@ -110,10 +110,10 @@ def learning_curves(
         axes.set_visible(False)
     figure.supxlabel("control steps (thousands)", fontsize=8)
     figure.supylabel(ylabel, fontsize=8)
-    lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
+    drawn = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
     named = [arm_label(*arm) for arm in arm_order(curves)]  # not every panel holds every arm
     figure.legend(
-        [lines[name] for name in named], named, loc="outside upper center", ncols=min(len(named), 2)
+        [drawn[name] for name in named], named, loc="outside upper center", ncols=min(len(named), 2)
     )
     return figure
 

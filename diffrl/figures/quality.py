@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from diffrl.figures.style import DOUBLE, arm_label, arm_order, arm_style, colour, of_arm, style
 from diffrl.quality.consistency import at_phases
 from diffrl.quality.smoothness import speed_profile
+from diffrl.quality.trajectory import Trajectory
 
 
 @style
@@ -84,7 +85,8 @@ def phase_profiles(trajectories, phases: int = 50, seed: int = 0) -> pd.DataFram
     "speed" (m/s): median and the 10-90 % band of trajectories; "action variance" (six motion
     commands, full command = 1): the variance and its 95 % bootstrap interval over trajectories.
     """
-    arms, rows = {}, []
+    rows = []
+    arms: dict[tuple[str, str], list[Trajectory]] = {}
     for trajectory in trajectories:
         arms.setdefault(trajectory.arm, []).append(trajectory)
     phase, rng = np.linspace(0, 1, phases), np.random.default_rng(seed)

@@ -7,6 +7,7 @@ is deterministic (or recorded), open and dashed is stochastic, so figures surviv
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -33,7 +34,7 @@ _OTHER = ("#882255", "#117733", "#AA4499", "#4B2E05")  # sources that are not th
 
 SINGLE, DOUBLE = 3.5, 7.1  # inches: one and two columns of a paper
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so figures look the same everywhere
     "font.size": 8,
     "axes.titlesize": 8,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from diffrl.base.arm import Arm
+from diffrl.base.arm import Arm, Mode
 from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
@@ -15,6 +15,7 @@ from diffrl.sim.starts import StartStates, fresh_start_states
 
 CLONE, ZERO = "_clone", "_zero"  # ends of the names of sources that an expert's folder holds
 DEMONSTRATORS = ("operator", "human", "steady")  # steady: the operator without tremor
+Outcome = Literal["success", "failure", "error"]  # error: the physics diverged
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 
 
@@ -25,7 +26,7 @@ class Attempt:
     number: int
     start_state: str
     policy: str
-    outcome: Literal["success", "failure", "error"]  # error: the physics diverged
+    outcome: Outcome
     episode: Episode | None
 
     @property
@@ -154,7 +155,7 @@ class Player:
             policy,
             self.scene,
             starts,
-            self.arm.mode,
+            cast(Mode, self.arm.mode),
             seed,
             threads=self.threads,
             record=True,
@@ -168,7 +169,7 @@ class Player:
         self, number: int, policy: str, start: str, episode: Episode | None, error: bool
     ) -> Attempt:
         success = episode is not None and episode.success
-        outcome = "error" if error else "success" if success else "failure"
+        outcome: Outcome = "error" if error else "success" if success else "failure"
         if episode is not None:
             episode = replace(episode, source=self.arm.source, policy=policy, attempt=number)
         return Attempt(number, start, policy, outcome, episode)

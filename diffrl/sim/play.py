@@ -50,6 +50,7 @@ class Playing:
         executed = int(step.steps[self.copy])
         self.steps += executed
         if self.kept:
+            assert step.states is not None  # they were recorded for this trial
             self.states.extend(step.states[self.copy, :executed].copy())
             self.actions.extend(actions[:executed])
         if step.error[self.copy]:
@@ -91,7 +92,8 @@ def play(
         keep: whether the states and actions of a start state's number are kept.
         settle: control steps of settling.
     """
-    waiting, playing = deque(range(len(starts))), []
+    waiting = deque(range(len(starts)))
+    playing: list[Playing] = []
     while waiting or playing:
         taken = {one.copy for one in playing}
         free = [copy for copy in range(simulator.n) if copy not in taken]

@@ -120,6 +120,7 @@ class _Copy:
 
         False if they diverge there. `exact` has this copy's fixtures in place.
         """
+        assert self.face is not None  # exact physics places nothing
         settled, fine = self.face.settled_at(state), True
         if settled is None:  # no layout of the scene's own
             other = _Copy(self.scene)
@@ -130,6 +131,7 @@ class _Copy:
 
     def place_things(self, exact: mujoco.MjModel, qpos: np.ndarray) -> None:
         """Let the things without joints stand where the exact positions (nq,) have them."""
+        assert self.face is not None  # exact physics places nothing
         self._qpos[:] = qpos
         self.poses[:] = self.face.poses(exact, self._scratch, qpos)
 
@@ -336,9 +338,8 @@ class Simulator:
             )
         actions = self._check_actions(actions)
         chunk = actions.shape[1]
-        result = Step(
-            np.zeros(self.n), *(np.zeros(self.n, bool) for _ in range(3)), np.zeros(self.n, int)
-        )
+        never = np.zeros((3, self.n), bool)
+        result = Step(np.zeros(self.n), never[0], never[1], never[2], np.zeros(self.n, int))
         if record:
             result.states = np.zeros((self.n, chunk, self._width))
         moving = np.flatnonzero(~self.done)

@@ -58,9 +58,10 @@ class Frames:
         if len(parts) == 1:
             return parts[0]  # gigabytes need no copy
         names = ("vision", "proprio", "instructions", "actions", "real")
-        arrays = [np.concatenate([getattr(p, name) for p in parts]) for name in names]
+        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
         share = np.asarray(weights, float) / sum(weights)
-        return cls(*arrays, np.concatenate([p.weights * s for p, s in zip(parts, share)]))
+        drawn = np.concatenate([p.weights * s for p, s in zip(parts, share)])
+        return cls(**arrays, weights=drawn)
 
     def batch(self, rows: np.ndarray, model: VLA) -> tuple[Inputs, Tensor, Tensor]:
         """Return `model`'s inputs at `rows` (n,), actions (n, horizon, 7), mask of real steps."""
@@ -93,11 +94,12 @@ def make_frames(episodes: Sequence, config: VLAConfig, workers: int | None = Non
         raise UserError("A VLA cannot be trained on no episodes: the data set is empty.")
     for episode in episodes:
         _check(episode)
-    parts = defaultdict(list)
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
     for episode, path in zip(episodes, render(episodes, config, workers)):
         (vision, proprio), at = _read(path), moments(episode, config)
         actions, real = chunks(episode.actions, at, config.horizon)
-        columns = (vision, proprio, [episode.instruction] * len(at), actions, real)
+        words = np.array([episode.instruction] * len(at))
+        columns = (vision, proprio, words, actions, real)
         for name, column in zip(("vision", "proprio", "instructions", "actions", "real"), columns):
             parts[name].append(column)
     arrays = {name: np.concatenate(column) for name, column in parts.items()}

@@ -97,10 +97,12 @@ class Layer(nn.Module):
 
     def remember(self, memory: Tensor) -> Tensor:
         """Keys and values (n, M, 2 width) of a memory (n, M, width), for any number of chunks."""
+        assert self.cross is not None  # the layer was made with a memory
         return self.cross.key_value(memory)
 
     def chunk(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """x (n, draws, horizon, width): a draw sees itself and the memory only."""
+        assert self.cross is not None  # the layer was made with a memory
         draws = x.shape[1]
         x = self.itself(x.flatten(0, 1)).view_as(x)
         x = self.cross(x.flatten(1, 2), key_value, mask).unflatten(1, (draws, -1))

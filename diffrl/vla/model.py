@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -114,6 +114,12 @@ class VLA(nn.Module):
     in a noun phrase, too little for a pretrained encoder to be of use. What that costs with other
     words is what LIBERO-PRO's `lan` suites measure.
     """
+
+    flow_layers: Any  # ModuleList of Layer
+    proprio_mean: Tensor
+    proprio_std: Tensor
+    action_low: Tensor
+    action_high: Tensor
 
     def __init__(
         self, config: VLAConfig, vocabulary: tuple[str, ...], length: int, statistics: Statistics

@@ -50,7 +50,7 @@ class Part(NamedTuple):
     """
 
     arm: Arm
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # a tuple has a method of that name
 
 
 def parts_of(data: str) -> list[Part]:
@@ -62,12 +62,13 @@ def parts_of(data: str) -> list[Part]:
         UserError: the name is not of this form.
     """
     found = [re.fullmatch(r"(\w+)-(\w+)(?::([1-9]\d*))?", part) for part in data.split("+")]
-    if not all(found):
+    matches = [match for match in found if match is not None]
+    if len(matches) < len(found):
         raise UserError(
             f"{data!r} names no training data: write <source>-<mode>, such as diffusion-"
             "deterministic, with :<episodes> for a part of it, and + between several."
         )
-    return [Part(Arm(f[1], f[2]), int(f[3]) if f[3] else None) for f in found]
+    return [Part(Arm(f[1], f[2]), int(f[3]) if f[3] else None) for f in matches]
 
 
 def arm_of(data: str) -> Arm:
@@ -147,7 +148,8 @@ def prepare(
 
     Of each file the last `config.held_out` episodes are held out.
     """
-    learn, check = [], []
+    learn: list[Episode] = []
+    check: list[Episode] = []
     for path in paths:
         kept, held = split(load([path], config.demonstrations), config.held_out)
         learn, check = learn + kept, check + held
@@ -360,6 +362,7 @@ def main(
         table = fit_all(settings, workers, device, force, further)
         print(table.drop(columns=["preset"]).to_string(index=False))
         return
+    assert out is not None  # it is given with --data
     parts = [prepare([path], settings.vla, workers) for path in data]
     learn, check = (Frames.concatenate(p, weights or [1.0] * len(p)) for p in zip(*parts))
     losses, _ = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)

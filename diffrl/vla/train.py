@@ -68,18 +68,18 @@ def train(
         UserError: the loss became infinite, or this run's checkpoint in `folder` is broken.
     """
     folder, crew = Path(folder), Accelerator(cpu=device == "cpu", device_placement=False)
-    device = crew.device if crew.num_processes > 1 else torch.device(device)
+    place = crew.device if crew.num_processes > 1 else torch.device(device)
     torch.set_num_threads(1)  # the bytes of a sum depend on the number of threads
-    precision = "bfloat16" if has_bfloat16(device) else "float32"
+    precision = "bfloat16" if has_bfloat16(place) else "float32"
     data = [data_hash(frames), data_hash(held_out)]
     key = config_hash([config, seed, precision, *data, FORMAT])
-    run = _start(crew, frames, config, seed, device)
+    run = _start(crew, frames, config, seed, place)
     path = folder / "checkpoint" / f"{key}.safetensors"
     if path.exists() and not forced(path):
         _resume(run, path, key)
     crew.wait_for_everyone()  # before the first one writes another checkpoint
     loss_of = crew.prepare_model(run.model)
-    loss_of = torch.compile(loss_of) if device.type == "cuda" else loss_of
+    loss_of = torch.compile(loss_of) if place.type == "cuda" else loss_of
     every = max(1, config.steps // LOGS)
     silent = None if crew.is_main_process else True
     bar = tqdm(initial=run.step, total=config.steps, desc="VLA", disable=silent)
@@ -87,12 +87,12 @@ def train(
         sign.tell(phase="VLA", done=run.step, total=config.steps)
     began = time.perf_counter() - run.seconds
     while run.step < config.steps:
-        run.running += _step(run, frames, loss_of, device)
+        run.running += _step(run, frames, loss_of, place)
         bar.update()
         if sign is not None:
             sign.tell(done=run.step)
         if run.step % every == 0 or run.step == config.steps:
-            _log(run, frames, held_out, every, device)
+            _log(run, frames, held_out, every, place)
             bar.set_postfix(loss=f"{run.history[-1][1]:.3f}", held_out=f"{run.history[-1][-1]:.3f}")
             run.seconds = time.perf_counter() - began
             if crew.is_main_process:
@@ -116,7 +116,7 @@ def train(
 def _start(
     crew: Accelerator, frames: Frames, config: VLAConfig, seed: int, device: torch.device
 ) -> Run:
-    vocabulary, length = read_words(np.unique(frames.instructions))
+    vocabulary, length = read_words(np.unique(frames.instructions).tolist())
     statistics = Statistics.of(frames.proprio, frames.actions[frames.real])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -255,7 +255,7 @@ def data_hash(frames: Frames) -> str:
     """Identify a set of frames by what is learned from it."""
     digest = hashlib.sha256()
     for array in (frames.proprio, frames.actions, frames.weights, frames.vision):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ class ConvEncoder(nn.Module):
     def __init__(self):
         super().__init__()
         widths = (3, 32, 64, 96, self.channels)
-        layers = []
+        layers: list[nn.Module] = []
         for k, (before, after) in enumerate(pairwise(widths)):
             layers += [nn.Conv2d(before, after, 5 if k == 0 else 3, stride=2, padding=2 - (k > 0))]
             layers += [nn.GroupNorm(8, after), nn.ReLU()]
@@ -34,7 +34,7 @@ class ConvEncoder(nn.Module):
         return self.net(image)
 
 
-def make_encoder(vision: Vision) -> nn.Module:
+def make_encoder(vision: Vision) -> FrozenEfficientNet | ConvEncoder:
     """Return the encoder called `vision`.
 
     Raises:
