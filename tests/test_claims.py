@@ -347,8 +347,8 @@ def test_what_the_page_says_of_the_data_is_what_the_records_say():
     def better(first, second, *measures, sign=1):
         rows = tests.loc[(first, second)].loc[list(measures)]
         upwards = np.array([1 if name in dimensionless else -1 for name in measures])
-        told_apart = rows["p_holm"] < 0.05
-        return (told_apart & (sign * upwards * rows["difference"] > 0)).all()
+        significant = rows["p_holm"] < 0.05
+        return (significant & (sign * upwards * rows["difference"] > 0)).all()
 
     jerks = ("jerk_rms", "jerk_mean", "angular_jerk_rms")
     dimensionless = ("ldlj", "ldlj_cartesian", "sparc")
@@ -399,7 +399,9 @@ def test_what_readme_says_of_jerk_and_speed_is_what_the_records_say():
     assert len(jerk) == 15
     for gaps, said in (
         (jerk, "they have {:.2f} times the jerk of the Gaussian policy's data [{:.2f}, {:.2f}]"),
-        (jerk + 3 * time - length, "path length {:.2f} times [{:.2f}, {:.2f}], which is not sig"),
+        (-3 * time, "Their speed alone accounts for {:.2f} times [{:.2f}, {:.2f}]"),
+        (length, "the length of their path for {:.2f} times [{:.2f}, {:.2f}]"),
+        (jerk + 3 * time - length, "path length {:.2f} times [{:.2f}, {:.2f}] is left, which is"),
     ):
         assert said.format(*np.exp(intervals.interval_over_tasks(gaps))) in readme_text()
 

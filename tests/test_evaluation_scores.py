@@ -50,7 +50,7 @@ def test_arms_are_compared_on_the_same_start_states_only():
     assert first.p_holm == 3 * first.p
 
 
-def test_two_training_seeds_share_their_start_states_and_are_told_apart():
+def test_two_training_seeds_share_their_start_states_and_keep_their_own_rows():
     one = trials_table({"diffusion": "ssssssss", "gaussian": "ssssffff"})
     two = trials_table({"diffusion": "ssffssff", "gaussian": "ssffssff"}).assign(training_seed=1)
     alone, both = (compare(table).iloc[0] for table in (one, pd.concat([one, two])))
@@ -78,7 +78,7 @@ RL_ARMS = {
 }
 
 
-def test_the_policy_and_the_noise_are_told_apart_and_add_up_to_the_comparison_that_mixes_them():
+def test_the_effects_of_policy_and_noise_add_up_to_the_comparison_that_mixes_them():
     effects = factorial(four_arms(RL_ARMS)).set_index("effect")["difference"]
     assert np.isclose(effects["diffusion − gaussian"], ((8 - 5) + (6 - 1)) / 16)
     assert np.isclose(effects["without noise − with it"], ((8 - 6) + (5 - 1)) / 16)

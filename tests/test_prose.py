@@ -99,6 +99,13 @@ def test_no_sentence_for_readers_uses_the_words_that_the_house_avoids():
         assert not found, found.string[max(found.start() - 60, 0) : found.end() + 60]
 
 
+def test_no_test_is_named_by_the_words_that_the_house_avoids():
+    for path in (ROOT / "tests").glob("*.py"):
+        names = re.findall(r"^ *def (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        for name in names:
+            assert not re.search("told_apart|(^|_)mend(s|ed|ing)?(_|$)", name), (path.name, name)
+
+
 def test_contributing_has_the_six_recipes():
     recipes = re.findall(r"^## (.*)$", text_of(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
     assert [recipe.lower() for recipe in recipes] == [

@@ -217,7 +217,7 @@ def test_dispersion_is_the_variance_and_its_jackknife_has_the_standard_error():
     assert data == pytest.approx(30 * variance - 29 * np.array(left_out))
 
 
-def test_variances_of_equal_sources_are_told_apart_no_more_often_than_stated():
+def test_variances_of_equal_sources_differ_significantly_no_more_often_than_stated():
     rng, p_values = np.random.default_rng(0), []
     for trial in range(150):
         starts = rng.normal(size=(20, 1, 3))  # shared, so the two arms are paired

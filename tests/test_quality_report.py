@@ -127,6 +127,34 @@ def test_the_record_has_its_columns_and_weights_tasks_equally():
     assert set(summary["measure"]) <= set(quality.MEASURES)
 
 
+def test_no_interval_of_a_mean_leaves_what_its_measure_can_be():
+    drawn = {
+        "still_share": ([0, 0, 0.08], 0, None),
+        "idle_share": ([1, 1, 0.92], None, 1),
+        "path_ratio": ([1, 1, 1.2], 1, None),
+        "steps": ([1, 1, 90], 0, None),
+        "sparc": ([-1, -0.1, -9], None, 0),
+        "ldlj": ([-2, -2, 7], None, None),
+    }
+    units = pd.DataFrame(
+        [
+            ("a", "recorded", f"task{k % 2 if task else ''}", str(k), name, value)
+            for task in (False, True)
+            for name, (values, *_) in drawn.items()
+            for k, value in enumerate(values)
+        ],
+        columns=["source", "mode", "task", "start_state", "measure", "value"],
+    )
+    summary = quality.summarise(units, CONFIG)
+    for name, (_, least, most) in drawn.items():
+        rows = summary[summary["measure"] == name]
+        lows, highs = rows[["low", "low_tasks"]].stack(), rows[["high", "high_tasks"]].stack()
+        assert least is None or lows.min() == least, name
+        assert most is None or highs.max() == most, name
+    free = summary[summary["measure"] == "ldlj"]
+    assert free["low"].min() < -2.5  # is not cut
+
+
 def test_only_successes_count_and_none_is_an_error():
     found = list(arms(n=3))
     failed = trajectory(found[0].position, found[0].actions, success=False)

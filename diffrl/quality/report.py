@@ -24,37 +24,44 @@ Item = TypeVar("Item")
 
 
 class Measure(NamedTuple):
-    """How a measure is written, and which direction the paper's claim calls better (0: neither)."""
+    """How a measure is written, and which direction the paper's claim calls better (0: neither).
+
+    No interval of a mean goes beyond `least` and `most`, which the measure itself cannot pass.
+    """
 
     label: str
     unit: str
     better: int
+    least: float = -np.inf
+    most: float = np.inf
 
 
 MEASURES = {
-    "jerk_rms": Measure("Jerk, RMS", "m/s³", -1),
-    "jerk_mean": Measure("Jerk, mean", "m/s³", -1),
-    "angular_jerk_rms": Measure("Angular jerk, RMS", "rad/s³", -1),
+    "jerk_rms": Measure("Jerk, RMS", "m/s³", -1, least=0),
+    "jerk_mean": Measure("Jerk, mean", "m/s³", -1, least=0),
+    "angular_jerk_rms": Measure("Angular jerk, RMS", "rad/s³", -1, least=0),
     "ldlj": Measure("Log dimensionless jerk, speed", "", 1),
     "ldlj_cartesian": Measure("Log dimensionless jerk, path", "", 1),
-    "sparc": Measure("Spectral arc length", "", 1),
-    "dimensionless_jerk": Measure("Jerk · T³ / path length", "", -1),
-    "action_change": Measure("Action change |Δa|", "", -1),
-    "path_length": Measure("Path length", "m", -1),
-    "path_ratio": Measure("Path / straight line", "", -1),
-    "steps": Measure("Steps to success", "", -1),
-    "idle_share": Measure("Idle share (no command)", "", -1),
-    "still_share": Measure("Still share (<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}cm/s)", "", -1),
-    "gripper_switches": Measure("Gripper switches", "", -1),
-    "position_variance": Measure("Position variance, equal phase", "cm²", -1),
-    "warped_position_variance": Measure("Position variance, time-warped", "cm²", -1),
-    "action_variance": Measure("Action variance, equal phase", "", -1),
-    "warped_action_variance": Measure("Action variance, time-warped", "", -1),
-    "conditional_action_variance": Measure("Action variance given state", "", -1),
-    "endpoint_variance": Measure("Endpoint variance", "cm²", -1),
-    "own_position_variance": Measure("Position variance, same start", "cm²", -1),
-    "own_action_variance": Measure("Action variance, same start", "", -1),
-    "mode_count": Measure("Ways taken", "", 0),
+    "sparc": Measure("Spectral arc length", "", 1, most=0),
+    "dimensionless_jerk": Measure("Jerk · T³ / path length", "", -1, least=0),
+    "action_change": Measure("Action change |Δa|", "", -1, least=0),
+    "path_length": Measure("Path length", "m", -1, least=0),
+    "path_ratio": Measure("Path / straight line", "", -1, least=1),
+    "steps": Measure("Steps to success", "", -1, least=0),
+    "idle_share": Measure("Idle share (no command)", "", -1, least=0, most=1),
+    "still_share": Measure(
+        "Still share (<\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}cm/s)", "", -1, least=0, most=1
+    ),
+    "gripper_switches": Measure("Gripper switches", "", -1, least=0),
+    "position_variance": Measure("Position variance, equal phase", "cm²", -1, least=0),
+    "warped_position_variance": Measure("Position variance, time-warped", "cm²", -1, least=0),
+    "action_variance": Measure("Action variance, equal phase", "", -1, least=0),
+    "warped_action_variance": Measure("Action variance, time-warped", "", -1, least=0),
+    "conditional_action_variance": Measure("Action variance given state", "", -1, least=0),
+    "endpoint_variance": Measure("Endpoint variance", "cm²", -1, least=0),
+    "own_position_variance": Measure("Position variance, same start", "cm²", -1, least=0),
+    "own_action_variance": Measure("Action variance, same start", "", -1, least=0),
+    "mode_count": Measure("Ways taken", "", 0, least=0),
 }
 
 # How a measure of MEASURES is computed from one trajectory; NaN where it is undefined. The others
@@ -141,8 +148,7 @@ def summarise(units: pd.DataFrame, config: QualityConfig) -> pd.DataFrame:
             interval = intervals.stratified_bootstrap(
                 part["value"], part["task"], resamples=config.resamples, seed=config.seed
             )
-            low = max(interval.low, 0.0) if name.endswith("variance") else interval.low
-            rows.append((source, mode, task, name, interval.value, low, interval.high, len(part)))
+            rows.append((source, mode, task, name, *_possible(interval, name), len(part)))
     table = pd.DataFrame(rows, columns=[*_ARM, "task", "measure", "value", "low", "high", "n"])
     order = [*_ARM, "task", "measure"]
     return over_tasks(table.sort_values(order, key=_record_order, ignore_index=True))
@@ -166,8 +172,17 @@ def over_tasks(summary: pd.DataFrame) -> pd.DataFrame:
         fair = row.source not in ("operator", "teleoperation")  # and not 0 by construction
         fair &= (Arm(row.source, row.mode), row.measure) not in CONSTRUCTED
         p = _task_contrast(tasks, shown)["p_tasks"] if fair and shown is not None else np.nan
-        rows.append([*intervals.interval_over_tasks(list(tasks.values()))[1:], p])
+        interval = intervals.interval_over_tasks(list(tasks.values()))
+        rows.append([*_possible(interval, row.measure)[1:], p])
     return summary.assign(**dict(zip(("low_tasks", "high_tasks", "p_tasks"), np.transpose(rows))))
+
+
+def _possible(interval: intervals.Interval, name: str) -> intervals.Interval:
+    """The interval of a mean, cut to what the measure can be."""
+    least, most = MEASURES[name].least, MEASURES[name].most
+    return interval._replace(
+        low=np.clip(interval.low, least, most), high=np.clip(interval.high, least, most)
+    )
 
 
 def _task_means(rows: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, float]]:
