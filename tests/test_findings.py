@@ -93,6 +93,14 @@ def test_a_caption_says_how_many_which_interval_and_which_preset(found):
         ), name  # fmt: skip
 
 
+def test_a_caption_of_a_vla_says_which_pictures_it_sees(found):
+    kept = gallery(ROOT / "figures" / "laptop")
+    words = {name: " ".join(finding.caption.split()) for name, finding in found.items()}
+    for name, caption in (words | kept).items():
+        if name[:2] in ("04", "05"):
+            assert "pictures of 128 × 128 pixels in reduced detail" in caption, name
+
+
 def test_sentences_have_the_numbers_of_the_readme(found):
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert "+6.6 points [+2.6, +10.5]" in found["05_success"].text

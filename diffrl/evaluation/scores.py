@@ -406,15 +406,18 @@ def protocol(table: pd.DataFrame, pictures: Any) -> str:
     counts = table.drop_duplicates(["task", "start_state", "trial_seed"]).groupby("task").size()
     kinds = sorted({name.split("/")[0] for name in table["start_state"]})
     each = str(counts.min()) if counts.nunique() == 1 else f"{counts.min()}–{counts.max()}"
-    seen = "no pictures"
-    if pictures is not None:
-        seen = f"pictures of {pictures.image_size} × {pictures.image_size} pixels"
-        seen += f" in {pictures.detail} detail"
+    seen = "no pictures" if pictures is None else pictures_in_words(pictures)
     return (
         f"{' and '.join(kinds)} start states, {SETTLE_STEPS} settle steps of (0, …, 0, −1), "
         f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, "
         f"{seen}"
     )
+
+
+def pictures_in_words(pictures: Any) -> str:
+    """Return size and detail of what a policy looks at: protocol and captions name them."""
+    size = f"{pictures.image_size} × {pictures.image_size}"
+    return f"pictures of {size} pixels in {pictures.detail} detail"
 
 
 def paper(rates: pd.DataFrame) -> pd.DataFrame:

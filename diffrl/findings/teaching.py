@@ -40,7 +40,8 @@ def losses(table: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
     same = "both of the averaged weights" if "train" in table else "thin: of the current weights"
     caption = f"""Flow-matching loss of the compact VLA on each source's own data: training (thin)
     and {config.held_out} held-out episodes of each task (bold; at most 64 frames), {same}; mean
-    over {_count(len(config.seeds), "training seed")}, no interval. Preset {preset}."""
+    over {_count(len(config.seeds), "training seed")}, no interval. The VLA sees
+    {scores.pictures_in_words(config)}. Preset {preset}."""
     return Finding("04_losses", loss_curves(table), table, caption, text)
 
 
@@ -55,7 +56,7 @@ def predictions(samples: pd.DataFrame, config: VLAConfig, preset: str) -> Findin
     text += f"{listed(told)}, each on its own source's episode."
     caption = f"""Chunks sampled by the VLA trained on {best[0].label} (seed {config.seeds[0]};
     thin, {samples["sample"].max() + 1} samples) and what a held-out episode (black, n = 1) did at
-    three moments. Preset {preset}."""
+    three moments. The VLA sees {scores.pictures_in_words(config)}. Preset {preset}."""
     return Finding("04_predictions", predicted_chunks(shown), samples, caption, text)
 
 
