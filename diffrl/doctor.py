@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from diffrl.base import artifacts
+from diffrl.base.control import SETTLE_STEPS
 from diffrl.base.errors import UserError
 from diffrl.base.opengl import find_opengl
 
@@ -199,9 +200,10 @@ def check_behaviour() -> list[Finding]:
 
 
 def settle_shift(task: str = "libero_spatial/5", states: int = 5) -> float:
-    """Return by how many metres (x and y, largest of both) the goal's object moves in settling.
+    """Return by how many metres the goal's object moves while the start states settle.
 
-    The first official start states, ten settle steps of the protocol.
+    The larger of x and y, over the first `states` official start states, which settle for the
+    protocol's ten steps.
     """
     from diffrl.sim.scene import load_scene
     from diffrl.sim.simulator import Simulator
@@ -213,7 +215,7 @@ def settle_shift(task: str = "libero_spatial/5", states: int = 5) -> float:
     simulator = Simulator(scene, states, threads=1)
     simulator.reset(starts, settle=0)
     before = simulator.observation.object_pos[:, index, :2].copy()  # (states, 2)
-    simulator.reset(starts, settle=10)
+    simulator.reset(starts, settle=SETTLE_STEPS)
     after = simulator.observation.object_pos[:, index, :2]
     return float(np.abs(after - before).max())
 

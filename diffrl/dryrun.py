@@ -3,8 +3,8 @@
     python -m diffrl dry-run --preset paper
 
 For each task a scene, a placement, ten control steps, one iteration of PPO with small networks, a
-picture, a data file, a step of a VLA and a trial: what would stop a long run on a cluster stops
-here first. A step that fails stops nothing but the steps that need it.
+picture, a data file, a step of a VLA and a trial. So a fault that would stop a long run on a
+cluster shows here first. A step that fails stops nothing but the steps that need it.
 """
 
 import functools

@@ -80,9 +80,9 @@ def stratified_mean_interval(
 ) -> Interval:
     """Mean with Student's t interval where the strata (tasks) are given, and values vary in them.
 
-    values (n,) finite, strata (n,) labels. The spread is pooled from the k strata, n - k degrees of
-    freedom: what strata differ from each other is no error of the mean over them. Returns Interval;
-    its limits are NaN when no stratum holds two values.
+    values (n,) finite, strata (n,) labels. The spread is pooled from the k strata, with n - k
+    degrees of freedom. Differences between strata do not count: they are no error of the mean over
+    these strata. Returns Interval; its limits are NaN when no stratum holds two values.
     """
     values, groups = _finite(values, "stratified mean"), _strata(strata, len(values))
     squares = sum(((values[rows] - values[rows].mean()) ** 2).sum() for rows in groups)
@@ -100,9 +100,9 @@ def interval_over_tasks(values: ArrayLike, confidence: float = 0.95) -> Interval
 
     values (k,): one number a task, in which start states, trajectories and training seeds are
     averaged already. That is the analysis of cluster-level summaries (Donner & Klar 2000; Hayes &
-    Moulton 2017, ch. 10): what shares one expert is one witness. Returns Interval; its limits are
-    NaN for a single task, and where tasks do not differ, as no spread is known then. Raises
-    UserError on empty or non-finite input.
+    Moulton 2017, ch. 10): all that one expert made counts as one observation. Returns Interval;
+    its limits are NaN for a single task, and where tasks do not differ, as no spread is known then.
+    Raises UserError on empty or non-finite input.
 
     >>> interval = interval_over_tasks([0.8, 0.9, 1.0])
     >>> [round(number, 3) for number in interval]
@@ -179,7 +179,7 @@ def bootstrap_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of first minus second, two unpaired arms; as `stratified_bootstrap` otherwise."""
+    """Interval of first − second for two unpaired arms, else as `stratified_bootstrap`."""
     rng = np.random.default_rng(seed)
     a, means_a = _resampled_means(first, strata_first, resamples, rng)
     b, means_b = _resampled_means(second, strata_second, resamples, rng)

@@ -139,7 +139,7 @@ def completed(path: Path) -> Iterator[Episode]:
 # -- replay ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Replay:
-    """How recorded actions fare in this simulator: drift shows in both numbers."""
+    """What recorded actions do when this simulator replays them: successes and drift."""
 
     successes: int
     trials: int

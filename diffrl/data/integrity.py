@@ -1,4 +1,4 @@
-"""Is a file what it says? Checks that come before anything in it is believed.
+"""Is a file what it says? What is checked before anything in the file is used.
 
 Nothing here executes what a file contains: no pickle, no links, no files named by the file.
 """

@@ -57,7 +57,7 @@ class Operator:
         yield from self.rest(steps)
 
     def misjudge(self, scale: float = 1.0) -> np.ndarray:
-        """Return an error of aim, (3,) in metres, none in height."""
+        """Return an aiming error (3,) in metres; its height is zero."""
         return self.random.normal(size=3) * [1, 1, 0] * self.manner.aim * scale
 
     def go(

@@ -178,8 +178,8 @@ def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None
     and only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is
     ahead, of all), low_tasks and high_tasks (Student's t over the tasks' differences), p_tasks,
     p_tasks_holm (likewise) and by_seed (the difference of each training seed). p is McNemar's,
-    exact; with several training seeds it is that of flipping the signs of whole start states, of
-    which McNemar's is the case of one seed: the same state twice is no second witness.
+    exact. With several training seeds the signs of whole start states are flipped instead, because
+    trials from the same start state are not independent; for one seed the two tests are the same.
 
     p is about the networks and the data at hand. Behind the data of a task stands one expert, so
     p_tasks flips the signs of whole tasks; and training the networks again may give others, which
@@ -380,10 +380,10 @@ def _effect(gaps: pd.Series) -> dict[str, Any]:
 
 
 def _original(task: str) -> str:
-    """LIBERO's task whose variants, pooled, are one: one expert made the data of their scene.
+    """The official task that a variant of LIBERO-PRO belongs to; one expert made the data of both.
 
-    ``libero_object_swap/3`` is ``libero_object/3``; of the variant `task`, which asks for another
-    thing in that scene, this is only the scene's.
+    ``libero_object_swap/3`` belongs to ``libero_object/3``, so variants are pooled as one task. The
+    variant `task` asks for another thing, and shares only the scene with it.
     """
     suite, _, index = task.partition("/")
     return "_".join(suite.split("_")[:2]) + "/" + index
@@ -409,7 +409,8 @@ def protocol(table: pd.DataFrame, pictures: Any) -> str:
     seen = "no pictures" if pictures is None else pictures_in_words(pictures)
     return (
         f"{' and '.join(kinds)} start states, {SETTLE_STEPS} settle steps of (0, …, 0, −1), "
-        f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, {each} trials per task, "
+        f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, "
+        f"{each} trial{'s' * (each != '1')} per task, "
         f"{seen}"
     )
 

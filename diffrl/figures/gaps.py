@@ -147,7 +147,7 @@ def _draw_gaps(axes: Axes, gaps: pd.DataFrame, places: dict, published: bool) ->
 
 
 def _cut(axes: Axes, gaps: pd.DataFrame, points: pd.DataFrame) -> None:
-    """End the axis where the usual intervals end; one of two runs would squeeze all others."""
+    """End the axis where the usual intervals end: one of two runs is so wide that it hides all."""
     published = gaps["paper"].dropna() if "paper" in gaps else []
     shown = np.array([0, *points["value"], *gaps["value"], *published], float)
     shown = shown[np.isfinite(shown)]

@@ -5,6 +5,7 @@ import pandas as pd
 
 from diffrl import figures
 from diffrl.base.arm import Arm
+from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.data.media import pictures
@@ -46,7 +47,7 @@ def _sheet(name: str, episodes: dict[Arm, Episode], caption: str) -> Finding | N
             film = pictures(episode, every, SIZE, "exact")
             rows = np.minimum(every * np.arange(len(film)), len(episode.states) - 1)
             chosen = [*range(FRAMES - 1), -1]
-            strips[arm.label], times[arm.label] = film[chosen], rows[chosen] / 20
+            strips[arm.label], times[arm.label] = film[chosen], rows[chosen] / CONTROL_HZ
     except UserError as error:
         print(error)
         return None

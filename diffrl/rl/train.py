@@ -202,8 +202,8 @@ class Training:
     ) -> None:
         """Put a finished run in the place of an older one: the policy, `tables` and its curves.
 
-        The caller's marker comes after it, so a kill amid this lets the same be done again. Whoever
-        looks for an expert's config finds none until all else is there.
+        The caller writes its marker afterwards, so a run that is killed here does this again. The
+        config is written last: whoever finds it finds a complete expert.
         """
         for old in (*self.folder.glob("*.done.json"), self.folder / "config.json"):
             old.unlink(missing_ok=True)  # of other settings: what lies here is theirs no more

@@ -4,8 +4,8 @@ LIBERO stores 50 start states a task as [time, qpos, qvel], but its cabinets, st
 in the model, are redrawn at every reset and are in no file. Here their poses belong to the start
 state. The official state i gets the fixtures of a layout drawn from (task, i, seed): LIBERO's own
 distribution, fixed once. Training uses fresh states (LIBERO's placement sampler and N(0, 0.02 rad)
-on the arm), so that nothing is ever tuned on the official ones; of its layouts those are left out
-in which things overlap so far that physics throws them apart (`diffrl.sim.compiler`).
+on the arm), so that nothing is ever tuned on the official ones. Layouts in which things overlap so
+far that physics throws them apart are left out (`diffrl.sim.compiler`).
 """
 
 import functools

@@ -59,10 +59,10 @@ def train(
 ) -> tuple[pd.DataFrame, float]:
     """Train a VLA and write `model.safetensors`, `model.json` and `losses.csv` to `folder`.
 
-    Returns the loss curve and the minutes, in all its parts if it was killed. Its losses are of
-    flow matching, on normalised actions: `loss` is the mean of the steps since the last row, each
-    of the weights of its moment; `train` and `held_out` are of the averaged weights, which are
-    kept, on frames that training draws and on those that it never does.
+    Returns the loss curve and the minutes of training, those before a kill included. The losses are
+    those of flow matching on normalised actions. `loss` is the mean over the steps since the last
+    row, each with the weights of that step. `train` and `held_out` are the losses of the averaged
+    weights, which are kept, on frames that training draws and on frames that it never draws.
 
     Raises:
         UserError: the loss became infinite, or this run's checkpoint in `folder` is broken.
