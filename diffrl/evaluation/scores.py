@@ -410,8 +410,7 @@ def protocol(table: pd.DataFrame, pictures: Any) -> str:
     return (
         f"{' and '.join(kinds)} start states, {SETTLE_STEPS} settle steps of (0, …, 0, −1), "
         f"at most {'/'.join(map(str, limits))} control steps at 20 Hz, "
-        f"{each} trial{'s' * (each != '1')} per task, "
-        f"{seen}"
+        f"{each} {'trial' if each == '1' else 'trials'} per task, {seen}"
     )
 
 
