@@ -47,6 +47,28 @@ def test_what_the_presets_call_dppos_is_dppos():
     assert paper.critic == "policy"  # the state beside pictures would be a deviation
 
 
+@pytest.mark.parametrize(
+    ("setting", "dppos"),
+    [
+        ("actor_learning_rate", "robomimic states 1e-4 constant, images 5e-5 or 1e-5, furniture"),
+        ("gamma", "DPPO on manipulation: 0.999"),
+        ("gamma_denoising", "DPPO: 0.99 in robomimic, 0.9 in furniture, 0.95 in d3il"),
+        ("epochs", "DPPO: 5 in furniture and d3il"),
+        ("ema", "[D], per optimiser step [C]; DPPO: every 10"),
+        ("target_kl", "DPPO: 1"),
+    ],
+)
+def test_where_a_setting_is_not_dppos_its_comment_says_what_dppos_is(setting, dppos):
+    text = inspect.getsource(presets)
+    found = re.search(rf"^    {setting}: .*(\n    # .*)*", text, re.MULTILINE)
+    assert dppos in " ".join(found[0].replace("\n    #", "").split())
+
+
+def test_where_our_choices_had_seen_official_start_states_is_said_at_their_mark():
+    mark = " ".join(presets.__doc__.split()).partition("[C] our choice.")[2]
+    assert "libero_object/0 that had been judged on its official start states" in mark
+
+
 @pytest.mark.parametrize("name", ["gpu", "paper"])
 def test_the_papers_own_observation_is_drawn_exactly(name):
     clone = get_preset(name).clone
