@@ -149,3 +149,23 @@ def test_a_task_that_neither_class_learned_is_tried_once_more_with_both():
         "libero_goal/3": {"diffusion": 0.2, "gaussian": 0.1},
     }
     assert tool.to_retry(success, tried={"libero_goal/3"}) == ["libero_goal/0", "libero_goal/2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("a.csv", "task,x\nt,1\n", "task,x,more\nt,1,5\n", []),
+        ("a.csv", "task,x\nt,1\n", "task,x\nt,2\n", ["x: other values in 1 of 1 rows"]),
+        ("a.csv", "task,x\nt,1\nu,3\n", "task,x\nt,1\n", ["1 of 2 rows are not kept"]),
+        ("a.json", '{"n": [1, NaN]}', '{"n": [1, NaN], "unpacked": true}', []),
+        ("a.json", '{"n": [1, 2]}', '{"n": [1, 3]}', ["/n/1: 2 is now 3"]),
+        ("a.bin", "12", "13", ["other bytes"]),
+        ("a.bin", "12", None, ["is not kept"]),
+    ],
+)
+def test_every_value_of_an_older_record_is_looked_for_in_todays(tmp_path, name, old, new, told):
+    path = tmp_path / name
+    if new is not None:
+        path.write_text(new)
+    tool = load_tool("compare_old_results")
+    assert list(tool.differences(name, old.encode(), path)) == told
