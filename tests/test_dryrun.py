@@ -1,6 +1,7 @@
 """The dry run: each kind of work once per task, and a failure that stops nothing else."""
 
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,6 +13,7 @@ from diffrl.dryrun import NEEDS, Rehearsal, dry_run, rehearse
 from diffrl.presets import get_preset
 
 SMOKE = get_preset("smoke")
+ROOT = Path(__file__).parents[1]
 TASKS = ("libero_object/0", "libero_goal/7", "libero_90/41")
 
 
@@ -96,3 +98,16 @@ def test_a_task_of_smoke_goes_well_in_every_step(home):
     table = dry_run(SMOKE, workers=1)
     assert table.loc[~table["ok"], ["step", "error"]].values.tolist() == []
     assert table["step"].tolist() == list(NEEDS)
+
+
+def test_the_papers_130_tasks_went_well_and_the_docs_say_what_that_took():
+    table = pd.read_csv(ROOT / "results" / "dry_run.csv")
+    tasks = list(get_preset("paper").tasks)
+    assert list(dict.fromkeys(table["task"])) == tasks
+    assert len(tasks) == 130
+    assert set(table.groupby("task")["step"].agg(tuple)) == {tuple(NEEDS)}
+    assert table["ok"].all()
+    minutes = table["cpu_seconds"].sum() / 60
+    assert minutes <= 2 * 60  # an hour of two cores
+    page = (ROOT / "docs" / "run-on-a-cluster.md").read_text(encoding="utf-8")
+    assert f"All {len(tasks)} tasks of `paper` went well in {minutes:.0f} minutes" in page
