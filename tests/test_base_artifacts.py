@@ -139,6 +139,17 @@ def test_a_folder_as_input_counts_with_the_names_and_bytes_in_it(tmp_path):
     assert artifacts.file_hash(tmp_path) != before
 
 
+@pytest.mark.parametrize("url", ["s3://lab/runs", "gs://lab/runs", "memory://x", "file:///tmp/x"])
+@pytest.mark.parametrize("variable", ["DIFFRL_HOME", "DIFFRL_CACHE"])
+def test_a_url_is_no_folder_and_the_error_says_what_to_do(tmp_path, monkeypatch, variable, url):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, url)
+    function = artifacts.root if variable == "DIFFRL_HOME" else artifacts.cache_dir
+    with pytest.raises(UserError, match=rf"{variable} is the URL {url}.*Mount the store.*copy it"):
+        function()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_results_lie_where_diffrl_home_says(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     assert artifacts.runs_dir("smoke") == tmp_path / "runs" / "smoke"

@@ -31,6 +31,7 @@ from diffrl.base.errors import UserError, file_error
 FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
 EVIDENCE = "evidence.json"  # in a run's folder that `diffrl.evidence` unpacked
 UNPACKED = "unpacked"  # in a marker that it restored
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LARGEST_JSON = 16 * 2**20  # bytes; parsed, the worst take 25 times as much
 
 
@@ -39,9 +40,12 @@ def root() -> Path:
 
     It is ``$DIFFRL_HOME`` if set; else the clone that the package was installed from; else the
     working directory.
+
+    Raises:
+        UserError: ``$DIFFRL_HOME`` is a URL, or begins with a home folder that does not exist.
     """
     if home := os.environ.get("DIFFRL_HOME"):
-        return user_path(home).resolve()
+        return folder_path(home, "DIFFRL_HOME").resolve()
     clone = Path(__file__).resolve().parents[2]
     return clone if (clone / "pyproject.toml").is_file() else Path.cwd()
 
@@ -81,9 +85,28 @@ def cache_dir() -> Path:
     """Return (and create) the folder of what can be made again: ``$DIFFRL_CACHE`` or the user's.
 
     Raises:
-        UserError: it cannot be created, or this user has no home folder.
+        UserError: it cannot be created, is a URL, or this user has no home folder.
     """
-    return make_folder(user_path(os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"))
+    place = os.environ.get("DIFFRL_CACHE") or "~/.cache/diffrl"
+    return make_folder(folder_path(place, "DIFFRL_CACHE"))
+
+
+def folder_path(text: str, setting: str) -> Path:
+    """Return the folder that a setting names, as `user_path`.
+
+    An object store is no such folder: HDF5 writes in place, a file appears by `os.replace`, and
+    `lock` keeps two processes apart, none of which a store offers.
+
+    Raises:
+        UserError: it is a URL.
+    """
+    if _URL.match(text):
+        raise UserError(
+            f"{setting} is the URL {text}, but files are renamed and locked there, which takes a "
+            "file system. Mount the store and give the mount's folder; or compute in a folder, and "
+            "copy it to the store when the command has ended."
+        )
+    return user_path(text)
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
