@@ -7,6 +7,7 @@ import time
 import pandas as pd
 import pytest
 
+from diffrl import figures
 from diffrl import status as module
 from diffrl.__main__ import main
 from diffrl.base.arm import Arm
@@ -169,6 +170,22 @@ def test_the_picture_of_a_preset_is_saved_whole(home):
     assert main(["status", "--preset", "smoke", "--picture", str(home / "work.png")]) == 0
     assert (home / "work.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in home.iterdir()] == ["work.png"]
+
+
+def test_the_picture_says_how_far_running_work_is_and_what_its_letters_mean():
+    with heartbeat(expert_folder(*NAMES), "expert") as sign:
+        sign.tell(phase="RL", done=3, total=12)
+        sign.write()
+        with (
+            pytest.raises(ValueError, match="loss"),
+            heartbeat(model_folder(SMOKE, DATA, 0), "vla"),
+        ):
+            raise ValueError("the loss is not finite")
+        figure = figures.work_heatmap(status(SMOKE))
+    said = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert said == {"", "25 %", "F"}
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["waiting", "running (% of its phase)", "failed (F)"]
 
 
 def test_watching_shows_the_table_again_until_it_is_interrupted(monkeypatch, capsys):

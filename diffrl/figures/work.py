@@ -41,7 +41,7 @@ def work_heatmap(table: pd.DataFrame) -> Figure:
     for axes, (part, index, detail) in zip(panels.flat, parts):
         _draw(axes, part, index, detail)
     shown = [state for state in STATE_COLOURS if (table["state"] == state).any()]
-    handles = [Patch(facecolor=STATE_COLOURS[state], label=state) for state in shown]
+    handles = [Patch(facecolor=STATE_COLOURS[state], label=_named(state)) for state in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(shown))
     return figure
 
@@ -63,13 +63,20 @@ def _draw(axes: Axes, part: pd.DataFrame, index: str, detail: str | None) -> Non
     _frame(axes, names, lines)
 
 
+def _named(state: str) -> str:
+    """What the legend says of a state, with what stands in its cells."""
+    if state == "running":
+        return "running (% of its phase)"
+    return state if state in ("done", "waiting") else f"{state} ({state[0].upper()})"
+
+
 def _label(unit: dict) -> str:
     """What a cell says beside its colour."""
     if unit["state"] in ("done", "waiting"):
         return ""
     if unit["state"] == "running":
         known = pd.notna(unit["done"]) and pd.notna(unit["total"]) and unit["total"]
-        return f"{100 * unit['done'] / unit['total']:.0f}" if known else "…"
+        return f"{100 * unit['done'] / unit['total']:.0f} %" if known else "…"
     return unit["state"][0].upper()
 
 
