@@ -6,11 +6,13 @@ returns a `Broken`: how the broken calls ended, and the home as they left it.
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import random
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -149,7 +151,7 @@ def kill(bench: Bench, stage: str, seconds: float) -> Broken:
     home, broken = bench.restore(stage), Broken([])
     for _ in range(IN_A_ROW):
         child = Call(stage, home)
-        bench.moment(seconds, 0.3)
+        bench.moment(seconds, bench.draw.choice((0.3, 0.9)))  # early, or wherever it has come to
         child.kill()
         broken.codes += child.finish().codes
         if broken.codes[-1] == 0:
@@ -317,26 +319,40 @@ def full(bench: Bench, stage: str, seconds: float) -> Broken:
 
 
 def read_only(bench: Bench, stage: str, seconds: float) -> Broken:
-    """The file system becomes read-only at a random moment, as after an error of the disk."""
+    """The folder becomes read-only at a random moment, as after an error of the disk."""
     with mounted(bench, bench.restore(stage)) as disk:
         child = Call(stage, disk / "home")
         bench.moment(seconds, 0.8)
-        _remount(disk, "ro", child)
+        remounted = _remount(disk, "ro")
+        if not remounted:
+            _freeze(disk, True)
         broken = child.finish()
-        _remount(disk, "rw", child)
+        if not remounted:
+            _freeze(disk, False)
+        elif not _remount(disk, "rw"):
+            raise RuntimeError(f"{disk} stays read-only")
     return broken
 
 
-def _remount(disk: Path, way: str, child: Call) -> None:
-    """Remount, between two moments in which the child has a file open for writing."""
-    for _ in range(1000):
+def _remount(disk: Path, way: str) -> bool:
+    """Remount; False if the child has a file open for writing, such as a lock, all the time."""
+    for _ in range(100):
         command = ["mount", "-o", f"remount,{way}", str(disk)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
-            return
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            return True
         time.sleep(0.01)
-    child.kill()
-    raise RuntimeError(f"{disk} could not be remounted: {done.stderr}")
+    return False
+
+
+def _freeze(disk: Path, frozen: bool) -> None:
+    """Make every folder immutable, or changeable again: nothing appears, goes, or is renamed."""
+    set_flags, immutable = 0x40086602, 0x10  # FS_IOC_SETFLAGS, FS_IMMUTABLE_FL
+    for folder in (disk, *(path for path in disk.rglob("*") if path.is_dir())):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(handle, set_flags, struct.pack("l", immutable if frozen else 0))
+        finally:
+            os.close(handle)
 
 
 FAULTS: dict[str, Callable[[Bench, str, float], Broken]] = {
