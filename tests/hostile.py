@@ -5,6 +5,7 @@ library, a bomb that no exception announces, a program that is started and a fil
 elsewhere are all seen, and none of them ends the test.
 """
 
+import copy
 import json
 import os
 import resource
@@ -79,7 +80,7 @@ def changed_document(draw, valid) -> bytes:
             if draw(st.integers(0, 4)) == 0:
                 del node[key]
             else:
-                node[key] = draw(HOSTILE)
+                node[key] = copy.deepcopy(draw(HOSTILE))  # what is in it may be changed next
             break
     return json.dumps(document).encode()
 
