@@ -24,6 +24,7 @@ def cluster(monkeypatch):
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join([here, os.path.join(here, "tests")])
     monkeypatch.setenv("PYTHONPATH", path)  # the nodes import these functions
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default anything else here comes first
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes.second = nodes.add_node(num_cpus=1)
     monkeypatch.setenv(RAY, nodes.address)

@@ -36,6 +36,7 @@ def _data(preset: Preset) -> None:
     repeat_all(preset)
 
 
+COLUMNS = ["preset", "stage", "planned_core_minutes", "measured_core_minutes"]
 RUN: dict[str, Callable[[Preset], object]] = {
     "experts": train_experts,
     "data": _data,
@@ -68,8 +69,7 @@ def main(preset: str = "smoke") -> None:
         expected, measured = planned[list(PLANNED[stage])].sum(), spent() - before
         rows.append([preset, stage, round(expected, 2), round(measured, 2)])
         print(*rows[-1], sep="  ", flush=True)
-    columns = ["preset", "stage", "planned_core_minutes", "measured_core_minutes"]
-    write_csv(root() / "results" / "plan.csv", pd.DataFrame(rows, columns=columns))
+        write_csv(root() / "results" / "plan.csv", pd.DataFrame(rows, columns=COLUMNS))
 
 
 if __name__ == "__main__":
