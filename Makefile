@@ -97,7 +97,7 @@ check-lerobot: ready
 	  --out build/check/records
 	@test "$$(grep -c ',failure,280,' build/check/records/trials.csv)" = 2  # whole, without errors
 	@LEROBOT_PYTHON=$(CURDIR)/$(LEROBOT)/python HF_HUB_OFFLINE=1 $(RUN) -m pytest -k lerobot \
-	  tests/test_vla_recipes.py tests/test_vla_frames.py tests/test_vla_stage.py tests/test_vla_train.py tests/test_vla_model.py tests/test_policy_decide.py tests/test_evaluation_stage.py tests/test_evaluation_scores.py tests/test_evaluation_openpi.py tests/test_evaluation_policies.py tests/test_evaluation_play.py tests/test_evaluation_own.py
+	  tests/test_vla_stage.py tests/test_vla_train.py tests/test_vla_model.py tests/test_policy.py tests/test_evaluation_stage.py tests/test_evaluation_scores.py tests/test_evaluation_openpi.py tests/test_evaluation_policies.py tests/test_evaluation_own.py
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .

@@ -1,8 +1,9 @@
-"""Small policies for their tests."""
+"""Small policies for their tests, and the variants of the experiments."""
 
 import torch
 
 from diffrl import policy as policies
+from diffrl.experiments import EXPERIMENTS
 from diffrl.policy.features import Layout
 from diffrl.presets import CloneConfig, RLConfig
 
@@ -30,3 +31,20 @@ def draw(policy, n=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
     features = {"state": torch.randn(n, policy.layout.size, generator=generator)}
     return features, policy.noise(generator, n)
+
+
+# ---- small policies, batches and clones for the tests of RL --------------------------------------
+
+
+SMALL = Layout("libero_object/0", objects=1, goals=1, joints=0)
+
+
+def make_small(algorithm, **settings):
+    config = config_of(algorithm, width=32, horizon=4, chunk=4, **settings)
+    return policies.make_policy(config, SMALL, seed=1)
+
+
+# ---- runs for the tests of experiments -----------------------------------------------------------
+
+
+ARMS = {arm.name: arm for chosen in EXPERIMENTS.values() for arm in chosen.variants}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from experiment_samples import ARMS
+from policy_samples import ARMS
 from scipy.stats import fisher_exact
 
 from diffrl import experiments

@@ -2,11 +2,13 @@
 
 from types import SimpleNamespace
 
+import data_samples as samples
 import numpy as np
 import pandas as pd
 import pytest
 
 from diffrl.base.errors import UserError
+from diffrl.demonstrator.commands import command_statistics, human_statistics
 from diffrl.demonstrator.episodes import operator_demonstrations, operator_episodes, plan, skills_of
 from diffrl.demonstrator.grasps import find_grasps
 from diffrl.demonstrator.manner import LIMIT, MANNERS, Tremor
@@ -15,6 +17,7 @@ from diffrl.demonstrator.stage import calibrate, idle
 from diffrl.presets import OperatorConfig
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
+from diffrl.sim.tasks import SUITES
 
 TASK = "libero_object/0"
 BASE = np.array([-0.6, 0.0, 0.0])  # the robot's foot
@@ -181,3 +184,28 @@ def test_demonstrations_are_successes_and_too_few_are_an_error():
     assert all(e.start_state.startswith("fresh/") for e in episodes)
     with pytest.raises(UserError, match="libero_object/0"):
         operator_demonstrations(scene, 2, 0, OperatorConfig(max_attempts=1))
+
+
+# ---- commands of sources against the published moments of the human sets -------------------------
+
+
+def test_idle_steps_do_not_count():
+    busy = samples.sample_episode(0, length=40)
+    busy.actions[:, 6] = 1.0
+    idle = samples.sample_episode(1, length=40)
+    idle.actions[:] = 0.0
+    idle.actions[:, 6] = -1.0
+    alone, both = command_statistics([busy]), command_statistics([busy, idle])
+    np.testing.assert_allclose(both["std"][:6], alone["std"][:6])
+    np.testing.assert_allclose(alone["mean"][:6], busy.actions[:, :6].mean(axis=0))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_human_gripper_follows_our_sign(suite):
+    table = human_statistics(suite)
+    if suite == "libero_90":
+        assert table is None  # nobody published them
+    else:
+        gripper = table.iloc[6]
+        assert abs(gripper["mean"]) < 1  # both signs occur
+        np.testing.assert_allclose(gripper["std"] ** 2 + gripper["mean"] ** 2, 1, atol=0.01)

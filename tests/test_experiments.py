@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from experiment_samples import ARMS
+from policy_samples import ARMS
 
 from diffrl import experiments
 from diffrl import policy as policies

@@ -16,9 +16,8 @@ import nbformat
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from quality_file_samples import robomimic_file
 from quality_samples import arms as both_arms
-from quality_samples import write_data_set
+from quality_samples import robomimic_file, write_data_set
 
 from diffrl.__main__ import main as command_line
 from diffrl.base.errors import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from quality_file_samples import robomimic_file
+from quality_samples import robomimic_file
 
 from diffrl.__main__ import main as command_line
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from policy_samples import LAYOUT, make
-from test_policy_features import observation
+from test_policy import observation
 
 from diffrl import policy as policies
 from diffrl.base.errors import UserError

@@ -9,8 +9,7 @@ import file_variations as variations
 import h5py
 import numpy as np
 import pytest
-from quality_file_samples import read, robomimic_file, wander
-from quality_samples import CONFIG, arms, write_data_set
+from quality_samples import CONFIG, arms, read, robomimic_file, wander, write_data_set
 
 from diffrl import quality
 from diffrl.__main__ import main as command_line

@@ -35,7 +35,7 @@ MEBIBYTE = 2**20
 
 @pytest.mark.parametrize(
     ("place", "files", "size"),
-    [(".", 380, 48), ("results", 80, 36), ("figures", 80, 12), ("tests", 110, 2)],
+    [(".", 360, 48), ("results", 80, 36), ("figures", 80, 12), ("tests", 90, 2)],
 )
 def test_a_clone_stays_small(place, files, size):
     """Whoever adds a file finds out here that another one could go."""
@@ -207,3 +207,41 @@ def test_readmes_examples_run(tmp_path):
     assert "3 successes in" in result.stdout
     assert "m/s³" in result.stdout
     assert len(re.findall(r"failure +280", result.stdout)) == 2  # the policy of one's own
+
+
+# ---- what holds the habits: local hooks, and a CI that calls the targets that a person calls -----
+
+
+def test_every_hook_is_local_so_that_none_needs_a_network():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert {"ruff", "ruff-format", "notebooks", "codespell"} == {hook["id"] for hook in hooks}
+
+
+def test_ci_calls_targets_that_the_makefile_has():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    called = {m[1] for s in steps if (m := re.match(r"make (\w+)", s.get("run", "")))}
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert called == {"lint", "test", "coverage"}
+    assert called <= targets
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "diffrl" / "py.typed").is_file()
+    assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_a_notebook_is_stripped_where_it_lies_and_a_broken_one_is_refused(tmp_path):
+    cell = {"cell_type": "code", "id": "x", "metadata": {}, "source": "1", "outputs": [{}]}
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path, broken = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    path.write_text(json.dumps(notebook))
+    broken.write_text("no notebook")
+    command = [sys.executable, str(ROOT / "tools" / "strip_notebook.py"), "--write"]
+    result = subprocess.run([*command, str(path), str(broken)], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"{broken} cannot be stripped" in result.stderr
+    assert json.loads(path.read_text())["cells"][0]["outputs"] == []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rl_samples import LAYOUT, make
+from policy_samples import SMALL, make_small
 
 from diffrl.base import checkpoint
 from diffrl.base.errors import UserError
@@ -13,9 +13,9 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def make_clone(algorithm="diffusion", **settings):
-    policy = make(algorithm)
+    policy = make_small(algorithm)
     generator = torch.Generator().manual_seed(5)
-    features = {"state": torch.randn(80, LAYOUT.size, generator=generator)}
+    features = {"state": torch.randn(80, SMALL.size, generator=generator)}
     plans = torch.tanh(features["state"][:, :7]).unsqueeze(1).expand(80, 4, 7)
     settings = {"steps": 60, "measure_growth": 1.5, "first_measure": 20, "batch": 16, **settings}
     return Clone(policy, features, plans, CloneConfig(**settings))
@@ -59,9 +59,9 @@ def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, k
 
 @pytest.mark.filterwarnings("ignore:.*meta parameter")
 def test_a_clone_is_restored_to_the_device_that_its_policy_is_on():
-    policy = make("diffusion").to("meta")
+    policy = make_small("diffusion").to("meta")
     frames = make_clone()
-    clone = Clone(make("diffusion"), frames.features, frames.plans, frames.config)
+    clone = Clone(make_small("diffusion"), frames.features, frames.plans, frames.config)
     clone.policy, clone.parameters = policy, list(policy.parameters())
     clone.optimiser = torch.optim.AdamW(clone.parameters)
     clone.restore(frames.state())
@@ -82,7 +82,7 @@ def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
 
 
 def test_a_clone_is_measured_with_the_frozen_steps_that_rl_will_start_from():
-    policy = make("diffusion", finetuned_steps=2)
+    policy = make_small("diffusion", finetuned_steps=2)
     clone = make_clone()
     clone = Clone(policy, clone.features, clone.plans, clone.config)
     seen = []

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from policy_samples import config_of
-from rl_samples import LAYOUT, make
+from policy_samples import SMALL, config_of, make_small
 
 from diffrl import policy as policies
 from diffrl.base.errors import UserError
@@ -34,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 def make_critic():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Critic(LAYOUT)
+        return Critic(SMALL)
 
 
 def plain_gae(rewards, values, next_values, ended, gamma, lam):
@@ -85,7 +84,7 @@ class FirstColumn(torch.nn.Module):
 def make_batch(policy, decisions=6, robots=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     n = decisions * robots
-    state = torch.randn(n, LAYOUT.size, generator=generator)
+    state = torch.randn(n, SMALL.size, generator=generator)
     _, chains = policy.sample({"state": state}, policy.noise(generator, n), "stochastic")
     grid = (decisions, robots)
     return Batch(
@@ -95,7 +94,7 @@ def make_batch(policy, decisions=6, robots=5, seed=0):
         ended=torch.zeros(grid, dtype=torch.bool),
         truncated=torch.zeros(grid, dtype=torch.bool),
         last_features=None,
-        next_features={"state": torch.randn(robots, LAYOUT.size, generator=generator)},
+        next_features={"state": torch.randn(robots, SMALL.size, generator=generator)},
         successes=[],
         lengths=[],
         steps=n * 4,
@@ -104,10 +103,10 @@ def make_batch(policy, decisions=6, robots=5, seed=0):
 
 
 def test_a_success_is_not_bootstrapped_and_a_time_out_by_its_own_last_observation():
-    batch = make_batch(make("gaussian"))
+    batch = make_batch(make_small("gaussian"))
     batch.ended[2, 1] = batch.ended[3, 4] = True  # a success, a time-out
     batch.truncated[3, 4] = True
-    batch.last_features = {"state": torch.full((1, LAYOUT.size), 7.0)}
+    batch.last_features = {"state": torch.full((1, SMALL.size), 7.0)}
     values, next_values = batch_values(FirstColumn(), batch)
     expected = torch.cat([values[1:], batch.next_features["state"][:, 0][None]])
     expected[2, 1], expected[3, 4] = 0.0, 7.0
@@ -151,7 +150,7 @@ def test_the_loss_and_its_gradient_equal_a_case_computed_by_hand():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_update_makes_rewarded_plans_likelier(algorithm):
-    policy, critic = make(algorithm), Critic(LAYOUT)
+    policy, critic = make_small(algorithm), Critic(SMALL)
     batch = make_batch(policy, decisions=40, robots=8)
     batch.ended[:] = True
     good = batch.chains[:, :, -1].mean(dim=(2, 3)) > 0
@@ -182,7 +181,7 @@ def test_an_update_makes_rewarded_plans_likelier(algorithm):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_update_gives_the_same_bytes_on_any_number_of_threads(algorithm):
     def weights(threads):
-        policy, critic = make(algorithm), make_critic()
+        policy, critic = make_small(algorithm), make_critic()
         optimisers = {
             "actor": torch.optim.Adam(policy.parameters(), lr=1e-3),
             "critic": torch.optim.Adam(critic.parameters(), lr=1e-3),
@@ -200,7 +199,7 @@ def test_the_parts_of_a_minibatch_add_up_to_its_whole_gradient(monkeypatch):
     gradients = []
     for shards in (1, 2, 3):
         monkeypatch.setattr(ppo, "SHARDS", shards)
-        policy, critic = make("diffusion"), make_critic()
+        policy, critic = make_small("diffusion"), make_critic()
         optimisers = {
             "actor": torch.optim.SGD(policy.parameters(), lr=0.0),
             "critic": torch.optim.SGD(critic.parameters(), lr=0.0),
@@ -215,7 +214,7 @@ def test_the_parts_of_a_minibatch_add_up_to_its_whole_gradient(monkeypatch):
 
 
 def test_in_the_critic_s_warm_up_the_policy_stays_as_it_is():
-    policy, critic = make("diffusion"), Critic(LAYOUT)
+    policy, critic = make_small("diffusion"), Critic(SMALL)
     before = [p.clone() for p in policy.parameters()]
     critic_before = [p.clone() for p in critic.parameters()]
     optimisers = {
@@ -231,7 +230,7 @@ def test_in_the_critic_s_warm_up_the_policy_stays_as_it_is():
 
 
 def test_a_loss_that_is_not_finite_is_told_with_the_setting_to_change():
-    policy, critic = make("diffusion"), Critic(LAYOUT)
+    policy, critic = make_small("diffusion"), Critic(SMALL)
     batch = make_batch(policy)
     batch.rewards[0, 0] = math.nan
     optimisers = {
@@ -251,11 +250,11 @@ def test_the_exploration_noise_falls_linearly_to_the_policys_own():
 
 @pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
 def test_scaled_noise_spreads_the_plans_and_enters_their_probability(algorithm):
-    policy = make(algorithm)
+    policy = make_small(algorithm)
     own = policy.exploration()
     policy.noise_scale = 2.0
     assert policy.exploration() == pytest.approx(2 * own)
-    condition = policy.encoder({"state": torch.zeros(1, LAYOUT.size)})
+    condition = policy.encoder({"state": torch.zeros(1, SMALL.size)})
     latent, last = torch.zeros(1, policy.horizon, 7), torch.tensor([policy.steps - 1])
     _, std = policy.transition(condition, latent, last, "stochastic")
     assert float(std.detach().mean()) == pytest.approx(2 * own)
@@ -306,7 +305,7 @@ def test_scaled_rewards_are_clipped_at_ten():
 
 
 def test_an_image_policys_ratio_is_one_before_its_first_step(monkeypatch):
-    layout = dataclasses.replace(LAYOUT, image_size=32)
+    layout = dataclasses.replace(SMALL, image_size=32)
     config = config_of("diffusion", width=16, horizon=4, chunk=4)
     policy, critic = policies.make_policy(config, layout, seed=1), Critic(layout)
     generator = torch.Generator().manual_seed(0)
@@ -314,7 +313,7 @@ def test_an_image_policys_ratio_is_one_before_its_first_step(monkeypatch):
     features = {"state": torch.randn(8, layout.size, generator=generator), "image": pixels}
     _, chains = policy.sample(features, policy.noise(generator, 8), "stochastic")
     batch = dataclasses.replace(
-        make_batch(make("diffusion"), 4, 2),
+        make_batch(make_small("diffusion"), 4, 2),
         features=features,
         chains=chains.view(4, 2, *chains.shape[1:]),
         next_features={key: value[:2] for key, value in features.items()},

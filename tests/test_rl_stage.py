@@ -10,17 +10,18 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from rl_samples import LAYOUT
+from policy_samples import SMALL
 
 from diffrl import policy as policies
 from diffrl import presets
 from diffrl.base import artifacts, checkpoint
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import FORCE
+from diffrl.base.artifacts import FORCE, Stage
 from diffrl.base.errors import UserError
 from diffrl.presets import ALGORITHMS, RLConfig, get_preset
 from diffrl.rl import records, train
 from diffrl.rl import stage as rl_stage
+from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner
 from diffrl.rl.rollout import Rollout, attainable, success_rate
 from diffrl.rl.stage import evaluate_again, train_expert
@@ -44,7 +45,7 @@ def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_pa
     (tmp_path / "clone" / "clone.done.json").write_text("{}")
     run = train.Training(get_preset("smoke"), "libero_object/0", "diffusion", folder=tmp_path)
     config = policies.make_config("diffusion", run.preset.clone, run.preset.rl)
-    policy = policies.make_policy(config, LAYOUT)
+    policy = policies.make_policy(config, SMALL)
     policies.save(run.work / "clone", policy)
     for name in ("clone/clone.done.json", "clone.csv"):
         (run.work / name).write_text("new")
@@ -153,7 +154,7 @@ def test_experts_of_a_preset_are_found_or_continued_and_a_failure_stops_none(
 
 def test_what_is_evaluated_and_kept_is_what_float16_holds(tmp_path):
     config = policies.make_config("diffusion", get_preset("smoke").clone, get_preset("smoke").rl)
-    policy = policies.make_policy(config, LAYOUT, seed=1)
+    policy = policies.make_policy(config, SMALL, seed=1)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     policies.halve(policy)
     policies.save(tmp_path, policy)
@@ -285,3 +286,70 @@ def test_an_expert_that_sees_pictures_asks_a_cluster_for_a_share_of_a_gpu(
     rl_stage.train_experts(get_preset(preset), tasks=["libero_object/0"])
     assert asked["resources"].gpus == share
     assert asked["resources"].cores == 1
+
+
+# ---- tables, trials and journals of experts ------------------------------------------------------
+
+
+def test_the_table_of_experts_is_collected_from_finished_runs_of_todays_settings_in_order(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    for algorithm in ("gaussian", "diffusion"):
+        row = dict.fromkeys(records.COLUMNS, 0) | {
+            "task": "libero_object/0",
+            "algorithm": algorithm,
+        }
+        rows = [{**row, "mode": mode} for mode in ("stochastic", "deterministic")]
+        folder = records.expert_folder(get_preset("smoke"), "libero_object/0", algorithm, 0)
+        config = records.config_of(get_preset("smoke"), "libero_object/0", algorithm, 0)
+        Stage(folder, "expert", config, format=records.FORMAT).finish({"rows": rows})
+    other = [{**row, "seed": 1}]
+    folder = records.expert_folder(get_preset("smoke"), "libero_object/0", "diffusion", 1)
+    Stage(folder, "expert", {"of": "other settings"}).finish({"rows": other})
+    records.collect_records(get_preset("smoke"))
+    table = pd.read_csv(tmp_path / "runs" / "smoke" / "experts.csv")
+    assert ",".join(table.columns) == (
+        "task,algorithm,mode,seed,trials,successes,success,low,high,control_steps,minutes,"
+        "clone_success"
+    )
+    assert list(table["algorithm"]) == ["diffusion"] * 2 + ["gaussian"] * 2
+    assert list(table["mode"]) == ["deterministic", "stochastic"] * 2
+
+
+def test_errors_enter_no_rate():
+    modes = ["deterministic", "deterministic", "stochastic", "stochastic"]
+    success, error = [True, False, True, True], [False, True, False, False]
+    trials = pd.DataFrame({"mode": modes, "success": success, "error": error})
+    assert records.success_by_mode(trials) == {"deterministic": 1.0, "stochastic": 1.0}
+    clone = {"deterministic": 0.5, "stochastic": 0.0}
+    rows = records.expert_rows(("t", "diffusion", 0), trials, clone, steps=100, minutes=1.0)
+    assert list(rows["trials"]) == [1, 2]
+    assert list(rows["success"]) == [1.0, 1.0]
+    assert list(rows["clone_success"]) == [0.5, 0.0]
+
+
+def test_the_journal_appends_to_a_log_file_and_skips_what_is_not_a_number(tmp_path):
+    journal = Journal(tmp_path, "run", bar=False)
+    journal.phase("RL", 10, 3)
+    journal.row({"success": 0.5, "sps": math.nan}, 4, ("success", "sps"))
+    journal.close()
+    text = (tmp_path / "train.log").read_text()
+    assert "RL: 3 of 10 done" in text
+    assert "success=0.5" in text
+    assert "nan" not in text
+
+
+def test_tensorboard_gets_every_number_of_a_phase(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    journal = Journal(tmp_path, "run", bar=False, tensorboard=True)
+    for phase, offset in (("clone", 0.0), ("RL", 1.0)):
+        journal.phase(phase, 10)
+        for done in (1, 2):
+            journal.row({"success": offset + done, "sps": math.nan}, done, ("success",))
+    journal.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == {"clone/success", "RL/success"}
+    found = [(event.step, event.value) for event in board.Scalars("RL/success")]
+    assert found == [(1, 2.0), (2, 3.0)]
