@@ -63,6 +63,7 @@ readers: $(INSTALLED)
 check-cluster: ready  # a Ray cluster of two nodes on this machine
 	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[cluster]'
 	@$(RUN) -m pytest -m cluster $(ARGS)
+	@$(RUN) tools/ray_efficiency.py
 
 check-browser: ready  # the explorer's page and widget, moved in a real browser
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
