@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 import pandas as pd
 import pytest
@@ -247,6 +248,7 @@ def test_what_a_library_says_of_the_disk_is_the_machine_s_error_of_that_file(tmp
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        mujoco.FatalError("Could not allocate memory"),
     ],
 )
 def test_a_full_memory_is_told_whoever_says_so(error):

@@ -77,7 +77,7 @@ def refused_by_the_machine(error: BaseException) -> str | None:
     """Return the paragraph for an error that no program can help; None for any other."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return _MEMORY_FULL
-    if isinstance(error, RuntimeError) and _MEMORY.search(str(error)):  # torch, MuJoCo, CUDA
+    if isinstance(error, Exception) and _MEMORY.search(str(error)):  # torch, MuJoCo, CUDA
         return _MEMORY_FULL
     if not isinstance(error, OSError) or error.errno not in _MACHINE:
         return None

@@ -193,7 +193,9 @@ def _gl_context(width: int, height: int):
     backend = find_opengl().backend
     os.environ.setdefault("PYOPENGL_PLATFORM", backend)
     try:
-        context = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
+        kind = importlib.import_module(f"mujoco.{backend}").GLContext
+        kind._context = None  # or one that cannot be made prints a traceback when it is freed
+        context = kind(width, height)
     except Exception as error:  # PyOpenGL's errors share no base class
         raise UserError(
             f"{backend} works in a fresh process but not in this one ({error}): something here has "
