@@ -48,6 +48,25 @@ def test_a_call_is_clear_when_it_ends_with_a_paragraph_and_no_traceback(tool, sa
     assert tool.one_paragraph(said) == clear
 
 
+def test_every_fault_of_the_record_left_an_unbroken_run_s_records_and_the_page_shows_it(tool):
+    record = pd.read_csv(ROOT / "results" / "faults.csv")
+    assert (record["same"] == record["tries"]).all()
+    assert (record[["unclear", "half_written"]] == 0).all(axis=None)
+    pairs = [(f, s) for f in tool.FAULTS for s in tool.STAGES_OF.get(f, tool.STAGES)]
+    assert list(record[["fault", "stage"]].itertuples(index=False, name=None)) == pairs
+    counts = record.pivot(index="fault", columns="stage", values="faults").fillna(0).astype(int)
+    kills = counts.loc["killed"].sum()
+    assert kills >= 100
+    page = (ROOT / "docs" / "run-on-a-cluster.md").read_text(encoding="utf-8")
+    others = counts.to_numpy().sum() - kills
+    assert f"{kills} SIGKILLs at random moments and {others} other faults" in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["fault", *tool.STAGES]
+    shown = {name: [int(n or 0) for n in row] for name, *row in cells[2:]}
+    assert shown == {f: counts.loc[f, list(tool.STAGES)].tolist() for f in tool.FAULTS}
+
+
 @pytest.mark.sim
 @pytest.mark.skipif(sys.platform != "linux", reason="the faults are Linux's")
 def test_a_few_kills_and_two_runs_at_once_leave_the_records_of_an_unbroken_series(tmp_path):

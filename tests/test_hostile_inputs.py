@@ -410,3 +410,16 @@ def test_evidence_that_unfolds_to_a_gigabyte_is_refused(packed, place):
         (packed / "records.zip").write_bytes(bomb)
         read = lambda: evidence.unpack(packed, place / "again")  # noqa: E731
         assert hostile.read_in_child(read, place) == "refused"
+
+
+# -- what make check-faults recorded ---------------------------------------------------------------
+def test_no_input_of_the_recorded_ten_minutes_harmed_and_the_page_says_how_many_there_were():
+    root = Path(__file__).resolve().parents[1]
+    record = pd.read_csv(root / "results" / "fuzz.csv")
+    assert (record["read"] + record["refused"] == record["inputs"]).all()
+    assert (record["harmed"] == 0).all()
+    assert record["most_memory_mib"].max() <= hostile.MEMORY >> 20
+    page = (root / "docs" / "run-on-a-cluster.md").read_text(encoding="utf-8")
+    tried = f"Of {record['inputs'].sum()} inputs to {len(record)} readers (`results/fuzz.csv`), 0 "
+    assert tried in page
+    assert f"The most that any took was {record['most_memory_mib'].max()} MiB." in page
