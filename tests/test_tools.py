@@ -204,3 +204,15 @@ def test_the_second_path_notices_a_number_that_the_trials_do_not_give(tmp_path):
 
 def test_the_second_path_uses_nothing_of_the_package():
     assert "diffrl." not in (ROOT / "tools" / "second_path.py").read_text()
+
+
+def test_the_page_on_clusters_says_how_efficient_two_nodes_are():
+    root = Path(__file__).parents[1]
+    table = pd.read_csv(root / "results" / "ray_efficiency.csv").set_index("what")
+    ray, local = table.loc["Ray nodes"], table.loc["local processes"]
+    assert ray["efficiency"] == pytest.approx(ray["seconds_one"] / 2 / ray["seconds_two"], abs=1e-3)
+    page = " ".join((root / "docs" / "run-on-a-cluster.md").read_text(encoding="utf-8").split())
+    times = "in {seconds_two:.1f} s that one does in {seconds_one:.1f} s".format(**ray)
+    rates = f"{ray['efficiency']:.2f}".lstrip("0"), f"{local['efficiency']:.2f}".lstrip("0")
+    assert times in page
+    assert "an efficiency of {}, where two local processes reach {}".format(*rates) in page
