@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffrl.base.artifacts import read_json
 from diffrl.base.intervals import mean_interval
 from diffrl.evidence import packed_table
 from diffrl.presets import ALGORITHMS, get_preset
@@ -149,3 +150,12 @@ def test_what_the_log_says_of_the_settings_that_were_tried_is_what_the_records_s
     assert there["algorithm"].value_counts().to_dict() == {"diffusion": 8, "gaussian": 10}
     assert not good[(there["algorithm"] == "diffusion") & (there["try"] == "laptop")].any()
     assert "laptop" not in there.loc[there.groupby("algorithm")["auc"].idxmax(), "try"].tolist()
+
+
+def test_the_log_says_how_much_faster_training_physics_is():
+    rates = read_json(LAPTOP.parent / "throughput.json")["training_physics"]
+    ratios = [rate["training"] / rate["exact"] for rate in rates.values()]
+    assert len(ratios) == 8
+    text = log_text()
+    assert f"is {min(ratios):.1f} to {max(ratios):.1f} times as fast as exact physics" in text
+    assert f"five suites, {np.median(ratios):.1f} times in the median" in text
