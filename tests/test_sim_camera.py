@@ -383,6 +383,22 @@ def test_without_opengl_the_error_names_the_remedy():
     assert "libosmesa6" in result.stderr
 
 
+@pytest.mark.sim
+def test_what_could_not_be_made_whole_is_closed_without_a_word():
+    code = (
+        "from diffrl.sim import camera\n"
+        "from diffrl.sim.scene import load_scene\n"
+        "camera.Layers = lambda *arguments: 1 / 0\n"
+        "try:\n"
+        "    camera.Renderer(load_scene('libero_object/0'), 32, 'reduced')\n"
+        "except ZeroDivisionError as error:\n"
+        "    kept = error  # and with it the renderer, to the end of the process\n"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_physics_needs_no_opengl():
     code = (
         "import sys, diffrl.sim.simulator, diffrl.sim.camera\n"

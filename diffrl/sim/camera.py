@@ -68,6 +68,7 @@ class Renderer:
         width, height = (max(_WIDTH, size), max(_HEIGHT, size)) if detail == "exact" else (16, 16)
         self._owner = _here()
         self._gl = _gl_context(width, height)
+        _open.add(self)  # also what cannot be finished must be closed at the end of the process
         self._gl.make_current()
         if detail == "exact":
             samples = self._model.vis.quality.offsamples
@@ -77,7 +78,6 @@ class Renderer:
         else:
             self._canvas = Layers(scene, self._model, size)
         self._burners = _burners(scene, self._model)
-        _open.add(self)
 
     def render(
         self,
@@ -112,7 +112,8 @@ class Renderer:
             return
         if self._owner == _here():
             self._gl.make_current()
-            self._canvas.free()
+            if hasattr(self, "_canvas"):
+                self._canvas.free()
         if self._owner[0] == os.getpid():  # not in a fork: the context is its parent's
             self._gl.free()
         self._gl = None
