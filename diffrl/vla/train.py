@@ -38,7 +38,8 @@ class Run:
 
     crew: Accelerator  # the processes that train this model: one, or those of `accelerate launch`
     model: VLA
-    ema: dict[str, Tensor]
+    live: dict[str, Tensor]  # the model's own trained tensors, which change with it
+    ema: dict[str, Tensor]  # their moving averages
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     step: int = 0
@@ -125,8 +126,9 @@ def _start(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
     )
-    ema = {k: v.clone() for k, v in trained_state(model).items()}
-    return Run(crew, model, ema, optimizer, torch.Generator().manual_seed(seed))
+    live = trained_state(model)
+    ema = {k: v.clone() for k, v in live.items()}
+    return Run(crew, model, live, ema, optimizer, torch.Generator().manual_seed(seed))
 
 
 def learning_rate(step: int, config: VLAConfig) -> float:
@@ -165,7 +167,8 @@ def _step(run: Run, frames: Frames, loss_of, device: torch.device) -> float:
     of their gradients is the whole batch's.
     """
     crew, model, config = run.crew, run.model, run.model.config
-    model.train()
+    if not model.training:  # it takes a fiftieth of a small model's step
+        model.train()
     weights = torch.from_numpy(frames.weights)
     rows = torch.multinomial(weights, config.batch, replacement=True, generator=run.generator)
     noise, time = draw((config.batch, config.flow_draws), *_sizes(frames), run.generator)
@@ -205,7 +208,7 @@ def _to(device: torch.device, batch: tuple[Inputs, Tensor, Tensor]):
 def _average(run: Run) -> None:
     """Exponential moving average of the weights; shorter while the run is young."""
     decay = min(run.model.config.ema, run.step / (run.step + 10))
-    for name, value in trained_state(run.model).items():
+    for name, value in run.live.items():
         run.ema[name].lerp_(value, 1 - decay)
 
 
