@@ -360,7 +360,9 @@ _SMOKE = Preset(
     ),
     generation=GenerationConfig(
         episodes=36,
-        modes=("deterministic",),  # with noise it would take a minute more, and no VLA learns from it
+        modes=(
+            "deterministic",
+        ),  # with noise it would take a minute more, and no VLA learns from it
         max_attempts=160,
         repeats=6,
         repeated_starts=3,

@@ -8,6 +8,7 @@ import pandas as pd
 from diffrl.base.artifacts import read_json
 from diffrl.base.intervals import mean_interval
 from diffrl.evidence import packed_table
+from diffrl.experiments import EXPERIMENTS, effects
 from diffrl.presets import ALGORITHMS, get_preset
 
 LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
@@ -62,6 +63,7 @@ def test_the_log_says_how_much_the_best_of_several_measurements_flatters(laptop_
 
 def test_the_log_says_what_six_looks_at_24_states_flatter_by(laptop_run):
     curves = packed_table(LAPTOP, "experiments_curve.csv")
+    curves = curves[~curves["run"].str.contains("training-physics")]  # of later days
     assert (curves["measured"] == 24).all()
     assert (curves.groupby("run").size() == 6).all()
     trials = packed_table(LAPTOP, "experiments_trials.csv")
@@ -72,6 +74,32 @@ def test_the_log_says_what_six_looks_at_24_states_flatter_by(laptop_run):
     interval = "[{:.1f}, {:.1f}]".format(*ends)
     sentence = f"{mean:.1f} points above the official states {interval} ({len(loss)} runs)"
     assert sentence in log_text()
+
+
+def signed(row, digits, scale=1):
+    """A row of `effects` as "+0.9 [−3.0, +4.8]"."""
+    mean, *ends = (f"{scale * row[name]:+.{digits}f}" for name in ("difference", "low", "high"))
+    return f"{mean} [{', '.join(ends)}]".replace("-", "−")
+
+
+def test_the_log_says_what_one_covariance_changes():
+    base, other = (arm.within("training").name for arm in EXPERIMENTS["covariance"].variants)
+    table = pd.read_csv(LAPTOP / "experiments.csv")
+    measures = ("clone_success", "success", "auc", "jerk_rms")
+    found = effects(table, [(base, other)], measures)
+    assert (found["n"] == 9).all()
+    assert (found["low"] * found["high"] < 0).all()  # it decides nothing
+    found, text = found.set_index(["mode", "measure"]), log_text()
+    quiet = found.loc["deterministic"]
+    means = table[table["mode"] == "deterministic"].groupby("arm")["clone_success"].mean()
+    said = f"{100 * means[other]:.1f} % of 24 held-out states instead of {100 * means[base]:.1f} %"
+    assert said in text
+    assert signed(quiet.loc["clone_success"], 1, 100).replace(" [", " points [") in text
+    said = f"{signed(quiet.loc['success'], 1, 100).replace(' [', ' points [')} without noise and "
+    noisy = found.loc[("stochastic", "success")]
+    assert said + f"{signed(noisy, 1, 100)} with it" in text
+    assert f"learning curve {signed(quiet.loc['auc'], 3)}" in text
+    assert f"jerk {signed(quiet.loc['jerk_rms'], 2).replace(' [', ' m/s³ [')}" in text
 
 
 def test_the_log_s_table_of_second_tries_is_that_of_the_records(laptop_run):

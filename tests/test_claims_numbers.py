@@ -46,9 +46,8 @@ def test_the_page_states_the_numbers_of_the_seeds():
 def test_the_page_states_the_numbers_of_the_rates():
     runs, own = runs_of("rates"), "diffusion Gaussian's rate"
     pairs = [("gaussian", own), ("diffusion", own)]
-    found = effects(runs, pairs, ("success", "auc", "jerk_rms")).set_index(
-        ["mode", "measure", "base"]
-    )
+    found = effects(runs, pairs, ("success", "auc", "jerk_rms"))
+    found = found.set_index(["mode", "measure", "base"]).sort_index()
     jerk = found.loc[("deterministic", "jerk_rms")]
     quiet = runs[runs["mode"] == "deterministic"].groupby("arm")[["success", "jerk_rms"]].mean()
     text = said()
@@ -92,6 +91,7 @@ def test_the_page_states_the_numbers_of_the_ablations():
 
 def test_the_page_states_the_numbers_of_the_data_sets():
     tests = pd.read_csv(LAPTOP / "quality_tests.csv").set_index(["first", "second", "measure"])
+    tests = tests.sort_index()
     classes = tests.loc[("diffusion/deterministic", "gaussian/deterministic")]
     text = said()
     assert f"have {gap(classes.loc['jerk_rms'], ' m/s³ of RMS jerk')}" in text
