@@ -159,6 +159,11 @@ def test_no_nodes_and_half_a_core_are_refused(rates):
         plan(LAPTOP, 1, 0.5, 0, rates)
 
 
+def test_a_folder_of_work_without_records_is_planned_by_those_of_the_clone(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    assert Rates.read().stepping == Rates.read(RESULTS).stepping
+
+
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(UserError, match=r"throughput\.json is missing"):
         Rates.read(tmp_path)

@@ -61,7 +61,7 @@ def main(preset: str = "smoke") -> None:
     settings, rows = get_preset(preset), []
     if run_folder(preset).exists():
         raise UserError(f"{run_folder(preset)} exists: set DIFFRL_HOME to an empty folder.")
-    table = plan(settings, 1, 2, 0, Rates.read(root() / "results"))
+    table = plan(settings, 1, 2, 0, Rates.read())
     planned = 60 * table.groupby("stage")["core_hours"].sum()
     for stage, run in RUN.items():
         before = spent()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffrl.base.arm import Arm
-from diffrl.base.artifacts import read_json
+from diffrl.base.artifacts import read_json, root
 from diffrl.base.errors import UserError
 from diffrl.evidence import packed_table
 from diffrl.presets import ALGORITHMS, VLAConfig, get_preset
@@ -80,12 +80,18 @@ class Rates:
     evaluation: Mapping[str, float]
 
     @classmethod
-    def read(cls, results: Path, tasks: Collection[str] | None = None) -> "Rates":
+    def read(cls, results: Path | None = None, tasks: Collection[str] | None = None) -> "Rates":
         """Read the records in `results`; of experts those of `tasks` alone, if they are given.
+
+        Without a folder it is ``results/`` of ``DIFFRL_HOME``, or of this clone if nobody has
+        measured anything there.
 
         Raises:
             UserError: a record is missing.
         """
+        if results is None:
+            places = [root() / "results", Path(__file__).parents[2] / "results"]
+            results = next((p for p in places if (p / "throughput.json").is_file()), places[0])
         speed = read_json(results / "throughput.json")
         place = results / RECORDED
         try:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffrl.base.artifacts import root
 from diffrl.base.errors import whole
 from diffrl.base.scale import cores as cores_here
 from diffrl.evaluation.stage import plan_of
@@ -291,7 +290,7 @@ def main(
     settings = get_preset(preset)
     cores = cores_here() if cores is None else cores
     gpus = int(settings.clone.encoder == "image") if gpus is None else gpus
-    table = plan(settings, nodes, cores, gpus, Rates.read(root() / "results"))
+    table = plan(settings, nodes, cores, gpus, Rates.read())
     if csv is not None:
         table.to_csv(csv, index=False)
     print(text(table, f"{nodes} × ({cores} cores, {gpus} GPUs)"))
