@@ -363,7 +363,7 @@ def _trained(run: Training) -> list[dict]:
     before = run.evaluate(clone, record=True, modes=POLICY_MODES[:1])
     tables = [("clone", before), (run.algorithm, trials)]
     played = pd.concat(trial_measures(part, chunk).assign(policy=name) for name, part in tables)
-    held_out = run.judge(clone)
+    held_out = run.measure(run.preset.rl.measure_starts, clone, record=True)
     curve = measurements(pd.DataFrame(learner.diagnostics), held_out, chunk)
     run.publish(policy, learner, {"trials.csv": played, "curve.csv": curve})
     names = (run.task, run.algorithm, run.seed)

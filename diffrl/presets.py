@@ -161,8 +161,8 @@ class RLConfig(_Settings):
     measure_every: int = 5  # iterations between measurements; the best policy is kept [C]
     measure_starts: int = 48  # held-out fresh start states of a measurement [C]
     target_success: float | None = None  # training stops at this confirmed success [C]; None: never
-    confirm_starts: int = 0  # held-out states on which a new best must be it, the same for each
-    # candidate, those of a measurement among them; 0: no second look [C]
+    confirm_starts: int = 0  # held-out states that decide which policy is the best, the same for
+    # each candidate, those of a measurement among them; 0: no second look [C]
     checkpoint_every: int = 1  # iterations [C]
     half_weights: bool = added(False)  # the clone and the expert that are evaluated have weights
     # that float16 holds, so that evidence keeps the very networks in half the room [C]

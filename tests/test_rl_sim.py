@@ -192,14 +192,14 @@ def learn(algorithm, threads, path):
     if os.path.exists(path):
         learner.restore(checkpoint.load(path, "key"))
 
-    def measure(policy, best):
+    def play(policy, first, count):
         return rollout(policy, scene, fresh_start_states(scene, 2, 9), max_steps=8)
 
     def save():
         checkpoint.save(path, learner.state(), "key")
         print("saved", learner.iteration, flush=True)
 
-    improve(learner, measure, save)
+    improve(learner, play, save)
 
 
 def run(path, algorithm, threads, kill_after=None, delay=0.0):

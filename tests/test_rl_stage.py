@@ -22,8 +22,8 @@ from diffrl.presets import ALGORITHMS, RLConfig, get_preset
 from diffrl.rl import records, train
 from diffrl.rl import stage as rl_stage
 from diffrl.rl.journal import Journal
-from diffrl.rl.learn import Learner
-from diffrl.rl.rollout import Rollout, attainable, success_rate
+from diffrl.rl.learn import Candidate, Learner
+from diffrl.rl.rollout import Rollout
 from diffrl.rl.stage import evaluate_again, train_expert
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -208,72 +208,108 @@ def test_every_try_on_record_has_the_settings_that_the_tool_repeats(laptop_run):
         assert artifacts.config_hash(stored) == artifacts.config_hash(wanted)
 
 
-def judged(tmp_path, failing, best, rl):
-    """What `judge` asks for, and its trials, of a policy that fails on some states."""
-    preset = dataclasses.replace(get_preset("smoke"), rl=rl)
-    run = train.Training(preset, "libero_object/0", "diffusion", folder=tmp_path)
-    asked = []
+class Looks:
+    """A learner whose policies are numbers; each fails on the held-out states that it is given."""
 
-    def measure(count, policy, first=0, record=False):
-        asked.append((first, count))
-        states = range(first, first + count)
-        return [Rollout(f"fresh/{k}", "deterministic", 0, success=k not in failing) for k in states]
+    def __init__(self, **settings):
+        self.learner = object.__new__(Learner)
+        self.learner.config = RLConfig(**settings)
+        self.learner.best, self.learner.best_success, self.learner.best_iteration = None, -1.0, 0
+        self.learner.seconds, self.learner.control_steps = 0.0, 0
+        self.learner.candidates, self.learner.diagnostics = [], []
+        self.learner.policy = torch.nn.Linear(1, 1, bias=False)
+        self.failing, self.asked = [], []
 
-    run.measure = measure
-    return asked, run.judge(None, best)
+    def play(self, policy, first, count):
+        number = int(policy.weight)
+        self.asked.append((number, first, count))
+        return [
+            Rollout(
+                f"fresh/{k}", "deterministic", 0, success=k not in self.failing[number], steps=5
+            )
+            for k in range(first, first + count)
+        ]
 
+    def measure(self, *failing):
+        """Take a first look at the next policies."""
+        for states in failing:
+            torch.nn.init.constant_(self.learner.policy.weight, len(self.failing))
+            self.failing.append(states)
+            self.learner.iteration = len(self.failing)
+            self.learner.diagnostics.append({"confirmed": 0, "confirmed_success": math.nan})
+            self.learner.measure(self.play)
 
-def test_every_candidate_is_measured_on_the_same_states_and_nobody_else_on_more(tmp_path):
-    rl = RLConfig(measure_starts=4, confirm_starts=10)
-    asked, trials = judged(tmp_path, {7}, 0.75, rl)
-    assert asked == [(0, 4), (4, 4), (8, 2)]  # no state is played twice
-    assert success_rate(trials) == 0.9
-    asked, _ = judged(tmp_path, {0}, 0.75, rl)  # as good as the best: a candidate
-    assert asked == [(0, 4), (4, 4), (8, 2)]
-    asked, _ = judged(tmp_path, {0, 1}, 0.75, rl)  # behind it
-    assert asked == [(0, 4)]
-    asked, _ = judged(tmp_path, {0, 1, 2, 3}, -1.0, rl)  # the first one is always the best so far
-    assert asked == [(0, 4), (4, 4), (8, 2)]
-    assert judged(tmp_path, set(), 0.5, RLConfig(measure_starts=4))[0] == [(0, 4)]
-
-
-def test_a_candidate_that_cannot_reach_the_best_any_more_is_measured_no_further(tmp_path):
-    rl = RLConfig(measure_starts=4, confirm_starts=12)
-    asked, trials = judged(tmp_path, {4, 5}, 0.9, rl)  # 10 of 12 at best
-    assert asked == [(0, 4), (4, 4)]
-    assert len(trials) == 8
-    asked, _ = judged(tmp_path, {4}, 0.9, rl)  # 11 of 12 would do
-    assert asked == [(0, 4), (4, 4), (8, 4)]
-    trials = [Rollout("a", "deterministic", 0, error=True), Rollout("b", "deterministic", 0)]
-    assert attainable(trials, 5) == 3 / 4  # the error counts in no rate
+    def decide(self):
+        """The number of the best, and what was asked for to find it."""
+        before = len(self.asked)
+        self.learner.decide(self.play)
+        return int(self.learner.best["weight"]), self.asked[before:]
 
 
 def test_the_best_is_chosen_by_its_confirmed_rate_among_policies_of_the_same_states():
     """A lucky first look does not win, nor does a second look that ended early."""
-    rl = RLConfig(measure_starts=2, confirm_starts=4)
-    learner = object.__new__(Learner)
-    learner.config, learner.best, learner.best_success = rl, None, -1.0
-    learner.seconds, learner.control_steps = 0.0, 0
-    learner.policy = torch.nn.Linear(1, 1)
-    chosen = []
-    for number, played in enumerate(["1111"[:4], "0011", "1110", "11", "1111"]):
-        torch.nn.init.constant_(learner.policy.weight, number)
-        learner.diagnostics = [{"confirmed": 0, "confirmed_success": math.nan}]
-        trials = [
-            Rollout(f"fresh/{k}", "deterministic", 0, success=c == "1", steps=5)
-            for k, c in enumerate(played)
-        ]
-        if number == 0:
-            trials[3].success = False  # three of four
-        learner.measure(lambda policy, best, trials=trials: trials)
-        chosen.append(int(learner.best["weight"]))
-        row = learner.diagnostics[0]
-        assert row["measured"] == 2
-        assert row["measured_success"] == played[:2].count("1") / 2
-        assert row["confirmed"] == (4 if len(played) == 4 else 0)
-    assert chosen == [0, 0, 2, 2, 4]  # 3/4; 2/4; 3/4, a later equal; not confirmed; 4/4
-    assert learner.best_success == 1.0
-    assert learner.control_steps == 5 * 18
+    looks = Looks(measure_starts=4, confirm_starts=10)
+    looks.measure({5, 6, 7}, {0, 8}, {1, 2}, {0})
+    assert looks.asked == [(number, 0, 4) for number in range(4)]  # no more while RL goes on
+    best, asked = looks.decide()
+    assert best == 3
+    assert asked == [(0, 4, 4), (0, 8, 2), (3, 4, 4), (3, 8, 2)]  # 7 of 10, 9 of 10; then nobody
+    rows = looks.learner.diagnostics
+    assert [row["measured_success"] for row in rows] == [1.0, 0.75, 0.5, 0.75]
+    assert [row["confirmed"] for row in rows] == [10, 0, 0, 10]
+    assert (rows[0]["confirmed_success"], rows[3]["confirmed_success"]) == (0.7, 0.9)
+    assert looks.learner.best_success == 0.9
+    assert looks.learner.control_steps == 5 * (16 + 12)
+
+
+def test_of_policies_that_are_equal_on_the_same_states_the_latest_is_the_best():
+    looks = Looks(measure_starts=4, confirm_starts=8)
+    looks.measure({5}, {6}, {0})
+    assert looks.decide()[0] == 1
+    looks = Looks(measure_starts=4, confirm_starts=8)
+    looks.measure({0}, {6}, {5, 6})  # 7 of 8, too, but its first look was behind
+    assert looks.decide()[0] == 1
+
+
+def test_a_candidate_that_cannot_reach_the_best_any_more_is_measured_no_further():
+    looks = Looks(measure_starts=4, confirm_starts=12)
+    looks.measure({4, 5}, {11})
+    best, asked = looks.decide()  # the later of two equal first looks comes first
+    assert best == 1
+    assert asked == [(1, 4, 4), (1, 8, 4), (0, 4, 4)]  # 11 of 12; 10 of 12 at best
+    errors = Candidate(1, {}, played=2, fair=1, successes=0)
+    assert errors.attainable(5) == 3 / 4  # the error counts in no rate
+
+
+def test_rl_ends_when_the_target_is_confirmed_and_looks_twice_only_where_it_may_be():
+    looks = Looks(measure_starts=4, confirm_starts=12, target_success=0.9)
+    looks.measure({0, 1}, {3})
+    assert looks.asked == [(0, 0, 4), (1, 0, 4), (1, 4, 4), (1, 8, 4)]
+    assert looks.learner.reached  # 11 of 12
+    assert looks.learner.finished
+    looks = Looks(measure_starts=4, confirm_starts=12, target_success=0.9)
+    looks.measure({5, 6}, {0, 1}, {5, 11}, set())
+    assert looks.asked[:3] == [(0, 0, 4), (0, 4, 4), (1, 0, 4)]  # 10 of 12 are not enough
+    assert looks.learner.reached
+    assert looks.decide() == (3, [])  # nobody is asked any more
+
+
+def test_without_a_second_look_the_best_first_look_is_the_best():
+    looks = Looks(measure_starts=4)
+    looks.measure({0}, {1, 2}, {3})
+    assert looks.decide() == (2, [])
+    assert [row["confirmed"] for row in looks.learner.diagnostics] == [4, 4, 4]
+
+
+def test_what_is_not_decided_yet_survives_a_checkpoint(tmp_path):
+    looks = Looks(measure_starts=4, confirm_starts=8)
+    looks.measure({5}, {6, 7})
+    fields = [vars(candidate) for candidate in looks.learner.candidates]
+    checkpoint.save(tmp_path / "rl.safetensors", fields, "key")
+    looks.learner.candidates = [
+        Candidate(**one) for one in checkpoint.load(tmp_path / "rl.safetensors", "key")
+    ]
+    assert looks.decide()[0] == 0
 
 
 @pytest.mark.parametrize(("preset", "share"), [("smoke", 0.0), ("gpu", 0.25)])

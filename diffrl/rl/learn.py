@@ -16,12 +16,34 @@ from diffrl.policy.nets import Critic
 from diffrl.presets import RLConfig
 from diffrl.rl.collect import Batch, Collector
 from diffrl.rl.ppo import RewardScaler, learning_rate, noise_scale, update
-from diffrl.rl.rollout import Rollout, fair, success_rate
+from diffrl.rl.rollout import Rollout, fair
 from diffrl.sim.scene import Scene
 
 WALL_CLOCK = ("seconds_collect", "seconds_update", "sps")  # columns that differ between runs
-Measure = Callable[[ChainPolicy, float], list[Rollout]]  # of a policy, and the best rate so far
+Play = Callable[[ChainPolicy, int, int], list[Rollout]]  # a policy, from held-out state a on, n
 Note = Callable[[list[Rollout]], dict[str, float]]
+
+
+@dataclasses.dataclass
+class Candidate:
+    """A measured policy that may be the best: its weights and what became of its trials."""
+
+    iteration: int
+    weights: dict[str, Any]
+    first: float = 0.0  # success of the first look
+    played: int = 0
+    fair: int = 0  # of them; those that ended in an error enter no rate
+    successes: int = 0
+
+    @property
+    def success(self) -> float:
+        """Success in all trials so far."""
+        return self.successes / max(self.fair, 1)
+
+    def attainable(self, total: int) -> float:
+        """Success in `total` trials if all that are still to be played succeed."""
+        left = total - self.played
+        return (self.successes + left) / max(self.fair + left, 1)
 
 
 class Learner:
@@ -66,8 +88,9 @@ class Learner:
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration = self.control_steps = 0
         self.diagnostics: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None  # weights of the best measured policy
-        self.best_success = -1.0  # its confirmed success
+        self.best: dict[str, Any] | None = None  # weights of the best confirmed policy
+        self.best_success, self.best_iteration = -1.0, 0  # its confirmed success
+        self.candidates: list[Candidate] = []  # what may be better, and is not confirmed yet
         self.scaler = RewardScaler(config.copies, config.gamma) if config.reward_scaling else None
         self.seconds = 0.0  # of learning and measuring, kills not counted
 
@@ -134,34 +157,83 @@ class Learner:
             "sigma": self.policy.exploration(),
         }
 
-    def measure(self, measure: Measure, note: Note = lambda trials: {}) -> float:
-        """Measure the policy, remember it if it is the best (the latest of equals).
+    def measure(self, play: Play, note: Note = lambda trials: {}) -> float:
+        """Take a first look at the policy, on `measure_starts` states; return its success.
 
-        The best is chosen among policies that were measured on all `confirm_starts`, which are the
-        same states for each. One whose second look ended early, or that had none, is not it.
-        Returns the success of the first look, which every measurement has.
+        What training needs to know now is whether the target is reached: a second look, on up to
+        `confirm_starts` states, goes on for as long as it may be. Whether the policy is the best
+        is left to `decide`.
         """
+        config, target = self.config, self.config.target_success
+        new = Candidate(self.iteration, copy.deepcopy(self.policy.state_dict()))
+        trials = self._play_on(new, play, config.measure_starts)
+        new.first = new.success
+        self.diagnostics[-1] |= {
+            "measured": new.fair,
+            "measured_success": new.first,
+            **note(trials),
+        }
+        whole = self._look_again(new, play, math.inf if target is None else target)
+        self.diagnostics[-1]["control_steps"] = self.control_steps
+        if not whole and new.first >= self.best_success:
+            self.candidates.append(new)
+        return new.first
+
+    def decide(self, play: Play) -> None:
+        """Find the best of the policies that were measured, the latest of equals.
+
+        The best is chosen by its success on all `confirm_starts`, the same states for each policy
+        (our choice). The best first look has its second one first. There is none for a policy
+        whose first look is behind the best one's success; and a second look ends when success on
+        all states that are left could not bring it up to that any more. If the target is reached,
+        that policy is it.
+        """
+        for candidate in sorted(self.candidates, key=lambda c: (-c.first, -c.iteration)):
+            if candidate.first >= self.best_success and not self.reached:
+                self.policy.load_state_dict(candidate.weights)
+                self._look_again(candidate, play, self.best_success)
+        self.candidates = []
+
+    def _look_again(self, candidate: Candidate, play: Play, wanted: float) -> bool:
+        """Play on while success may still be `wanted`; tell whether all states were played.
+
+        If so, the candidate may be the best.
+        """
+        total = max(self.config.confirm_starts, self.config.measure_starts)
+        while (left := total - candidate.played) > 0:
+            if candidate.attainable(total) < wanted:
+                return False
+            self._play_on(candidate, play, min(left, self.config.measure_starts))
+        row = {"confirmed": candidate.fair, "confirmed_success": candidate.success}
+        self.diagnostics[candidate.iteration - 1] |= row
+        mine, its = (
+            (candidate.success, candidate.iteration),
+            (self.best_success, self.best_iteration),
+        )
+        if mine >= its:
+            (self.best_success, self.best_iteration), self.best = mine, candidate.weights
+        return True
+
+    def _play_on(self, candidate: Candidate, play: Play, count: int) -> list[Rollout]:
         began = time.perf_counter()
-        trials = measure(self.policy, self.best_success)
+        trials = play(self.policy, candidate.played, count)
         self.seconds += time.perf_counter() - began
         self.control_steps += sum(trial.steps for trial in trials)
-        first = trials[: self.config.measure_starts]
-        success, confirmed = success_rate(first), success_rate(trials)
-        row = {"measured": fair(first), "measured_success": success}
-        if len(trials) >= self.config.confirm_starts:
-            row |= {"confirmed": fair(trials), "confirmed_success": confirmed}
-            if confirmed >= self.best_success:
-                self.best_success = confirmed
-                self.best = copy.deepcopy(self.policy.state_dict())
-        self.diagnostics[-1] |= row | {"control_steps": self.control_steps, **note(first)}
-        return success
+        candidate.played += len(trials)
+        candidate.fair += fair(trials)
+        candidate.successes += sum(trial.success and not trial.error for trial in trials)
+        return trials
 
     @property
     def finished(self) -> bool:
         """Whether all iterations are done, or the target is reached."""
+        return self.reached or self.iteration >= self.config.iterations
+
+    @property
+    def reached(self) -> bool:
+        """Whether a policy's confirmed success is that of `target_success`."""
         target = self.config.target_success
-        reached = target is not None and self.best_success >= target
-        return reached or self.iteration >= self.config.iterations
+        return target is not None and self.best_success >= target
 
     def state(self) -> dict[str, Any]:
         """Return everything that `restore` needs to go on exactly as if nothing had happened."""
@@ -176,6 +248,8 @@ class Learner:
             "diagnostics": self.diagnostics,
             "best": self.best,
             "best_success": self.best_success,
+            "best_iteration": self.best_iteration,
+            "candidates": [vars(candidate) for candidate in self.candidates],
             "seconds": self.seconds,
             "scaler": self.scaler and self.scaler.state(),
         }
@@ -191,20 +265,22 @@ class Learner:
         for name in ("iteration", "control_steps", "diagnostics", "seconds"):
             setattr(self, name, state[name])
         self.best, self.best_success = state["best"], state["best_success"]
+        self.best_iteration = state["best_iteration"]
+        self.candidates = [Candidate(**fields) for fields in state["candidates"]]
         if self.scaler:
             self.scaler.restore(state["scaler"])
 
 
 def improve(
     learner: Learner,
-    measure: Measure,
+    play: Play,
     save: Callable[[], None] = lambda: None,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     note: Note = lambda trials: {},
 ) -> float:
     """Run iterations until `learner.finished`; its policy ends as the best measured one.
 
-    Returns that policy's confirmed success. `measure` plays held-out start states, `note` makes
+    Returns that policy's confirmed success. `play` plays held-out start states, `note` makes
     of their trials what goes into the row beside success, `report` gets each row of diagnostics,
     and `save` is called every `checkpoint_every` iterations.
     """
@@ -213,10 +289,13 @@ def improve(
         row = learner.iterate()
         last = learner.iteration == config.iterations
         if last or learner.iteration % config.measure_every == 0:
-            learner.measure(measure, note)
+            learner.measure(play, note)
         report(row)  # before the state is saved: after a kill no row is missing
         if last or learner.iteration % config.checkpoint_every == 0:
             save()
+    if learner.candidates:
+        learner.decide(play)
+        save()
     if learner.best is not None:
         learner.policy.load_state_dict(learner.best)
     learner.policy.noise_scale = 1.0

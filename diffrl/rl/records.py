@@ -15,8 +15,9 @@ from diffrl.rl.rollout import Rollout
 from diffrl.sim.tasks import get_task
 
 # Raise it when the same settings come to train another expert: another loss, another choice of the
-# best policy. 2: every new best is confirmed on more start states.
-FORMAT = 2
+# best policy. 2: every new best is confirmed on more start states. 3: the best of the first looks
+# are, when RL has ended.
+FORMAT = 3
 COLUMNS = [
     *("task", "algorithm", "mode", "seed", "trials", "successes", "success", "low", "high"),
     *("control_steps", "minutes", "clone_success"),

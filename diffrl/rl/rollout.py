@@ -167,10 +167,3 @@ def success_rate(trials: Sequence[Rollout]) -> float:
 def fair(trials: Sequence[Rollout]) -> int:
     """Return how many trials count: those without an error."""
     return sum(not trial.error for trial in trials)
-
-
-def attainable(trials: Sequence[Rollout], total: int) -> float:
-    """Return the success rate of `total` trials if all that are still to be played succeed."""
-    left = total - len(trials)
-    successes = sum(trial.success and not trial.error for trial in trials)
-    return (successes + left) / max(fair(trials) + left, 1)

@@ -30,7 +30,7 @@ from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
 from diffrl.rl.records import FORMAT, config_of, expert_folder
-from diffrl.rl.rollout import Rollout, attainable, rollout, success_rate
+from diffrl.rl.rollout import Rollout, rollout, success_rate
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
@@ -97,24 +97,6 @@ class Training:
         starts = fresh_start_states(self.scene, count, HELD_OUT + self.seed, first=first)
         return rollout(policy, self.scene, starts, threads=self.threads, record=record)
 
-    def judge(self, policy: ChainPolicy, best: float = -1.0) -> list[Rollout]:
-        """Measure during RL: `measure_starts` states, and a candidate on `confirm_starts`.
-
-        A candidate did at least as well in the first look as the `best` policy did on all of
-        them. Its second look goes on from state to state, in blocks, and ends early when success
-        on all that are left could not bring it up to `best` any more.
-        """
-        config, record = self.preset.rl, self.note is not None
-        trials = self.measure(config.measure_starts, policy, record=record)
-        if success_rate(trials) < best:
-            return trials
-        while (left := config.confirm_starts - len(trials)) > 0:
-            if attainable(trials, config.confirm_starts) < best:
-                break
-            count = min(left, config.measure_starts)
-            trials += self.measure(count, policy, first=len(trials), record=record)
-        return trials
-
     def clone(self) -> tuple[ChainPolicy, float]:
         """The cloned policy and the seconds that it took; loaded if it is there."""
         folder = self.work / "clone"
@@ -166,10 +148,14 @@ class Training:
             write_csv(self.work / "diagnostics.csv", pd.DataFrame(learner.diagnostics))
             self.journal.row(row, learner.iteration, SHOWN_RL)
 
+        def play(policy: ChainPolicy, first: int, count: int) -> list[Rollout]:
+            noted = self.note is not None and first == 0
+            return self.measure(count, policy, first, record=noted)
+
         self.journal.phase("RL", config.iterations, learner.iteration, RL)
         improve(
             learner,
-            self.judge,
+            play,
             lambda: checkpoint.save(path, learner.state(), self.key),
             report,
             self.note or (lambda trials: {}),
