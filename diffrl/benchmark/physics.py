@@ -93,12 +93,11 @@ def measure_minutes(
 ) -> dict[str, dict[str, float | None]]:
     """Return wall minutes from nothing to an expert whose `target` success is confirmed, by task.
 
-    One at a time, on all cores: demonstrations, clone, RL and its measurements. The key is
-    ``minutes_to_97``, or ``minutes_to_97_gaussian``; None where the preset's iterations end before.
+    One at a time, on all cores, with the recipe of preset libero: demonstrations, clone, RL and its
+    measurements. The key is ``minutes_to_97``, or ``minutes_to_97_gaussian``; None where the
+    preset's iterations end before.
     """
-    preset = get_preset("laptop").with_settings(
-        {"rl.physics": "training", "rl.target_success": target}
-    )
+    preset = get_preset("libero").with_settings({"rl.target_success": target})
     minutes: dict[str, float | None] = {}
     for task in tqdm(tasks, desc="minutes to an expert"):
         with tempfile.TemporaryDirectory() as folder:
