@@ -12,6 +12,7 @@ import numpy as np
 
 from diffrl.base.errors import UserError
 from diffrl.data.episode import WIDTHS, Episode
+from diffrl.demonstrator.front import insert
 from diffrl.demonstrator.joints import pull, push, turn_knob
 from diffrl.demonstrator.manner import MANNERS, Manner
 from diffrl.demonstrator.motion import OPEN, Actions, Operator
@@ -97,7 +98,8 @@ def _carry(op: Operator, name: str, target: str, shift: float) -> Actions:
         if abs(see.joint(joint)) < 0.7 * abs(wide):
             yield from pull(op, target, 0.76 * wide)
     elif is_covered(see, target):
-        raise Lost(f"{target} is covered, and the hand only comes from above")
+        yield from insert(op, name, target)
+        return
     if is_flat(see, name):
         yield from push_along(op, name, target)
     else:
