@@ -10,10 +10,13 @@ import pytest
 from diffrl.base.errors import UserError
 from diffrl.demonstrator.commands import command_statistics, human_statistics
 from diffrl.demonstrator.episodes import operator_demonstrations, operator_episodes, plan, skills_of
+from diffrl.demonstrator.front import opening, room
 from diffrl.demonstrator.grasps import find_grasps
 from diffrl.demonstrator.manner import LIMIT, MANNERS, Tremor
 from diffrl.demonstrator.motion import DOWN, turned
 from diffrl.demonstrator.stage import calibrate, idle
+from diffrl.demonstrator.things import is_covered
+from diffrl.demonstrator.workspace import Workspace
 from diffrl.presets import OperatorConfig
 from diffrl.sim.scene import load_scene
 from diffrl.sim.starts import fresh_start_states
@@ -102,6 +105,16 @@ def test_a_neighbour_moves_the_grasp_to_the_other_side():
     assert find_grasps(bowl, np.zeros(3), wall, DOWN, BASE)[0].offset[1] * free.offset[1] <= 0
 
 
+def test_a_pan_that_is_to_lead_is_taken_at_the_end_of_its_handle():
+    pan = np.concatenate([ring(0.1, 0.004, 0.04), box((0.02, 0.2, 0.02), (0, 0.2, 0.03))])
+    origin, ahead = np.zeros(3), np.array([0, -1.0, 0])
+    usual = find_grasps(pan, origin, np.zeros((0, 3)), DOWN, BASE)[0]
+    leading = find_grasps(pan, origin, np.zeros((0, 3)), DOWN, BASE, ahead)[0]
+    assert usual.kind != "end"
+    assert leading.kind == "end"
+    assert leading.offset[1] > 0.15
+
+
 def test_something_too_wide_and_solid_has_no_grasp():
     points = box((0.2, 0.2, 0.1))
     assert find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN, BASE) == []
@@ -184,6 +197,45 @@ def test_demonstrations_are_successes_and_too_few_are_an_error():
     assert all(e.start_state.startswith("fresh/") for e in episodes)
     with pytest.raises(UserError, match="libero_object/0"):
         operator_demonstrations(scene, 2, 0, OperatorConfig(max_attempts=1))
+
+
+def seen(task):
+    """The workspace at a fresh start state of a task, and its goal's first region."""
+    scene = load_scene(task)
+    starts = fresh_start_states(scene, 1, seed=5)
+    see = Workspace(scene)
+    see.look(starts.states[0], starts.fixtures[0])
+    return see, next(term[2] for term in scene.goal if len(term) > 2)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("task", "height"), [("libero_10/9", 0.144), ("libero_90/86", 0.135), ("libero_90/89", 0.069)]
+)
+def test_a_covered_place_is_entered_from_its_side_without_a_wall(task, height):
+    see, target = seen(task)
+    assert is_covered(see, target)
+    np.testing.assert_array_equal(opening(see, target), [0, 1, 0])
+    low, high = room(see, target)
+    assert high[2] - low[2] == pytest.approx(height, abs=0.002)
+    assert np.isfinite([low[0], high[0], high[1]]).all()
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("task", ["libero_90/86", "libero_90/88", "libero_90/89"])
+def test_a_book_is_put_between_the_boards_of_a_shelf(task):
+    scene = load_scene(task)
+    assert any(episode.success for episode in play(scene, starts_of(scene), noise=1.0))
+
+
+@pytest.mark.sim
+def test_a_mug_is_put_into_the_microwave_and_the_door_shut():
+    scene = load_scene("libero_10/9")
+    assert any(episode.success for episode in play(scene, starts_of(scene), noise=1.0))
+
+
+def starts_of(scene):
+    return fresh_start_states(scene, 3, seed=123)
 
 
 # ---- commands of sources against the published moments of the human sets -------------------------

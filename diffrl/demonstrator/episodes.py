@@ -12,7 +12,7 @@ import numpy as np
 
 from diffrl.base.errors import UserError
 from diffrl.data.episode import WIDTHS, Episode
-from diffrl.demonstrator.front import insert
+from diffrl.demonstrator.front import insert, is_too_tall, lay
 from diffrl.demonstrator.joints import pull, push, turn_knob
 from diffrl.demonstrator.manner import MANNERS, Manner
 from diffrl.demonstrator.motion import OPEN, Actions, Operator
@@ -97,6 +97,9 @@ def _carry(op: Operator, name: str, target: str, shift: float) -> Actions:
         wide = limits[np.argmax(np.abs(limits))]
         if abs(see.joint(joint)) < 0.7 * abs(wide):
             yield from pull(op, target, 0.76 * wide)
+        if is_too_tall(see, name, target):
+            yield from lay(op, name, target)
+            return
     elif is_covered(see, target):
         yield from insert(op, name, target)
         return

@@ -1,6 +1,6 @@
-"""Skills of the scripted operator for places under a roof: the thing goes in, the hand stays out.
+"""Skills of the scripted operator for places that a thing does not reach upright from above.
 
-A hand that takes a thing from above at its top leans until it points into the opening; then the
+Under a roof the thing goes in and the hand stays out. A hand that takes a thing from above at its top leans until it points into the opening; then the
 thing's foot leads and only that has to go in. What lies ahead of the hand anyway, like a pan held
 at its handle, goes in level.
 """
@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from diffrl.demonstrator.grasps import collisions
 from diffrl.demonstrator.joints import facing
 from diffrl.demonstrator.motion import DOWN, OPEN, Actions, Operator
-from diffrl.demonstrator.things import UP, Lost, take, travel
+from diffrl.demonstrator.things import UP, Lost, exposed, take, travel
 from diffrl.demonstrator.workspace import Workspace
 
 # Degrees from the vertical, and whether the fingers are side by side. A level hand is out of the
@@ -21,6 +21,7 @@ LEANS = ((80.0, True), (55.0, False))
 AHEAD = 0.12  # m before the region's near side, where the hand lines up
 INSIDE = 0.085  # m beyond it: as far as a palm before a microwave lets the fingers get
 SHIFTS = (0.0, 0.015, -0.015, 0.03, -0.03, 0.045, -0.045, 0.06, -0.06)  # m off the region's middle
+FALL = 60.0  # degrees from the vertical at which what is let go falls flat
 CLEAR = 0.012  # m over the floor on the way in
 MARGIN = 0.005  # m that a thing's origin keeps from the region's upper side
 
@@ -45,6 +46,30 @@ def insert(op: Operator, name: str, target: str) -> Actions:
     yield from op.go(see.eef_pos - 2 * CLEAR * UP, hand, careful=True, steps=15)
     yield from op.go(see.eef_pos - 0.12 * into, hand, tolerance=0.03, steps=50)
     yield from op.go(see.eef_pos - 0.05 * into + 0.1 * UP, DOWN, tolerance=0.03, steps=50)
+
+
+def is_too_tall(see: Workspace, name: str, drawer: str) -> bool:
+    """Whether the origin of a thing that stands in a drawer is above the drawer's region."""
+    centre, half = see.region(drawer)
+    height = see.position(name)[2] - see.points(name)[:, 2].min()
+    return bool(height > 2 * half[2])
+
+
+def lay(op: Operator, name: str, drawer: str) -> Actions:
+    """Take a tall thing, lean it along an open drawer and let it fall flat there."""
+    see = op.see
+    yield from take(op, name)
+    centre, half = see.region(drawer)
+    along = np.eye(3)[int(half[1] > half[0])]
+    hand = facing(along * np.sign((centre - see.base) @ along), FALL, sideways=True)
+    own = (see.points(name) - see.eef_pos) @ (hand @ see.hand.T).T
+    lowest, middle = own[:, 2].min(), (own.max(axis=0) + own.min(axis=0)) / 2
+    place = exposed(see, drawer) - middle
+    place[2] = centre[2] - half[2] + 2 * CLEAR - lowest
+    yield from travel(op, lambda: place + 0.03 * UP, hand, held=name)
+    yield from op.go(place, hand, careful=True, tolerance=0.008, steps=40)
+    yield from op.grip(OPEN, 5)
+    yield from op.go(see.eef_pos + 0.1 * UP, DOWN, tolerance=0.03, steps=40)
 
 
 def _walls(see: Workspace, target: str) -> np.ndarray:
@@ -128,7 +153,10 @@ class _Entry:
         axis = int(self.into[1] == 0)
         across = own[:, axis] + end[axis]
         beside = (across < self.low[axis]) | (across > self.high[axis])
-        first, last = np.minimum(start, end) + own.min(axis=0), np.maximum(start, end) + own.max(axis=0)
+        first, last = (
+            np.minimum(start, end) + own.min(axis=0),
+            np.maximum(start, end) + own.max(axis=0),
+        )
         swept = ((self.loose > first) & (self.loose < last)).all(axis=1)
         touched = sum(collisions(self.others, at, hand) for at in (start, end))
         return touched + int(beside.sum()) + int(swept.sum())

@@ -23,9 +23,7 @@ class Lost(Exception):
 # ---- take and put ----------------------------------------------------------------------------
 
 
-def take(
-    op: Operator, name: str, tries: int = 4, lead: np.ndarray | None = None
-) -> Actions:
+def take(op: Operator, name: str, tries: int = 4, lead: np.ndarray | None = None) -> Actions:
     """Grasp `name` and lift it a little; look again and retry when it stays behind.
 
     `lead` (3,) is where the thing should lie, seen from the hand (see `find_grasps`).
@@ -179,7 +177,7 @@ def _destination(see: Workspace, name: str, target: str):
     if owner is None:  # a piece of the table
         return place, centre[2] + 0.025
     if see.has_joint(target):
-        free = _exposed(see, target)
+        free = exposed(see, target)
         return lambda: free, centre[2] + 0.02
     points = see.points(owner)
     if target.endswith("contain_region"):
@@ -231,7 +229,7 @@ def push_along(op: Operator, name: str, target: str) -> Actions:
     yield from op.go(see.eef_pos + 0.08 * UP, None, tolerance=0.02, steps=25)
 
 
-def _exposed(see: Workspace, drawer: str) -> np.ndarray:
+def exposed(see: Workspace, drawer: str) -> np.ndarray:
     """Middle of the part of an open drawer that lies before its cabinet's front."""
     joint = see.joint_of(drawer)
     axis, _ = see.joint_frame(joint)
