@@ -222,20 +222,18 @@ def test_a_covered_place_is_entered_from_its_side_without_a_wall(task, height):
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("task", ["libero_90/86", "libero_90/88", "libero_90/89"])
-def test_a_book_is_put_between_the_boards_of_a_shelf(task):
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param("libero_90/86", id="a book between the boards of a shelf"),
+        pytest.param("libero_90/89", id="a book under the lower board"),
+        pytest.param("libero_90/32", id="a bottle laid in a drawer that is too low for it"),
+        pytest.param("libero_10/9", id="a mug into a microwave that is then shut"),
+    ],
+)
+def test_a_place_is_filled_that_nothing_reaches_upright_from_above(task):
     scene = load_scene(task)
-    assert any(episode.success for episode in play(scene, starts_of(scene), noise=1.0))
-
-
-@pytest.mark.sim
-def test_a_mug_is_put_into_the_microwave_and_the_door_shut():
-    scene = load_scene("libero_10/9")
-    assert any(episode.success for episode in play(scene, starts_of(scene), noise=1.0))
-
-
-def starts_of(scene):
-    return fresh_start_states(scene, 3, seed=123)
+    assert play(scene, fresh_start_states(scene, 1, seed=123), noise=1.0, seed=123)[0].success
 
 
 # ---- commands of sources against the published moments of the human sets -------------------------

@@ -1,8 +1,9 @@
 """Skills of the scripted operator for places that a thing does not reach upright from above.
 
-Under a roof the thing goes in and the hand stays out. A hand that takes a thing from above at its top leans until it points into the opening; then the
-thing's foot leads and only that has to go in. What lies ahead of the hand anyway, like a pan held
-at its handle, goes in level.
+Under a roof the thing goes in and the hand stays out. A hand that takes a thing from above at its
+top leans until it points into the opening; then the thing's foot leads and only that has to go in.
+What lies ahead of the hand anyway, like a pan held at its handle, goes in level. What is too tall
+for a drawer leans and is let fall.
 """
 
 import numpy as np
@@ -50,7 +51,7 @@ def insert(op: Operator, name: str, target: str) -> Actions:
 
 def is_too_tall(see: Workspace, name: str, drawer: str) -> bool:
     """Whether the origin of a thing that stands in a drawer is above the drawer's region."""
-    centre, half = see.region(drawer)
+    _, half = see.region(drawer)
     height = see.position(name)[2] - see.points(name)[:, 2].min()
     return bool(height > 2 * half[2])
 
