@@ -102,6 +102,21 @@ def test_the_log_says_what_one_covariance_changes():
     assert f"jerk {signed(quiet.loc['jerk_rms'], 2).replace(' [', ' m/s³ [')}" in text
 
 
+def test_the_log_s_table_of_epsilon_is_that_of_the_records():
+    runs = pd.read_csv(LAPTOP / "experiments.csv").query("seed == 1")
+    names = [arm.within("training").name for arm in EXPERIMENTS["epsilon"].variants]
+    columns = ["variant", "clone", "RL, without noise", "with noise"]
+    rows = log_rows(*columns, "in training, first", "last")
+    assert len(rows) == len(names) == 9
+    for name, (variant, *cells) in zip(names, rows, strict=True):
+        assert name == f"diffusion {variant}, training physics"
+        own = runs[runs["arm"] == name].set_index("mode")
+        quiet = own.loc["deterministic"]
+        known = [quiet["clone_success"], quiet["success"], own.loc["stochastic", "success"]]
+        known += [quiet["training_first"], quiet["training_last"]]
+        assert cells == [f"{100 * share:.0f}" for share in known]
+
+
 def test_the_log_s_table_of_second_tries_is_that_of_the_records(laptop_run):
     held_out = pd.read_csv(laptop_run / "tried" / "held_out.csv")
     assert (held_out["trials"] == 192).all()

@@ -67,6 +67,15 @@ def found(home):
     return {finding.name: finding for finding in made}
 
 
+def test_a_policy_that_never_gets_to_90_percent_has_its_last_success_told(home):
+    curves = records.learning_curves(get_preset("laptop"))
+    low = ["value", "low", "high"]
+    weak = curves.assign(**{name: 0.5 * curves[name] for name in low if name in curves})
+    said = training.learning(weak, "laptop").text
+    assert said.count("ends at") == 2
+    assert "reaches" not in said
+
+
 def test_the_gallery_of_the_reference_run_says_what_its_records_say(found):
     kept = gallery(ROOT / "figures" / "laptop")
     assert len(found.keys() & kept.keys()) >= 10

@@ -92,9 +92,9 @@ def learning(curves: pd.DataFrame, preset: str) -> Finding:
     for source in _sources(mean):
         own = mean[mean["source"] == source]
         good = own.loc[own["value"] >= 0.9, "steps"]
-        reached = f"reaches 90 % after {good.iloc[0] / 1000:.0f} thousand control steps"
-        if not len(good):
-            reached = f"ends at {100 * own['value'].iloc[-1]:.0f} %"
+        reached = f"ends at {100 * own['value'].iloc[-1]:.0f} %"
+        if len(good):
+            reached = f"reaches 90 % after {good.iloc[0] / 1000:.0f} thousand control steps"
         start = f"begins at {100 * own['value'].iloc[0]:.0f} % and {reached}"
         sentences.append(f"The mean of {_policy(source)} {start}.")
     count = int(mean["tasks"].max())
