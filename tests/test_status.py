@@ -58,7 +58,7 @@ def test_nothing_begun_is_waiting_and_no_folder_is_made(home):
     table = status(SMOKE)
     assert set(table["state"]) == {"waiting"}
     assert table["stage"].value_counts().to_dict() == {
-        **{"expert": 2, "data": 5},
+        **{"expert": 2, "data": 3},
         **{"VLA": 3, "evaluation": 3},
     }
     assert list(home.iterdir()) == []
