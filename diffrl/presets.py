@@ -360,9 +360,7 @@ _SMOKE = Preset(
     ),
     generation=GenerationConfig(
         episodes=36,
-        modes=(
-            "deterministic",
-        ),  # with noise it would take a minute more, and no VLA learns from it
+        modes=("deterministic",),  # no VLA learns from the noisy ones
         max_attempts=160,
         repeats=6,
         repeated_starts=3,
@@ -511,7 +509,7 @@ _LIBERO = Preset(
         clip=0.04,  # diffusion loses no success (experiment `rates` of laptop)
         clip_first=0.004,
         half_weights=True,
-        evaluation_seeds=(0,),  # laptop's table of noise seeds stands; its trials take hours here
+        evaluation_seeds=(0,),  # laptop's table has more seeds of the noise
     ),
     generation=GenerationConfig(
         experts=1,  # each task's data are of one expert, seed 0's

@@ -117,6 +117,14 @@ def test_the_log_s_table_of_epsilon_is_that_of_the_records():
         assert cells == [f"{100 * share:.0f}" for share in known]
 
 
+def test_the_log_counts_the_operator_s_new_skills_as_the_record_does():
+    table = pd.read_csv(LAPTOP / "operator.csv").set_index("task")
+    for task, *counts in log_rows("task", "successes", "attempts"):
+        assert counts == [str(table.loc[task, name]) for name in ("successes", "attempts")]
+    able = (table["rate"] >= 0.5).sum()
+    assert f"on {able} of the {len(table)} tasks, five more than before" in log_text()
+
+
 def test_the_log_s_table_of_second_tries_is_that_of_the_records(laptop_run):
     held_out = pd.read_csv(laptop_run / "tried" / "held_out.csv")
     assert (held_out["trials"] == 192).all()

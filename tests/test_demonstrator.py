@@ -105,14 +105,6 @@ def test_a_neighbour_moves_the_grasp_to_the_other_side():
     assert find_grasps(bowl, np.zeros(3), wall, DOWN, BASE)[0].offset[1] * free.offset[1] <= 0
 
 
-def test_a_pan_that_is_to_lead_is_taken_farther_behind():
-    pan = np.concatenate([ring(0.1, 0.004, 0.04), box((0.02, 0.1, 0.02), (0, 0.15, 0.03))])
-    origin, ahead = np.zeros(3), np.array([0, -1.0, 0])
-    usual = find_grasps(pan, origin, np.zeros((0, 3)), DOWN, BASE)[0]
-    leading = find_grasps(pan, origin, np.zeros((0, 3)), DOWN, BASE, ahead)[0]
-    assert leading.offset @ ahead < usual.offset @ ahead - 0.02
-
-
 def test_something_too_wide_and_solid_has_no_grasp():
     points = box((0.2, 0.2, 0.1))
     assert find_grasps(points, np.zeros(3), np.zeros((0, 3)), DOWN, BASE) == []

@@ -2,13 +2,11 @@
 
 Under a roof the thing goes in and the hand stays out. A hand that takes a thing from above at its
 top leans until it points into the opening; then the thing's foot leads and only that has to go in.
-What lies ahead of the hand anyway, like a pan held at its handle, goes in level. What is too tall
-for a drawer leans and is let fall.
+What is too tall for a drawer leans and is let fall.
 """
 
 import numpy as np
 from numpy.linalg import norm
-from scipy.spatial.transform import Rotation
 
 from diffrl.demonstrator.grasps import collisions
 from diffrl.demonstrator.joints import facing
@@ -30,7 +28,7 @@ MARGIN = 0.005  # m that a thing's origin keeps from the region's upper side
 def insert(op: Operator, name: str, target: str) -> Actions:
     """Take a thing, bring it through the opening of `target` with its foot ahead, and let go."""
     see, into = op.see, opening(op.see, target)
-    yield from take(op, name, lead=into)
+    yield from take(op, name)
     entry = _Entry(see, name, target, into)
     hand, shift = entry.choose()
 
@@ -139,7 +137,9 @@ class _Entry:
 
     def choose(self) -> tuple[np.ndarray, float]:
         """The hand that touches least, and how far aside of the region's middle it goes in."""
-        for hands in _hands(self.hand, self.origin, self.into):
+        for tilt, sideways in LEANS:
+            leaning = facing(self.into, tilt, sideways)
+            hands = [leaning, leaning * [-1, -1, 1]] if sideways else [leaning]
             lead = hands[0] @ self.hand.T @ self.origin
             height = self.place(hands[0], 0, 0)[2] + lead[2]
             if height < self.centre[2] + self.half[2] - MARGIN:
@@ -154,21 +154,8 @@ class _Entry:
         axis = int(self.into[1] == 0)
         across = own[:, axis] + end[axis]
         beside = (across < self.low[axis]) | (across > self.high[axis])
-        first, last = (
-            np.minimum(start, end) + own.min(axis=0),
-            np.maximum(start, end) + own.max(axis=0),
-        )
+        first = np.minimum(start, end) + own.min(axis=0)
+        last = np.maximum(start, end) + own.max(axis=0)
         swept = ((self.loose > first) & (self.loose < last)).all(axis=1)
         touched = sum(collisions(self.others, at, hand) for at in (start, end))
         return touched + int(beside.sum()) + int(swept.sum())
-
-
-def _hands(hand: np.ndarray, origin: np.ndarray, into: np.ndarray):
-    """Hands, most wanted first, in groups of alike ones, by which a held thing leads."""
-    if norm(origin[:2]) > abs(origin[2]):  # it does so in a hand that points down
-        angle = np.arctan2(into[1], into[0]) - np.arctan2(origin[1], origin[0])
-        yield [Rotation.from_rotvec(angle * UP).as_matrix() @ hand]
-        return
-    for tilt, sideways in LEANS:
-        leaning = facing(into, tilt, sideways)
-        yield [leaning, leaning * [-1, -1, 1]] if sideways else [leaning]

@@ -36,7 +36,6 @@ def find_grasps(
     obstacles: np.ndarray,
     hand: np.ndarray,
     base: np.ndarray,
-    lead: np.ndarray | None = None,
 ) -> list[Grasp]:
     """Return the grasps of a thing, best first.
 
@@ -45,12 +44,8 @@ def find_grasps(
         obstacles: (q, 3) the surface of everything near it.
         hand: (3, 3) the hand as it is now; turning it costs.
         base: (3,) the robot's foot; beyond `REACH` from it the arm is straight and stiff.
-        lead: (3,) where the thing's origin should lie, seen from the hand; a pan is then taken at
-            its handle, not at its rim.
     """
-    found = [*_across(points), *_at_rim(points)]
-    if not found or lead is not None:
-        found.extend(_at_slender_end(points))
+    found = [*_across(points), *_at_rim(points)] or list(_at_slender_end(points))
     rated = []
     for grasp in found:
         away = abs(_yaw_between(hand, grasp.hand))
@@ -58,8 +53,6 @@ def find_grasps(
         edge = 0.6 * grasp.width  # fingers that stand square to a box close best
         stretch = max(0.0, float(np.linalg.norm((grasp.offset - base)[:2])) - REACH)
         cost = grasp.cost + stretch + 0.03 * away + 0.02 * hits + edge
-        if lead is not None:
-            cost += 0.5 * float((grasp.offset - origin) @ lead)
         rated.append(Grasp(grasp.kind, grasp.offset - origin, grasp.hand, grasp.width, cost))
     return sorted(rated, key=lambda grasp: grasp.cost)
 

@@ -23,13 +23,10 @@ class Lost(Exception):
 # ---- take and put ----------------------------------------------------------------------------
 
 
-def take(op: Operator, name: str, tries: int = 4, lead: np.ndarray | None = None) -> Actions:
-    """Grasp `name` and lift it a little; look again and retry when it stays behind.
-
-    `lead` (3,) is where the thing should lie, seen from the hand (see `find_grasps`).
-    """
+def take(op: Operator, name: str, tries: int = 4) -> Actions:
+    """Grasp `name` and lift it a little; look again and retry when it stays behind."""
     for attempt in range(tries):
-        grasp = _choose(op, name, attempt, lead)
+        grasp = _choose(op, name, attempt)
         error = op.misjudge(0.5**attempt)
 
         def place(height: float = 0.0, grasp: Grasp = grasp, error: np.ndarray = error):
@@ -47,13 +44,13 @@ def take(op: Operator, name: str, tries: int = 4, lead: np.ndarray | None = None
     raise Lost(f"{name} stays behind")
 
 
-def _choose(op: Operator, name: str, attempt: int, lead: np.ndarray | None) -> Grasp:
+def _choose(op: Operator, name: str, attempt: int) -> Grasp:
     see = op.see
     points, origin = see.points(name), see.position(name)
     near = [see.points(other) for other in see.things if other != name]
     obstacles = np.concatenate(near) if near else np.zeros((0, 3))
     close = norm((obstacles - origin)[:, :2], axis=1) < 0.25
-    grasps = find_grasps(points, origin, obstacles[close], see.hand, see.base, lead)
+    grasps = find_grasps(points, origin, obstacles[close], see.hand, see.base)
     if not grasps:
         raise Lost(f"{name} has no side that the fingers can take")
     return grasps[min(attempt // 2, len(grasps) - 1)]

@@ -168,11 +168,8 @@ class Learner:
         new = Candidate(self.iteration, copy.deepcopy(self.policy.state_dict()))
         trials = self._play_on(new, play, config.measure_starts)
         new.first = new.success
-        self.diagnostics[-1] |= {
-            "measured": new.fair,
-            "measured_success": new.first,
-            **note(trials),
-        }
+        self.diagnostics[-1] |= {"measured": new.fair, "measured_success": new.first}
+        self.diagnostics[-1] |= note(trials)
         whole = self._look_again(new, play, math.inf if target is None else target)
         self.diagnostics[-1]["control_steps"] = self.control_steps
         if not whole and new.first >= self.best_success:
@@ -206,12 +203,9 @@ class Learner:
             self._play_on(candidate, play, min(left, self.config.measure_starts))
         row = {"confirmed": candidate.fair, "confirmed_success": candidate.success}
         self.diagnostics[candidate.iteration - 1] |= row
-        mine, its = (
-            (candidate.success, candidate.iteration),
-            (self.best_success, self.best_iteration),
-        )
-        if mine >= its:
-            (self.best_success, self.best_iteration), self.best = mine, candidate.weights
+        if (candidate.success, candidate.iteration) >= (self.best_success, self.best_iteration):
+            self.best, self.best_success = candidate.weights, candidate.success
+            self.best_iteration = candidate.iteration
         return True
 
     def _play_on(self, candidate: Candidate, play: Play, count: int) -> list[Rollout]:

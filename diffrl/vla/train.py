@@ -167,7 +167,7 @@ def _step(run: Run, frames: Frames, loss_of, device: torch.device) -> float:
     of their gradients is the whole batch's.
     """
     crew, model, config = run.crew, run.model, run.model.config
-    if not model.training:  # it takes a fiftieth of a small model's step
+    if not model.training:  # the call walks over every module
         model.train()
     weights = torch.from_numpy(frames.weights)
     rows = torch.multinomial(weights, config.batch, replacement=True, generator=run.generator)
