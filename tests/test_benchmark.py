@@ -18,6 +18,7 @@ from diffrl.benchmark.physics import compare_physics, measure_minutes, short_clo
 from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.training import measure_training
+from diffrl.benchmark.vla import measure_vla
 from diffrl.policy.features import Layout
 from diffrl.presets import CloneConfig, RLConfig, get_preset
 from diffrl.rl.train import Training
@@ -48,6 +49,7 @@ def sample():
         "camera_fps": fps,
         "data": {"simulating": 500.0, "writing": 20000.0, "camera": 100.0, "export": 95.0},
         "training": {"diffusion": rate, "gaussian": rate},
+        "vla": {"precision": "float32", "step_s": {"smoke": 0.05}, "encoding": 90.0, "size": 128},
         "evaluation": {"libero": 8.0, "exact": 80.0, "reduced": 160.0, "workers": 2, "trials": 20},
         "machine": {"processor": "a processor", "cores": 2},
     }
@@ -62,6 +64,7 @@ def test_the_table_tells_the_ratios():
     assert "95 images/s, 95% of the camera's 100" in text
     assert "gaussian 400 control steps/s, 80% of the bare simulator's 500" in text
     assert "reduced pictures 160 (20.0 ×)" in text
+    assert "a step: smoke 50 ms (float32); 90 pictures/s of 128² encoded" in text
 
 
 def test_the_table_compares_the_two_physics_and_tells_the_minutes():
@@ -71,6 +74,14 @@ def test_the_table_compares_the_two_physics_and_tells_the_minutes():
     assert "training physics 700 control steps/s, 3.5 × exact physics' 200" in text
     assert "minutes to 97 %: 4.2 min" in text
     assert "minutes to 97 %: not reached" in text
+
+
+def test_a_small_vla_s_step_is_the_shorter_one_and_the_threads_are_left_as_they_were():
+    threads = torch.get_num_threads()
+    record = measure_vla(steps=2)
+    assert 0 < record["step_s"]["smoke"] < record["step_s"]["laptop"]
+    assert record["encoding"] > 0
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.sim

@@ -16,18 +16,19 @@ from diffrl.benchmark.quality import measure_quality
 from diffrl.benchmark.report import report, save_figures
 from diffrl.benchmark.simulator import measure_simulators
 from diffrl.benchmark.training import measure_training
+from diffrl.benchmark.vla import measure_vla
 from diffrl.doctor import describe_machine
 from diffrl.gallery import copy_figures
 from diffrl.presets import Algorithm
 from diffrl.sim.tasks import SUITES, suite_tasks
 
+Part = Literal[
+    "simulator", "camera", "data", "quality", "training", "vla", "evaluation", "minutes", "all"
+]
+
 
 def main(
-    what: tyro.conf.Positional[
-        Literal[
-            "simulator", "camera", "data", "quality", "training", "evaluation", "minutes", "all"
-        ]
-    ] = "all",
+    what: tyro.conf.Positional[Part] = "all",
     suites: tuple[str, ...] = SUITES,
     seconds: float = 3.0,
     rounds: int = 5,
@@ -68,6 +69,7 @@ def main(
             "training": measure_training(),
             "training_physics": measure_physics(tasks or PHYSICS_TASKS),
         },
+        "vla": lambda: {"vla": measure_vla()},
         "evaluation": lambda: {"evaluation": measure_evaluation()},
         "minutes": lambda: measure_minutes(
             tasks or [task.id for task in suite_tasks("libero_object")], algorithm, target

@@ -55,6 +55,11 @@ def report(record: dict) -> str:
         for task, minutes in record[name].items():
             said = "not reached" if minutes is None else f"{minutes:.1f} min"
             lines.append(f"{task:<15} {name.replace('_', ' ')} %: {said}")
+    if "vla" in record:
+        part = record["vla"]
+        steps = ", ".join(f"{name} {1000 * taken:.0f} ms" for name, taken in part["step_s"].items())
+        pictures = f"{part['encoding']:.0f} pictures/s of {part['size']}² encoded"
+        lines.append(f"VLA             a step: {steps} ({part['precision']}); {pictures}")
     if "evaluation" in record:
         rates = record["evaluation"]
         ours = (

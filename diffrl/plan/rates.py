@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import read_json, root
 from diffrl.base.errors import UserError
 from diffrl.evidence import packed_table
+from diffrl.policy.vision import CHANNELS, STRIDE
 from diffrl.presets import ALGORITHMS, VLAConfig, get_preset
-from diffrl.sim.tasks import MAX_STEPS, get_task
+from diffrl.sim.tasks import CAMERAS, MAX_STEPS, get_task
+from diffrl.vla.train import Precision, precision_of
 
 RECORDED = "laptop"  # the preset whose minutes are recorded
 FROZEN = "frozen, 12 steps"  # training physics, in the table of its options
@@ -38,7 +41,6 @@ GUESSED = {  # seconds a unit, or bytes
     "ResNet on a gpu": _guess(1e-4, "a GPU trains ResNet-18 on 10 000 pictures of 128² a second"),
     "ResNet on a core": _guess(0.15, "a core trains ResNet-18 on 7 pictures of 128² a second"),
     "EfficientNet on a gpu": _guess(2e-4, "a GPU encodes 5000 pictures a second"),
-    "EfficientNet on a core": _guess(0.025, "a core encodes 40 pictures of 128² a second"),
     "VLA step on a GPU": _guess(0.05, "a GPU makes 20 optimiser steps of the VLA a second"),
     "stored step": _guess(1650, "a control step takes 1.65 kB in a data set"),
     "expert": _guess(3e6, "an expert over states takes 3 MB"),
@@ -60,7 +62,10 @@ class Rates:
         tries: attempts for each episode, by mode.
         stopping: share of the iterations after which RL reaches its target.
         second_looks: trials that are measured for each of a first look.
-        vla: seconds of an optimiser step with the recorded preset's settings.
+        precision: of a VLA's products on a core: "bfloat16" where a processor multiplies it.
+        vla: seconds of a VLA's optimiser step with the recorded preset's settings, by precision.
+        vla_sizes: seconds of such a step in one precision, by preset.
+        encoding: pictures of 128² that a core's EfficientNet encodes a second.
         vla_shares: mean steps of a VLA's trial as a share of the limit: own suites, other suites.
         pictures: pictures of 128² that a core draws a second, by detail.
         evaluation: control steps a second of a core that evaluates a VLA, by detail.
@@ -74,17 +79,25 @@ class Rates:
     tries: Mapping[str, float]
     stopping: Rate
     second_looks: Rate
-    vla: float
+    precision: Precision
+    vla: Mapping[str, float]
+    vla_sizes: Mapping[str, float]
+    encoding: float
     vla_shares: tuple[float, float]
     pictures: Mapping[str, float]
     evaluation: Mapping[str, float]
 
     @classmethod
-    def read(cls, results: Path | None = None, tasks: Collection[str] | None = None) -> "Rates":
+    def read(
+        cls,
+        results: Path | None = None,
+        tasks: Collection[str] | None = None,
+        precision: Precision | None = None,
+    ) -> "Rates":
         """Read the records in `results`; of experts those of `tasks` alone, if they are given.
 
         Without a folder it is ``results/`` of ``DIFFRL_HOME``, or of this clone if nobody has
-        measured anything there.
+        measured anything there; without a precision it is this machine's.
 
         Raises:
             UserError: a record is missing.
@@ -114,7 +127,10 @@ class Rates:
             tries=_tries(data),
             stopping=_stopping(runs),
             second_looks=_second_looks(runs),
-            vla=60 * float(vlas["minutes"].mean()) / float(vlas["steps"].mean()),
+            precision=precision or precision_of(torch.device("cpu")),
+            vla={speed["vla"]["precision"]: speed["vla"]["step_s"][RECORDED], **_vla(vlas)},
+            vla_sizes=speed["vla"]["step_s"],
+            encoding=speed["vla"]["encoding"],
             vla_shares=_shares(trials),
             pictures={name: speed["camera_fps"][name] for name in ("exact", "reduced")},
             evaluation={n: speed["evaluation"][n] / workers for n in ("exact", "reduced")},
@@ -156,13 +172,26 @@ class Rates:
             basis += f"; guess: in software a picture of {size}² takes as long as one of 128²"
         return Rate(1 / self.pictures[detail], basis)
 
+    def encode(self, size: int) -> Rate:
+        """Return the seconds in which a core's EfficientNet encodes a picture."""
+        basis, scale = "recorded: results/throughput.json, vla", (size / 128) ** 2
+        if scale != 1:
+            basis += "; guess: encoding scales with the pixels"
+        return Rate(scale / self.encoding, basis)
+
     def vla_step(self, config: VLAConfig) -> Rate:
         """Return the seconds of an optimiser step on a core."""
-        basis, scale = f"recorded: results/{RECORDED}/vla.csv", 1.0
-        known = get_preset(RECORDED).vla
-        if (scale := _size(config) / _size(known)) != 1:
-            basis += "; guess: a VLA's step scales with batch, layers, width and tokens"
-        return Rate(self.vla * scale, basis)
+        basis = f"recorded: results/{RECORDED}/vla.csv and results/throughput.json, vla"
+        known = next(p for p in (self.precision, *self.vla) if p in self.vla)
+        if known != self.precision:
+            basis += f"; guess: a VLA's step in {self.precision} takes as long as in {known}"
+        if (size := _size(config)) == _size(get_preset(RECORDED).vla):
+            return Rate(self.vla[known], basis)
+        basis += "; guess: a VLA's step takes a fixed time, and one that scales with its products"
+        small, large = (_size(get_preset(name).vla) for name in ("smoke", RECORDED))
+        few, many = self.vla_sizes["smoke"], self.vla_sizes[RECORDED]
+        taken = few + (many - few) * (size - small) / (large - small)
+        return Rate(self.vla[known] * taken / many, basis)
 
     def evaluating(self, config: VLAConfig, tasks: Collection[str], gpu: bool) -> Rate:
         """Return the seconds of a control step of a VLA's evaluation on a core.
@@ -271,8 +300,15 @@ def _shares(trials: pd.DataFrame) -> tuple[float, float]:
     return float(share[own].mean()), float(share[~own].mean())
 
 
+def _vla(vlas: pd.DataFrame) -> dict[str, float]:
+    """Seconds of a step of the recorded preset's VLAs, by precision."""
+    sums = vlas.groupby("precision")[["minutes", "steps"]].sum()
+    return (60 * sums["minutes"] / sums["steps"]).to_dict()
+
+
 def _size(config: VLAConfig) -> float:
-    """A VLA's multiplications in a step, up to a factor: tokens × layers × width²."""
+    """A VLA's multiplications in a forward pass: of the cells, then tokens × layers × width²."""
+    cells = len(CAMERAS) * (config.image_size // STRIDE) ** 2 * CHANNELS / config.width
     seen = config.encoder_layers * (2 * config.queries + 16)  # glimpses, words, proprioception
     acted = config.decoder_layers * config.flow_draws * config.horizon
-    return config.batch * config.width**2 * (seen + acted)
+    return config.batch * config.width**2 * (cells + 12 * (seen + acted))

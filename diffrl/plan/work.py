@@ -204,7 +204,7 @@ def _pictures(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     size = Rate(pictures * _cells(config), "")
     yield Work("pictures", "drawing", jobs, pictures, "pictures", draw, side, size)
     if config.vision == "efficientnet":
-        encode = GUESSED[f"EfficientNet on a {side}"]
+        encode = GUESSED["EfficientNet on a gpu"] if gpu else rates.encode(config.image_size)
         yield Work("pictures", "encoding", jobs, pictures, "pictures", encode, side)
 
 

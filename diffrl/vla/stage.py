@@ -34,7 +34,7 @@ from diffrl.generation.stage import dataset_path
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.vla import model
 from diffrl.vla.frames import Frames, make_frames, moments, render
-from diffrl.vla.train import has_bfloat16, split, train
+from diffrl.vla.train import precision_of, split, train
 
 # Raise it when the same settings and data sets come to train another VLA: another loss, network,
 # order of the batches or way to render.
@@ -183,7 +183,7 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
-    row |= {"precision": "bfloat16" if has_bfloat16(torch.device(device)) else "float32"}
+    row |= {"precision": precision_of(torch.device(device))}
     crew = PartialState()
     if crew.is_main_process:
         stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)

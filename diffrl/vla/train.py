@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_
 
 LOGS = 20  # points of the loss curve
 CURVE = ("step", "loss", "train", "held_out")
+Precision = Literal["bfloat16", "float32"]
 FORMAT = 2  # of a checkpoint; raise it when what it carries changes
 
 
@@ -71,10 +73,10 @@ def train(
     folder, crew = Path(folder), Accelerator(cpu=device == "cpu", device_placement=False)
     place = crew.device if crew.num_processes > 1 else torch.device(device)
     torch.set_num_threads(1)  # the bytes of a sum depend on the number of threads
-    precision = "bfloat16" if has_bfloat16(place) else "float32"
+    precision = precision_of(place)
     data = [data_hash(frames), data_hash(held_out)]
     key = config_hash([config, seed, precision, *data, FORMAT])
-    run = _start(crew, frames, config, seed, place)
+    run = start(crew, frames, config, seed, place)
     path = folder / "checkpoint" / f"{key}.safetensors"
     if path.exists() and not forced(path):
         _resume(run, path, key)
@@ -88,7 +90,7 @@ def train(
         sign.tell(phase="VLA", done=run.step, total=config.steps)
     began = time.perf_counter() - run.seconds
     while run.step < config.steps:
-        run.running += _step(run, frames, loss_of, place)
+        run.running += optimise(run, frames, loss_of, place)
         bar.update()
         if sign is not None:
             sign.tell(done=run.step)
@@ -114,9 +116,10 @@ def train(
     return losses, run.seconds / 60
 
 
-def _start(
+def start(
     crew: Accelerator, frames: Frames, config: VLAConfig, seed: int, device: torch.device
 ) -> Run:
+    """Return a run before its first step: weights and batches by `seed`."""
     vocabulary, length = read_words(np.unique(frames.instructions).tolist())
     statistics = Statistics.of(frames.proprio, frames.actions[frames.real])
     with torch.random.fork_rng(devices=[]):
@@ -137,6 +140,11 @@ def learning_rate(step: int, config: VLAConfig) -> float:
         return config.learning_rate * (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def precision_of(device: torch.device) -> Precision:
+    """Return what a device's products are made in."""
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -160,7 +168,7 @@ def draw(shape: tuple[int, ...], horizon: int, actions: int, generator) -> tuple
     return noise, 1 - uniform ** (1 / 1.5)  # the inverse of Beta(1.5, 1)'s distribution
 
 
-def _step(run: Run, frames: Frames, loss_of, device: torch.device) -> float:
+def optimise(run: Run, frames: Frames, loss_of, device: torch.device) -> float:
     """Make one optimiser step and return its loss.
 
     All processes draw the same batch; each takes its share of the rows, weighted so that the mean
