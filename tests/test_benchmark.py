@@ -1,15 +1,18 @@
 """The benchmark command: its record, its table, its figures."""
 
+import functools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from diffrl import policy as policies
 from diffrl.base import artifacts
 from diffrl.base.errors import TrainingError, UserError
-from diffrl.benchmark import main
+from diffrl.base.scale import cores
+from diffrl.benchmark import main, physics
 from diffrl.benchmark.camera import psnr
 from diffrl.benchmark.common import smooth_actions
 from diffrl.benchmark.data import measure_data
@@ -68,9 +71,9 @@ def test_the_table_tells_the_ratios():
 
 
 def test_the_table_compares_the_two_physics_and_tells_the_minutes():
-    physics = {"libero_goal/0": {"exact": 200.0, "training": 700.0}}
+    rates = {"libero_goal/0": {"exact": 200.0, "training": 700.0}}
     minutes = {"libero_goal/0": 4.25, "libero_goal/7": None}
-    text = report(sample() | {"training_physics": physics, "minutes_to_97": minutes})
+    text = report(sample() | {"training_physics": rates, "minutes_to_97": minutes})
     assert "training physics 700 control steps/s, 3.5 × exact physics' 200" in text
     assert "minutes to 97 %: 4.2 min" in text
     assert "minutes to 97 %: not reached" in text
@@ -98,12 +101,32 @@ def test_both_physics_are_timed_in_rls_own_loop():
     assert rates["training"] > rates["exact"] > 0
 
 
-def test_a_task_whose_clone_never_succeeds_has_no_minutes(monkeypatch):
+def test_a_task_whose_clone_never_succeeds_has_no_minutes(home, monkeypatch):
     def fail(run):
         raise TrainingError("The clone never succeeded.")
 
     monkeypatch.setattr(Training, "train", fail)
     assert measure_minutes(["libero_goal/7"]) == {"minutes_to_97": {"libero_goal/7": None}}
+
+
+@pytest.mark.parametrize(("confirmed", "minutes"), [(0.98, 4.25), (0.96, None)])
+def test_minutes_count_where_the_target_is_confirmed(home, monkeypatch, confirmed, minutes):
+    def finish(preset, task, algorithm, more=0):
+        run = Training(preset, task, algorithm)
+        rows = pd.DataFrame([{"task": task, "minutes": 4.25}])
+        records = {
+            "rows": rows.to_dict("records"),
+            "confirmed": confirmed,
+            "threads": cores() + more,
+        }
+        run.stage.finish(records, seed=0)
+        return rows
+
+    monkeypatch.setattr(physics, "train_expert", finish)
+    assert measure_minutes(["libero_goal/7"]) == {"minutes_to_97": {"libero_goal/7": minutes}}
+    monkeypatch.setattr(physics, "train_expert", functools.partial(finish, more=1))
+    with pytest.raises(UserError, match="DIFFRL_HOME"):
+        measure_minutes(["libero_goal/7"])
 
 
 @pytest.mark.sim

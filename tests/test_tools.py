@@ -32,7 +32,10 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
 ):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     tool = load_tool("compare_physics")
-    rl = RLConfig(copies=4, decisions=2, iterations=2, epochs=1, measure_every=2, measure_starts=1)
+    rl = RLConfig(
+        **{"copies": 4, "decisions": 2, "iterations": 2, "epochs": 1},
+        **{"measure_every": 2, "measure_starts": 1, "evaluation_starts": 1},
+    )
     clone = CloneConfig(width=32, steps=20, first_measure=20, measure_starts=1)
     # twenty steps clone nothing, and a clone that never succeeds is not trained
     monkeypatch.setattr("diffrl.rl.train.success_rate", lambda trials: 1.0)

@@ -35,7 +35,6 @@ def main(
     states: int = 20,
     tasks: tuple[str, ...] = (),
     algorithm: Algorithm = "diffusion",
-    target: float = 0.97,
     json: bool = False,
 ) -> None:
     """Measure the speed of each part on this machine; write results/throughput.json and figures.
@@ -50,7 +49,6 @@ def main(
         tasks: training: the tasks in which both physics are compared (default: eight of five
             suites). minutes: the tasks to learn (default: libero_object's ten).
         algorithm: minutes: the policy class of the experts.
-        target: minutes: the success that must be confirmed.
         json: print the record instead of a table.
     """
     unknown = [suite for suite in suites if suite not in SUITES]
@@ -72,7 +70,7 @@ def main(
         "vla": lambda: {"vla": measure_vla()},
         "evaluation": lambda: {"evaluation": measure_evaluation()},
         "minutes": lambda: measure_minutes(
-            tasks or [task.id for task in suite_tasks("libero_object")], algorithm, target
+            tasks or [task.id for task in suite_tasks("libero_object")], algorithm
         ),
     }
     settings = {"suites": suites, "seconds": seconds, "rounds": rounds, "states": states}

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from diffrl.base.errors import TrainingError
+from diffrl.base.errors import TrainingError, UserError
 from diffrl.base.scale import cores
 from diffrl.benchmark.common import timed
 from diffrl.demonstrator.episodes import operator_demonstrations
@@ -22,6 +22,7 @@ from diffrl.policy import ChainPolicy
 from diffrl.presets import Algorithm, RLConfig, get_preset
 from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.learn import Learner
+from diffrl.rl.stage import train_expert
 from diffrl.rl.train import Training
 from diffrl.sim.scene import Scene
 
@@ -89,25 +90,34 @@ def compare_physics(
 
 
 def measure_minutes(
-    tasks: Sequence[str], algorithm: Algorithm = "diffusion", target: float = 0.97
+    tasks: Sequence[str], algorithm: Algorithm = "diffusion"
 ) -> dict[str, dict[str, float | None]]:
-    """Return wall minutes from nothing to an expert whose `target` success is confirmed, by task.
+    """Return wall minutes from nothing to an expert whose target success is confirmed, by task.
 
-    One at a time, on all cores, with the recipe of preset libero: demonstrations, clone, RL and its
-    measurements. The key is ``minutes_to_97``, or ``minutes_to_97_gaussian``; None where the
-    preset's iterations end before.
+    They are the experts of preset libero with seed 0, trained one at a time on all cores: scene,
+    demonstrations, clone, RL and its measurements. The key is ``minutes_to_97``, or
+    ``minutes_to_97_gaussian``; None where the preset's iterations end before.
+
+    Raises:
+        UserError: an expert is there that had another number of cores.
     """
-    preset = get_preset("libero").with_settings({"rl.target_success": target})
+    preset = get_preset("libero")
+    target = preset.rl.target_success or 1.0
     minutes: dict[str, float | None] = {}
     for task in tqdm(tasks, desc="minutes to an expert"):
-        with tempfile.TemporaryDirectory() as folder:
-            run = Training(preset, task, algorithm, folder=Path(folder))
-            try:
-                (_, learner, _), seconds = timed(run.train)
-            except TrainingError:  # its clone never succeeded
-                minutes[task] = None
-                continue
-        reached = learner.best_success >= target
-        minutes[task] = round(seconds / 60, 2) if reached else None
+        try:
+            rows = train_expert(preset, task, algorithm)
+        except TrainingError:  # its clone never succeeded
+            minutes[task] = None
+            continue
+        run = Training(preset, task, algorithm)
+        made = run.stage.records
+        if made["threads"] != cores():
+            raise UserError(
+                f"The expert in {run.folder} was trained on {made['threads']} of {cores()} cores, "
+                "so its minutes say nothing here: set DIFFRL_HOME to an empty folder."
+            )
+        reached = made["confirmed"] >= target
+        minutes[task] = float(rows["minutes"].iloc[0]) if reached else None
     own = "" if algorithm == "diffusion" else f"_{algorithm}"
     return {f"minutes_to_{round(100 * target)}{own}": minutes}

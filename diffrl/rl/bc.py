@@ -88,7 +88,7 @@ class Clone:
         self.ema = EMAModel(self.parameters, decay=config.ema)
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
-        self.seconds = 0.0  # of training and measuring, kills not counted
+        self.seconds = 0.0  # of training and measuring, and of what came before; kills not counted
         self.curve: list[dict[str, Any]] = []  # of each measurement: steps, loss, success
 
     def train(self, steps: int) -> float:

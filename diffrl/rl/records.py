@@ -73,7 +73,7 @@ def expert_rows(
         trials: of the expert, `trial_table`'s rows; errors do not count.
         clone: success of the clone by mode.
         steps: control steps of RL, the measurements during training included.
-        minutes: of cloning and RL.
+        minutes: from nothing to the chosen policy: scene, demonstrations, cloning and RL.
     """
     task, algorithm, seed = names
     fair = trials[~trials["error"]]

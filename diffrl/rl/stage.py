@@ -81,7 +81,8 @@ def _train_anew(run: Training, sign: Heartbeat) -> pd.DataFrame:
     run.publish(policy, learner, {"trials.csv": trials[["policy", *expert.columns]]})
     names, steps = (run.task, run.algorithm, run.seed), learner.control_steps
     rows = expert_rows(names, expert, success_by_mode(clone), steps, minutes)
-    run.stage.finish({"rows": rows.to_dict("records")}, seed=run.seed)
+    made = {"confirmed": learner.best_success, "threads": learner.threads}
+    run.stage.finish({"rows": rows.to_dict("records"), **made}, seed=run.seed)
     run.close()
     return rows
 

@@ -10,6 +10,7 @@ Folder of an expert, ``runs/<preset>/experts/<suite>-<index>/<algorithm>-seed<k>
 
 import functools
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,12 @@ class Training:
         if stage.done:
             return policies.load(folder), stage.records["seconds"]
         path, config = self.checkpoint("clone"), self.preset.clone
+        began = time.perf_counter()
         policy = self.new_policy()
         episodes, attempts = self._demonstrations()
         rows = demonstration_rows(policy, self.scene, episodes)
         clone = Clone(policy, *rows, config, self.seed)
+        clone.seconds = time.perf_counter() - began  # the scene and the demonstrations
         if path.exists():
             clone.restore(checkpoint.load(path, self.key))
         self.journal.phase("clone", config.steps, clone.steps, CLONE)
