@@ -165,12 +165,29 @@ def ablations(runs: pd.DataFrame, preset: str) -> Finding | None:
         f"these lower success with an interval that excludes zero: {_effects(lower, 'points')}"
         f"{raised}. These change the jerk: {_effects(jerk.set_index('label'), 'm/s³')}. "
         f"No test of {runs['seed'].nunique()} seeds can be significant; settings were tuned for "
-        "the base."
+        f"the base.{_with_another_net(preset)}"
     )
     more = "No mark: too few successes. Arrows: the interval goes on. "
     caption = _caption(runs, preset, "One setting changed, against the base", more)
     figure = figures.gap_plot(gaps, points, _titles(gaps), better=BETTER, apart=NOISE)
     return Finding("01_ablations", figure, gaps, caption, text)
+
+
+RESIDUAL = "diffusion epsilon leading sharp white slow, residual net"  # of experiment `epsilon`
+
+
+def _with_another_net(preset: str) -> str:
+    """What becomes of ε-prediction in DPPO's own net, where those runs are there."""
+    runs = experiments.finished_runs(preset, "epsilon", "training")
+    quiet = runs[runs["mode"] == "deterministic"] if len(runs) else runs
+    residual = quiet[quiet["arm"].str.startswith(RESIDUAL)] if len(quiet) else quiet
+    if residual.empty:
+        return ""
+    reached = " ".join(f"{100 * success:.0f}" for success in residual["success"])
+    return (
+        " With DPPO's residual net, white noise and a third of the rate epsilon reaches "
+        f"{reached} %, by seed."
+    )
 
 
 def differences(
