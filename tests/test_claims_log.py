@@ -146,6 +146,18 @@ def test_what_the_log_says_of_epsilon_is_what_its_runs_say():
     assert said in page
 
 
+def test_the_log_says_how_the_first_expert_that_sees_did():
+    table = pd.read_csv(LAPTOP.parent / "pixels" / "experts.csv")
+    own = table.query("task == 'libero_object/0' and algorithm == 'diffusion'").set_index("mode")
+    clone, expert = (
+        [f"{100 * own.loc[mode, name]:.0f} %" for mode in ("deterministic", "stochastic")]
+        for name in ("clone_success", "success")
+    )
+    said = "succeeds on {} without noise and on {} with it, the expert on {} and {}"
+    assert said.format(*clone, *expert) in log_text()
+    assert f"RL took {own['control_steps'].iloc[0] / 1000:.0f} k control steps" in log_text()
+
+
 def test_the_log_counts_the_operator_s_new_skills_as_the_record_does():
     table = pd.read_csv(LAPTOP / "operator.csv").set_index("task")
     for task, *counts in log_rows("task", "successes", "attempts"):
