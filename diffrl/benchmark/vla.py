@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from diffrl.base.control import ACTION_SIZE
 from diffrl.benchmark.common import timed
-from diffrl.policy.vision import STRIDE, encode
+from diffrl.policy.vision import CHANNELS, STRIDE, encode
 from diffrl.presets import VLAConfig, get_preset
 from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.frames import Frames
@@ -54,8 +54,8 @@ def _seconds(config: VLAConfig, steps: int) -> float:
 
 def _noise(config: VLAConfig, count: int) -> Frames:
     random = np.random.default_rng(0)
-    side, channels = config.image_size // STRIDE, make_encoder(config.vision).channels
-    vision = random.standard_normal((count, len(CAMERAS), side * side, channels), np.float32)
+    side = config.image_size // STRIDE
+    vision = random.standard_normal((count, len(CAMERAS), side * side, CHANNELS), np.float32)
     return Frames(
         vision.astype(np.float16),
         random.standard_normal((count, PROPRIO), np.float32),
