@@ -153,6 +153,68 @@ def test_what_the_log_says_of_epsilon_is_what_its_runs_say():
     assert said in page
 
 
+def tail_runs():
+    """The runs of experiment `tail`, and its variants' names: without and with the tail, in turn.
+
+    The last rows are means over the four blocks of policy and noise, named "blind" and "observed";
+    a run without a success has no jerk, nor has a mean that it belongs to.
+    """
+    names = [arm.within("training").name for arm in EXPERIMENTS["tail"].variants]
+    runs = pd.read_csv(LAPTOP / "experiments.csv")
+    parts = [runs[runs["arm"].isin(names)]]
+    for name, arms in (("blind", names[::2]), ("observed", names[1::2])):
+        blocks = runs[runs["arm"].isin(arms)].groupby(["task", "seed", "mode"])[TAIL_MEASURES]
+        means = blocks.agg(lambda values: values.mean(skipna=False)).reset_index()
+        parts.append(means.assign(arm=name))
+    return pd.concat(parts, ignore_index=True), names
+
+
+TAIL_MEASURES = ["clone_success", "success", "auc", "jerk_rms"]
+
+
+def test_the_log_s_table_of_the_tail_is_that_of_the_records():
+    runs, names = tail_runs()
+    columns = ["variant", "clone", "RL, without noise", "with noise", "area", "jerk"]
+    rows = log_rows(*columns)
+    assert len(rows) == len(names) == 8
+    for name, (variant, *cells) in zip(names, rows, strict=True):
+        assert name == f"{variant}, training physics"
+        own = runs[runs["arm"] == name].set_index("mode")
+        quiet, noisy = own.loc["deterministic"], own.loc["stochastic"]
+        assert len(quiet) == len(noisy) == 9
+        known = [f"{100 * part.mean():.0f}" for part in (quiet["clone_success"], quiet["success"])]
+        known += [f"{100 * noisy['success'].mean():.0f}", f"{quiet['auc'].mean():.2f}"]
+        assert cells == [*known, f"{quiet['jerk_rms'].mean():.1f}"]
+
+
+def test_what_the_log_says_of_the_tail_is_what_its_runs_say():
+    runs, names = tail_runs()
+    found = effects(runs, [("blind", "observed")], TAIL_MEASURES).set_index(["mode", "measure"])
+    quiet, text = found.loc["deterministic"], log_text()
+    said = f"success without noise {signed(quiet.loc['success'], 1, 100)}"
+    assert said.replace(" [", " points [") in text
+    assert f"with noise {signed(found.loc['stochastic', 'success'], 1, 100)}" in text
+    assert f"the clones' {signed(quiet.loc['clone_success'], 1, 100)}" in text
+    assert f"area {signed(quiet.loc['auc'], 3)}" in text
+    assert f"jerk {signed(quiet.loc['jerk_rms'], 2).replace(' [', ' m/s³ [')}" in text
+    assert (found["low"] * found["high"] < 0).all()
+    assert found["n"].groupby("measure").min().to_dict() == dict(
+        zip(TAIL_MEASURES, (9, 9, 9, 7), strict=True)
+    )
+    single = effects(runs, list(zip(names[::2], names[1::2], strict=True)), TAIL_MEASURES)
+    assert f"Of the {len(single)} contrasts of single variants none is" in text
+    assert single["p_holm"].min() > 0.05
+    wild = runs[runs["arm"].isin(names[2:4])].query("mode == 'deterministic'")
+    blind, observed = (sorted(wild[wild["arm"] == name]["success"]) for name in names[2:4])
+    assert blind[:2] == [0, 0]
+    assert blind[2] > 0.7
+    assert observed[:2] == [0.24, 0.54]
+    page = (Path(__file__).parents[1] / "docs" / "laptop.md").read_text(encoding="utf-8")
+    said = f"success is {signed(quiet.loc['success'], 1, 100)}".replace(" [", " points [")
+    assert f"(experiment `tail`, {len(runs[runs['arm'].isin(names)]) // 2} runs" in page
+    assert said in " ".join(page.split())
+
+
 def test_the_log_says_how_the_first_expert_that_sees_did():
     table = pd.read_csv(LAPTOP.parent / "pixels" / "experts.csv")
     own = table.query("task == 'libero_object/0' and algorithm == 'diffusion'").set_index("mode")
