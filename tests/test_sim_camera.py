@@ -399,6 +399,25 @@ def test_what_could_not_be_made_whole_is_closed_without_a_word():
     assert result.stderr == ""
 
 
+@pytest.mark.sim
+def test_a_renderer_that_outlives_egl_ends_without_a_word():
+    code = (
+        "import atexit\n"
+        "from diffrl.sim.camera import Renderer\n"
+        "from diffrl.sim.scene import load_scene\n"
+        "kept = Renderer(load_scene('libero_object/0'), 32, 'reduced')\n"
+        "try:\n"
+        "    from mujoco.egl import EGL, EGL_DISPLAY\n"
+        "except (ImportError, AttributeError):\n"
+        "    pass  # another backend: there is nothing to end\n"
+        "else:  # as LIBERO's own environment does once it has drawn\n"
+        "    atexit.register(EGL.eglTerminate, EGL_DISPLAY)\n"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_physics_needs_no_opengl():
     code = (
         "import sys, diffrl.sim.simulator, diffrl.sim.camera\n"

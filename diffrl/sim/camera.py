@@ -208,12 +208,19 @@ def _gl_context(width: int, height: int):
 
 def _close_all() -> None:
     for renderer in list(_open):
-        renderer.close()
+        try:
+            renderer.close()
+        except Exception:  # a foreign handler ended EGL before, and every context with it
+            renderer._gl._context = None  # nothing is left to free
+            renderer._gl = None
 
 
 @lru_cache(maxsize=1)
 def _close_at_exit() -> None:
-    """Free the contexts before MuJoCo ends EGL, whose handler was registered just before."""
+    """Free the contexts before MuJoCo ends EGL, whose handler was registered just before.
+
+    LIBERO's own environment, drawn in the same process, ends EGL with a handler of its own.
+    """
     atexit.register(_close_all)
 
 
