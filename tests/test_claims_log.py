@@ -153,11 +153,14 @@ def test_what_the_log_says_of_epsilon_is_what_its_runs_say():
     assert said in page
 
 
+TAIL_MEASURES = ["clone_success", "success", "auc", "jerk_rms"]
+
+
 def tail_runs():
     """The runs of experiment `tail`, and its variants' names: without and with the tail, in turn.
 
     The last rows are means over the four blocks of policy and noise, named "blind" and "observed";
-    a run without a success has no jerk, nor has a mean that it belongs to.
+    a run with fewer than ten successes has no jerk, nor has a mean that it belongs to.
     """
     names = [arm.within("training").name for arm in EXPERIMENTS["tail"].variants]
     runs = pd.read_csv(LAPTOP / "experiments.csv")
@@ -167,9 +170,6 @@ def tail_runs():
         means = blocks.agg(lambda values: values.mean(skipna=False)).reset_index()
         parts.append(means.assign(arm=name))
     return pd.concat(parts, ignore_index=True), names
-
-
-TAIL_MEASURES = ["clone_success", "success", "auc", "jerk_rms"]
 
 
 def test_the_log_s_table_of_the_tail_is_that_of_the_records():

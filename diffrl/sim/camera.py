@@ -207,10 +207,11 @@ def _gl_context(width: int, height: int):
 
 
 def _close_all() -> None:
+    refused = importlib.import_module("OpenGL.error").Error
     for renderer in list(_open):
         try:
             renderer.close()
-        except Exception:  # a foreign handler ended EGL before, and every context with it
+        except refused:  # a foreign handler ended EGL before, and every context with it
             renderer._gl._context = None  # nothing is left to free
             renderer._gl = None
 
