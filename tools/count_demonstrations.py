@@ -1,23 +1,25 @@
 """How many demonstrations leave RL something to show: clone success per task and count.
 
-    .venv/bin/python tools/count_demonstrations.py --tasks libero_object/0 libero_goal/7
+    .venv/bin/python tools/count_demonstrations.py --preset libero --tasks libero_goal/7 --counts 5
 
 The operator is clean: ten of its demonstrations often clone to 100 %, and what is cloned to 0 %
 cannot be improved from a sparse reward. Each task's first n demonstrations are cloned by both
 policies, n = 1, 2, …, until both succeed on 25-75 % of 24 held-out start states (no official one),
 or on more although they have three; `--counts` tries exactly those.
-Writes `runs/laptop/clones.csv`; `presets.py` carries the counts that were chosen from it.
+Writes `runs/<preset>/clones.csv`; `presets.py` carries the counts that were chosen from it.
 """
 
 import dataclasses
+import functools
 
 import pandas as pd
 import torch
 import tyro
 
 from diffrl.base.artifacts import runs_dir, write_csv
+from diffrl.base.scale import map_tasks
 from diffrl.demonstrator.episodes import operator_demonstrations
-from diffrl.presets import ALGORITHMS, get_preset
+from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.rollout import success_rate
 from diffrl.rl.train import Training
@@ -39,8 +41,9 @@ def clone_success(run: Training, episodes: list) -> float:
         return success_rate(run.measure(STARTS, averaged))
 
 
-def scan(task: str, preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
+def scan(task: str, preset: Preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
     """Clone both policies from `counts` demonstrations of one task; none: until it is enough."""
+    torch.set_num_threads(1)
     runs = {name: Training(preset, task, name, seed, threads=1) for name in ALGORITHMS}
     scene = runs["diffusion"].scene
     rows: list[dict] = []
@@ -59,16 +62,29 @@ def scan(task: str, preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
     return rows
 
 
-def main(tasks: tuple[str, ...] = (), counts: tuple[int, ...] = (), seed: int = 0) -> None:
-    """Scan `tasks` (default: the preset laptop's)."""
-    torch.set_num_threads(1)
-    preset = get_preset("laptop")
-    path = runs_dir("laptop") / "clones.csv"
+def main(
+    preset: str = "laptop",
+    tasks: tuple[str, ...] = (),
+    counts: tuple[int, ...] = (),
+    seed: int = 0,
+    workers: int | None = None,
+) -> None:
+    """Scan tasks and add what was found to the table.
+
+    Args:
+        preset: its operator, clone and policies are used.
+        tasks: such as libero_object/0 (default: all of the preset's).
+        counts: exactly these; default: from one upwards until it is enough.
+        seed: of demonstrations, weights and start states.
+        workers: processes (default: one per core).
+    """
+    settings = get_preset(preset)
+    path = runs_dir(settings.name) / "clones.csv"
+    function = functools.partial(scan, preset=settings, seed=seed, counts=counts)
+    found = map_tasks(function, tasks or settings.tasks, workers=workers, description="clones")
     table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    for task in tasks or preset.tasks:
-        rows = pd.DataFrame(scan(task, preset, seed, counts))
-        table = pd.concat([table, rows]).drop_duplicates(["task", "demonstrations"], keep="last")
-        write_csv(path, table)
+    table = pd.concat([table, *map(pd.DataFrame, found)])
+    write_csv(path, table.drop_duplicates(["task", "demonstrations"], keep="last"))
 
 
 if __name__ == "__main__":
