@@ -261,6 +261,29 @@ def test_the_log_s_table_of_second_tries_is_that_of_the_records(laptop_run):
         assert found.loc["deterministic", "successes"] == int(official)
 
 
+def test_what_the_log_says_of_libero_s_clones_is_what_the_scan_says():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "libero" / "clones.csv")
+    table["suite"] = table["task"].str.partition("/")[0]
+    scanned = table[table["task"].str[-1].isin(["0", "3", "4"])]
+    means = 100 * scanned.groupby(["suite", "demonstrations"])[["diffusion", "gaussian"]].mean()
+    for suite in means.index.unique("suite"):
+        for algorithm, name in (("diffusion", "diffusion"), ("gaussian", "Gaussian")):
+            found = means.loc[suite, algorithm].round()
+            cells = [f" {found[n]:.0f}" if n in found else "" for n in (1, 2, 3, 5, 10)]
+            assert f"| {suite} | {name} |{' |'.join(cells)} |" in log_text()
+    clones = table.set_index(["task", "demonstrations"])[["diffusion", "gaussian"]]
+    one = clones.xs(1, level="demonstrations")
+    assert [*one.index[one["gaussian"] < 0.1]] == [f"libero_object/{n}" for n in (3, 7, 8, 9)]
+    assert [*one.index[one["diffusion"] < 0.1]] == ["libero_object/3"]
+    assert ((one.loc["libero_object/3"] * 24).round() == 2).all()
+    assert (one.loc["libero_object/1"] == 1).all()
+    assert (clones.loc[("libero_goal/0", 10)] == 1).all()
+    assert "with 33 and 8 % from ten" in log_text()
+    assert [*(100 * clones.loc[("libero_goal/3", 10)]).round()] == [33, 8]
+    missed = means.loc[("libero_object", 2)].max()
+    assert f"2 demonstrations missed it by {missed - 75:.0f} point" in log_text()
+
+
 def test_what_the_log_says_of_experts_and_physics_is_what_the_records_say():
     results = Path(__file__).parents[1] / "results"
     experts = pd.read_csv(results / "laptop" / "experts.csv").query("mode == 'deterministic'")

@@ -104,6 +104,33 @@ def test_libero_trains_both_classes_alike_and_twenty_tasks_three_times():
         assert rl.clip == rl.gaussian_clip
 
 
+def test_a_task_s_own_setting_comes_after_its_count_of_demonstrations():
+    preset = get_preset("libero")
+    assert preset.of("libero_object/3").demonstrations.count == 2
+    retried = replace(preset, own=(("libero_object/3", "demonstrations.count", 20),))
+    assert retried.of("libero_object/3").demonstrations.count == 20
+
+
+def test_libero_s_counts_of_demonstrations_follow_from_the_scan_by_the_rule_of_the_log():
+    table = pd.read_csv(Path(__file__).parents[1] / "results" / "libero" / "clones.csv")
+    assert (table["starts"] == 24).all()
+    table["suite"] = table["task"].str.partition("/")[0]
+    classes = table.set_index(["task", "demonstrations"])[["diffusion", "gaussian"]]
+    scanned = table[table["task"].str[-1].isin(["0", "3", "4"])]
+    means = scanned.groupby(["suite", "demonstrations"])[["diffusion", "gaussian"]].mean()
+    room = means.max(axis=1) <= 0.75
+    count = {suite: max(n for s, n in means[room].index if s == suite) for suite, _ in room.index}
+    assert count == {"libero_object": 1, "libero_goal": 10, "libero_spatial": 10}
+    larger = {1: 2, 10: 20}
+    for task in classes.index.unique("task"):
+        suite = task.partition("/")[0]
+        nowhere = classes.loc[(task, count[suite])].min() < 0.1
+        wanted = larger[count[suite]] if nowhere else count[suite]
+        assert get_preset("libero").of(task).demonstrations.count == wanted, task
+    assert len(classes.index.unique("task")) == 16  # all of Object, three of the two others
+    assert get_preset("libero").of("libero_10/5").demonstrations.count == 10
+
+
 def test_the_tremor_of_libero_s_demonstrator_is_the_fitted_one():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "tremor.csv")
     fitted = table[table["who"] == "operator, fitted"].iloc[0]
