@@ -13,6 +13,7 @@ from diffrl import presets
 from diffrl.base.artifacts import runs_dir
 from diffrl.base.errors import UserError
 from diffrl.presets import get_preset
+from diffrl.rl.ppo import noise_scale
 
 
 @pytest.mark.parametrize("name", [3, None, ["smoke"], "smoek"])
@@ -76,6 +77,15 @@ def test_the_papers_own_observation_is_drawn_exactly(name):
     assert (clone.image_size, clone.wrist) == (128, False)
 
 
+def test_the_vla_of_policies_that_look_learns_from_the_first_task_of_each_suite():
+    pixels = get_preset("pixels")
+    suites = {task.partition("/")[0]: task for task in reversed(pixels.tasks)}
+    assert pixels.vla_tasks == tuple(task for task in pixels.tasks if task in suites.values())
+    assert len(pixels.vla_tasks) == 3
+    laptop = get_preset("laptop").vla
+    assert (pixels.vla.frame_stride, pixels.vla.steps) == (laptop.frame_stride, laptop.steps)
+
+
 def test_a_part_of_a_preset_has_the_tasks_of_its_suites_and_the_whole_s_folder():
     whole = get_preset("libero")
     part = get_preset("libero", ("libero_object", "libero_10"))
@@ -88,6 +98,10 @@ def test_a_part_of_a_preset_has_the_tasks_of_its_suites_and_the_whole_s_folder()
         get_preset("smoke", ("libero_goal",))
 
 
+def noise_schedule(rl):
+    return [noise_scale(iteration, rl) for iteration in range(rl.iterations)]
+
+
 def test_libero_trains_both_classes_alike_and_twenty_tasks_three_times():
     libero = get_preset("libero")
     assert len(set(libero.tasks)) == 130
@@ -97,6 +111,8 @@ def test_libero_trains_both_classes_alike_and_twenty_tasks_three_times():
     assert len(thrice) == 20
     assert set(thrice) <= set(libero.vla_tasks)
     assert {own for task, own in seeds.items() if task not in thrice} == {(0,)}
+    laptop, rl = get_preset("laptop").rl, libero.rl
+    assert noise_schedule(rl)[: laptop.iterations] == pytest.approx(noise_schedule(laptop))
     for task in ("libero_goal/0", "libero_10/2"):
         rl = libero.of(task).rl
         assert rl.physics == "training"
