@@ -11,6 +11,7 @@ Writes `runs/<preset>/clones.csv`; `presets.py` carries the counts that were cho
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -41,8 +42,11 @@ def clone_success(run: Training, episodes: list) -> float:
         return success_rate(run.measure(STARTS, averaged))
 
 
-def scan(task: str, preset: Preset, seed: int, counts: tuple[int, ...]) -> list[dict]:
-    """Clone both policies from `counts` demonstrations of one task; none: until it is enough."""
+def scan(task: str, preset: Preset, seed: int, counts: tuple[int, ...]) -> None:
+    """Clone both policies from `counts` demonstrations of one task; none: until it is enough.
+
+    The task's own table keeps what earlier scans found.
+    """
     torch.set_num_threads(1)
     runs = {name: Training(preset, task, name, seed, threads=1) for name in ALGORITHMS}
     scene = runs["diffusion"].scene
@@ -59,7 +63,16 @@ def scan(task: str, preset: Preset, seed: int, counts: tuple[int, ...]) -> list[
         enough = min(row.values()) >= LEAST and (max(row.values()) <= MOST or count >= ENOUGH)
         if enough and not counts:
             break
-    return rows
+    path = task_folder(preset) / f"{task.replace('/', '-')}.csv"
+    known = [pd.read_csv(path)] if path.exists() else []
+    table = pd.concat([*known, pd.DataFrame(rows)])
+    table = table.drop_duplicates("demonstrations", keep="last").sort_values("demonstrations")
+    write_csv(path, table)
+
+
+def task_folder(preset: Preset) -> Path:
+    """Where each task's table lies."""
+    return runs_dir(preset.name) / "clones"
 
 
 def main(
@@ -79,12 +92,12 @@ def main(
         workers: processes (default: one per core).
     """
     settings = get_preset(preset)
-    path = runs_dir(settings.name) / "clones.csv"
     function = functools.partial(scan, preset=settings, seed=seed, counts=counts)
-    found = map_tasks(function, tasks or settings.tasks, workers=workers, description="clones")
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    table = pd.concat([table, *map(pd.DataFrame, found)])
-    write_csv(path, table.drop_duplicates(["task", "demonstrations"], keep="last"))
+    try:
+        map_tasks(function, tasks or settings.tasks, workers=workers, description="clones")
+    finally:  # what is finished counts, whatever failed
+        if tables := [pd.read_csv(path) for path in sorted(task_folder(settings).glob("*.csv"))]:
+            write_csv(runs_dir(settings.name) / "clones.csv", pd.concat(tables))
 
 
 if __name__ == "__main__":
