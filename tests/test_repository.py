@@ -35,10 +35,13 @@ MEBIBYTE = 2**20
 
 @pytest.mark.parametrize(
     ("place", "files", "size"),
-    [(".", 360, 48), ("results", 80, 36), ("figures", 80, 12), ("tests", 90, 2)],
+    [(".", 370, 48), ("results", 80, 36), ("figures", 80, 12), ("tests", 90, 2)],
 )
 def test_a_clone_stays_small(place, files, size):
-    """Whoever adds a file finds out here that another one could go."""
+    """Whoever adds a file finds out here that another one could go.
+
+    Ten are room for libero's tables, which take the place of laptop's.
+    """
     kept = committed(place)
     assert 0 < len(kept) <= files
     assert sum(path.stat().st_size for path in kept) <= size * MEBIBYTE
