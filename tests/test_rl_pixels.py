@@ -10,7 +10,7 @@ from test_rl_sim import TASK, TINY, same
 from diffrl import policy as policies
 from diffrl.base import checkpoint
 from diffrl.base.arm import Arm
-from diffrl.base.artifacts import write_json
+from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
 from diffrl.evaluation.stage import Job, evaluate, evaluate_preset, plan
 from diffrl.generation.stage import generate
@@ -28,7 +28,7 @@ from diffrl.quality.stage import run_quality
 from diffrl.rl.bc import demonstration_rows
 from diffrl.rl.collect import Collector
 from diffrl.rl.learn import WALL_CLOCK, Learner
-from diffrl.rl.records import config_of, expert_folder
+from diffrl.rl.records import FORMAT, config_of, expert_folder
 from diffrl.rl.rollout import Senses, rollout
 from diffrl.sim.observation import observe
 from diffrl.sim.painters import Painters
@@ -185,7 +185,8 @@ def test_data_of_a_policy_that_looks_go_through_quality_vla_and_evaluation(
     monkeypatch.setitem(PRESETS, "tiny-pixels", TINY_SERIES)
     folder = expert_folder(TINY_SERIES, TASK, "diffusion", 0)
     policies.save(folder, make_policy(scene))
-    write_json(folder / "config.json", config_of(TINY_SERIES, TASK, "diffusion", 0))
+    config = config_of(TINY_SERIES, TASK, "diffusion", 0)
+    Stage(folder, "expert", config, format=FORMAT).finish({"rows": []}, seed=0)
 
     def short(*arguments, **options):
         """A rollout of an untrained policy, cut and called a success."""
