@@ -486,7 +486,7 @@ _LONG = {  # as laptop's harder tasks: the two subtasks leave few successes in a
     "clone.first_measure": 1500,
 }
 
-# From results/libero/clones.csv by the rule in docs/LOG.md, written before the scan: the largest
+# From results/libero/clones.csv by the rule in docs/LOG.md, older than any result: the largest
 # count at which neither class's clones succeed on more than 75 % in the mean of three tasks of the
 # suite, and more where a clone succeeds on less than 10 %.
 _LIBERO_COUNTS = (
