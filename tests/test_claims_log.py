@@ -343,3 +343,18 @@ def test_the_log_says_how_much_faster_training_physics_is():
     text = log_text()
     assert f"is {min(ratios):.1f} to {max(ratios):.1f} times as fast as exact physics" in text
     assert f"five suites, {np.median(ratios):.1f} times in the median" in text
+
+
+def test_an_object_expert_is_there_within_five_minutes_in_the_median_and_ten_at_most():
+    minutes = read_json(LAPTOP.parent / "throughput.json")["minutes_to_97"]
+    assert list(minutes) == [f"libero_object/{index}" for index in range(10)]
+    least, middle, most = np.quantile([*minutes.values()], (0, 0.5, 1))
+    assert middle <= 5
+    assert most <= 10
+    assert f"take {least:.1f} to {most:.1f} minutes, {middle:.1f} in the median" in log_text()
+    experts = pd.read_csv(LAPTOP / "experts.csv").query("mode == 'deterministic'")
+    before = experts[experts["task"].isin(minutes) & (experts["algorithm"] == "diffusion")]
+    assert len(before) == 10
+    assert f"Laptop's took {before['minutes'].mean():.0f} in the mean" in log_text()
+    readme = " ".join((LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert f"takes {least:.1f} to {most:.1f} minutes on each of libero_object's ten tasks" in readme
