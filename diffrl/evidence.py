@@ -18,7 +18,8 @@
 
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence. Stages
 that it restores count as done although their data sets are not there, so that `reproduce` renders
-every table and figure from them without training anything.
+every table and figure from them without training anything. A run that was packed before its last
+table was there goes on instead: what git kept of it is found, all else is computed.
 """
 
 import csv
@@ -52,6 +53,7 @@ RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
 BUNDLE, RUN_TABLE, WEIGHTS = "records.zip", "runs.csv", "weights"
 CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json", "environments.json", "layouts.json"
 DOCUMENT_TABLE = "documents.csv"
+LAST_TABLE = "evaluation.csv"  # without it a run was packed before its end
 UNREADABLE = (  # what evidence raises that is not whole, or a stranger's
     *bundles.UNREADABLE,
     *(SafetensorError, csv.Error, RecursionError, LookupError, TypeError, AttributeError),
@@ -241,8 +243,10 @@ def _content(path: Path):
 # ---- unpacking -------------------------------------------------------------------------------
 
 
-def unpack(results: Path, runs: Path) -> None:
+def unpack(results: Path, runs: Path, goes_on: bool = False) -> None:
     """Restore from the evidence in `results` the run that was packed, in the new folder `runs`.
+
+    If it `goes_on`, stages whose outputs git does not keep come back undone.
 
     Raises:
         UserError: the evidence is not whole.
@@ -256,11 +260,14 @@ def unpack(results: Path, runs: Path) -> None:
                 _unpack_tables(results, bundle, whole)
                 _unpack_documents(bundle, whole)
             _unpack_weights(results, whole)
+            if goes_on:
+                _leave_undone(whole)
         except UNREADABLE as error:
             raise UserError(
                 f"The evidence in {results} is not whole ({error!r}): restore it from git."
             ) from error
-        artifacts.write_json(whole / artifacts.EVIDENCE, {"of": results.name})
+        if not goes_on:
+            artifacts.write_json(whole / artifacts.EVIDENCE, {"of": results.name})
         whole.rename(runs)
 
 
@@ -314,6 +321,14 @@ def _unpack_weights(results: Path, runs: Path) -> None:
             experts.setdefault(run, {})[name] = kept
     for run, tensors in experts.items():
         save_file(tensors, _inside(runs, f"experts/{run}/policy.safetensors"))
+
+
+def _leave_undone(runs: Path) -> None:
+    """Remove the markers of stages whose outputs are not kept: a run that goes on needs those."""
+    for marker in runs.rglob("*.done.json"):
+        outputs = artifacts.read_json(marker)["outputs"]
+        if not all((marker.parent / name).exists() for name in outputs):
+            marker.unlink()
 
 
 def _inside(folder: Path, place: str) -> Path:
@@ -373,7 +388,7 @@ def restore(preset: str) -> bool:
         return False
     if runs.exists():
         shutil.rmtree(runs)
-    unpack(results, runs)
+    unpack(results, runs, goes_on=not (results / LAST_TABLE).is_file())
     return True
 
 

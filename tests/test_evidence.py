@@ -1,6 +1,7 @@
 """Evidence: a run is packed into few files and comes back byte by byte, or names the fault."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -113,6 +114,29 @@ def test_a_restored_stage_is_done_without_its_data_set_but_not_with_other_settin
     missing = [data / "soup_demo.hdf5"]
     assert Stage(data, "soup_demo", {"episodes": 2}, missing).done
     assert not Stage(data, "soup_demo", {"episodes": 3}, missing).done
+
+
+def test_a_run_packed_before_its_end_goes_on_and_a_finished_one_does_not(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    results, again = artifacts.results_dir("libero"), artifacts.run_folder("libero")
+    expert = again / "experts/libero_object-0/diffusion-seed0"
+    data = again / "datasets/diffusion-deterministic/libero_object"
+    evidence.pack(run, results)
+    assert evidence.restore("libero")
+    assert not artifacts.restored("libero")  # or its tables would stand for the whole run's
+    assert Stage(expert, "expert", {"seed": 0}).done
+    missing = [data / "soup_demo.hdf5"]
+    assert not (data / "soup_demo.done.json").exists()
+    data.joinpath("soup_demo.hdf5").write_bytes(b"large")  # as the stage makes it again
+    assert not Stage(data, "soup_demo", {"episodes": 2}, missing).done
+    shutil.rmtree(again)
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"success": [1.0]}))
+    evidence.pack(run, results)
+    assert evidence.restore("libero")
+    assert artifacts.restored("libero")
+    assert Stage(data, "soup_demo", {"episodes": 2}, missing).done
 
 
 def test_a_stage_made_by_another_format_is_told_and_not_used(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffrl import evidence
+from diffrl.base.artifacts import results_dir, runs_dir
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
 from diffrl.rl.records import COLUMNS
 from diffrl.sim.scene import load_scene
@@ -59,6 +61,11 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     assert (table["control_steps"] > 0).all()
     monkeypatch.setattr(tool, "judged", lambda *_: pytest.fail("it was there"))
     tool.main(**options, preset="tiny", workers=1)
+    pd.testing.assert_frame_equal(pd.read_csv(path), table)
+    evidence.pack(runs_dir("tiny"), results_dir("tiny"))
+    shutil.rmtree(runs_dir("tiny"))
+    path.unlink()
+    tool.main(**options, preset="tiny", workers=1)  # a clone of git goes on where the run was
     pd.testing.assert_frame_equal(pd.read_csv(path), table)
 
 

@@ -5,9 +5,9 @@
 A run is (task, algorithm, seed, physics): an expert of preset libero, which learns in training
 physics, and one with the same settings that learns in exact physics. Both play 192 held-out start
 states that no measurement during RL has played, without noise and in exact physics. What is
-finished is found again, and what was killed goes on. Writes `results/training_physics.csv`: task,
-algorithm, seed, physics, trials, successes, success, control_steps, minutes, jerk_rms, steps (the
-last two: means over successes).
+finished is found again, also in the preset's evidence, and what was killed goes on. Writes
+`results/training_physics.csv`: task, algorithm, seed, physics, trials, successes, success,
+control_steps, minutes, jerk_rms, steps (the last two: means over successes).
 """
 
 import functools
@@ -16,6 +16,7 @@ import itertools
 import pandas as pd
 import tyro
 
+from diffrl import evidence
 from diffrl import policy as policies
 from diffrl.base.artifacts import Stage, root, runs_dir, write_csv
 from diffrl.base.errors import TrainingError
@@ -49,7 +50,7 @@ def training(run: Run, preset: Preset, threads: int = 1) -> Training:
         return Training(preset, task, algorithm, seed, threads)
     settings = preset.with_settings({"rl.physics": physics})
     name = f"{task.replace('/', '-')}-{algorithm}-{physics}-seed{seed}"
-    folder = runs_dir(preset.name) / "training_physics" / name
+    folder = runs_dir(preset.name) / "physics" / name
     return Training(settings, task, algorithm, seed, threads, folder)
 
 
@@ -117,6 +118,7 @@ def main(
         workers: processes; default: one per core.
     """
     settings = get_preset(preset)
+    evidence.restore(settings.name)
     runs: list[Run] = [
         (task, algorithm, seed, kind)
         for task, seed, algorithm, kind in itertools.product(tasks, seeds, algorithms, physics)
