@@ -215,16 +215,63 @@ def test_what_the_log_says_of_the_tail_is_what_its_runs_say():
     assert said in " ".join(page.split())
 
 
-def test_the_log_says_how_the_first_expert_that_sees_did():
+def test_the_log_s_table_of_experts_that_see_is_that_of_the_records():
+    index = ["task", "algorithm", "mode"]
+    seen = pd.read_csv(LAPTOP.parent / "pixels" / "experts.csv").set_index(index)
+    state = pd.read_csv(LAPTOP / "experts.csv").query("seed == 0").set_index(index)
+    header = ["task", "policy", "clone", "expert", "expert with noise", "thousand control steps"]
+    rows = log_rows(*header, "minutes", "state expert")
+    assert len(rows) == 10
+    for task, policy, *cells in rows:
+        quiet, noisy = (seen.loc[(task, policy, mode)] for mode in ("deterministic", "stochastic"))
+        rates = [
+            f"{100 * row.success:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+            for row in (quiet, noisy)
+        ]
+        numbers = [100 * quiet.clone_success, quiet.control_steps / 1000, quiet.minutes]
+        clone, *work = [f"{number:.0f}" for number in numbers]
+        beside = f"{100 * state.loc[(task, policy, 'deterministic')].success:.0f}"
+        assert cells == [clone, *rates, *work, beside]
+
+
+def test_log_and_readme_say_how_the_experts_that_see_did():
     table = pd.read_csv(LAPTOP.parent / "pixels" / "experts.csv")
-    own = table.query("task == 'libero_object/0' and algorithm == 'diffusion'").set_index("mode")
-    clone, expert = (
-        [f"{100 * own.loc[mode, name]:.0f} %" for mode in ("deterministic", "stochastic")]
-        for name in ("clone_success", "success")
-    )
-    said = "succeeds on {} without noise and on {} with it, the expert on {} and {}"
-    assert said.format(*clone, *expert) in log_text()
-    assert f"RL took {own['control_steps'].iloc[0] / 1000:.0f} k control steps" in log_text()
+    quiet = table.query("mode == 'deterministic'")
+    assert len(quiet) == 10
+    good = quiet[quiet["success"] >= 0.9].groupby("task")["algorithm"].nunique()
+    assert (good == 2).sum() == len(good) == 4
+    assert "Both classes reach 90 % without noise on four of the five tasks" in log_text()
+    gain, clones = 100 * (quiet["success"] - quiet["clone_success"]), 100 * quiet["clone_success"]
+    said = f"on {clones.min():.0f} to {clones.max():.0f} %, and RL adds {gain.mean():.1f} points"
+    assert said in log_text()
+    assert f"between {gain.min():+.0f} and {gain.max():+.0f}".replace("-", "−") in log_text()
+    success, minutes = 100 * quiet["success"], quiet["minutes"]
+    readme = " ".join((LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert f"succeed on {success.min():.0f} to {success.max():.0f} % of the official" in readme
+    assert f"after {minutes.min():.0f} to {minutes.max():.0f} minutes each" in readme
+
+
+def test_the_log_s_table_of_how_they_move_is_that_of_the_records():
+    tables = [pd.read_csv(LAPTOP.parent / name / "quality.csv") for name in ("pixels", "laptop")]
+    index = ["task", "source", "mode", "measure"]
+    seen, state = (table.set_index(index)["value"] for table in tables)
+    measures = ["jerk_rms", "steps", "position_variance", "own_position_variance"]
+    header = ["task", "policy", "RMS jerk", "steps", "position variance, cm²"]
+    rows = log_rows(*header, "the same, one start state")
+    assert len(rows) == 10
+    for task, policy, *cells in rows:
+        keys = [(task, policy, "deterministic", measure) for measure in measures]
+        assert cells == [f"{seen[key]:.3g}, {state[key]:.3g}" for key in keys]
+    tests = pd.read_csv(LAPTOP.parent / "pixels" / "quality_tests.csv")
+    pair = ("diffusion/deterministic", "gaussian/deterministic")
+    own = tests[(tests["first"] == pair[0]) & (tests["second"] == pair[1])].set_index("measure")
+    assert own.loc["jerk_rms", "tasks"] == "5 of 5"
+    assert own.loc["steps", "tasks"] == "0 of 5"
+    names = ["difference_tasks", "low_tasks", "high_tasks"]
+    jerk = "more jerk on all five tasks, {:+.1f} m/s³ in the mean [{:+.1f}, {:+.1f}]"
+    assert jerk.format(*own.loc["jerk_rms", names]) in log_text()
+    steps = "fewer steps, {:+.1f} [{:+.1f}, {:+.1f}]".format(*own.loc["steps", names])
+    assert steps.replace("-", "−") in log_text()
 
 
 def test_the_log_counts_the_operator_s_new_skills_as_the_record_does():
