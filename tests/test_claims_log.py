@@ -274,6 +274,24 @@ def test_the_log_s_table_of_how_they_move_is_that_of_the_records():
     assert steps.replace("-", "−") in log_text()
 
 
+def test_the_log_says_what_the_vla_of_experts_that_see_can_do():
+    folder = LAPTOP.parent / "pixels"
+    trials = pd.read_csv(folder / "vla_trials.csv")
+    success = (
+        trials.groupby("task")["success"]
+        .agg(["size", "mean"])
+        .loc[["libero_object/0", "libero_object/5", "libero_spatial/0"]]
+    )
+    assert (success["size"] == 50).all()
+    first, second, third = 100 * success["mean"]
+    mean = pd.read_csv(folder / "evaluation.csv").set_index("suite").loc["mean_tasks"]
+    whole, low, high = 100 * mean[["success", "low", "high"]].astype(float)
+    said = f"on {first:.0f}, {second:.0f} and {third:.0f} %: {whole:.0f} % [{low:.0f}, {high:.0f}]"
+    assert said in log_text()
+    frames = pd.read_csv(folder / "vla.csv")["frames"].item()
+    assert f"{frames} frames of the diffusion class's data" in log_text()
+
+
 def test_the_log_counts_the_operator_s_new_skills_as_the_record_does():
     table = pd.read_csv(LAPTOP / "operator.csv").set_index("task")
     for task, *counts in log_rows("task", "successes", "attempts"):
