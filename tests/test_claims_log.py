@@ -285,8 +285,6 @@ def test_the_log_says_what_the_vla_of_experts_that_see_can_do():
     whole, low, high = 100 * mean[["success", "low", "high"]].astype(float)
     said = f"on {first:.0f}, {second:.0f} and {third:.0f} %: {whole:.0f} % [{low:.0f}, {high:.0f}]"
     assert said in log_text()
-    frames = pd.read_csv(folder / "vla.csv")["frames"].item()
-    assert f"{frames} frames of the diffusion class's data" in log_text()
 
 
 def test_the_log_counts_the_operator_s_new_skills_as_the_record_does():

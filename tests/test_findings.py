@@ -180,7 +180,6 @@ def test_a_restored_run_shows_its_record_and_a_forced_one_is_computed(home, monk
     def compute(preset):
         return pd.DataFrame({"computed": [1]})
 
-    monkeypatch.delenv("DIFFRL_FORCE_BEFORE", raising=False)  # another test may have forced
     assert restored("laptop")
     assert "computed" not in recorded(preset, "experts.csv", compute)
     assert "computed" in recorded(preset, "no_such_table.csv", compute)
