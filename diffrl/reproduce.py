@@ -317,6 +317,9 @@ def main(
     except CellError as error:
         print(error, file=sys.stderr)
         return 1
+    finally:
+        if force:  # it was for the kernels: what this process does next is not forced
+            del os.environ[artifacts.FORCE]
     print(
         f"All done in {_clock(time.monotonic() - start)}. Notebooks: {executed_folder(preset)}, "
         f"records: {artifacts.runs_dir(preset)}, figures: {artifacts.figures_dir(preset)}."

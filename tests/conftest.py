@@ -1,6 +1,5 @@
 """The order of the tests, the series first, as the others run beside it; and shared records."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +8,9 @@ import pytest
 import torch
 from evaluation_samples import TASK
 
-from diffrl.base.artifacts import FORCE
-
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_forced():
-    """`reproduce --force` sets a variable for its children, and here for the tests after it."""
-    yield
-    os.environ.pop(FORCE, None)
 
 
 @pytest.fixture(scope="session")

@@ -418,3 +418,10 @@ def test_an_object_expert_is_there_within_five_minutes_in_the_median_and_ten_at_
     assert f"Laptop's took {before['minutes'].mean():.0f} in the mean" in log_text()
     readme = " ".join((LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8").split())
     assert f"takes {least:.1f} to {most:.1f} minutes on each of libero_object's ten tasks" in readme
+
+
+def test_the_readme_counts_libero_s_experts_so_far():
+    made = pd.read_csv(LAPTOP.parent / "libero" / "experts.csv")
+    assert made.groupby(["task", "algorithm", "seed"]).ngroups == 10
+    readme = (LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "days; ten experts so far" in readme

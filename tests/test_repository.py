@@ -40,7 +40,7 @@ MEBIBYTE = 2**20
 def test_a_clone_stays_small(place, files, size):
     """Whoever adds a file finds out here that another one could go.
 
-    Ten are room for libero's tables, which take the place of laptop's.
+    Ten were room for tables of pixels and of libero, which take the place of laptop's.
     """
     kept = committed(place)
     assert 0 < len(kept) <= files

@@ -46,7 +46,6 @@ def home(tmp_path, monkeypatch):
     for number in range(1, 6):
         write_notebook(tmp_path, number)
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
-    monkeypatch.delenv(artifacts.FORCE, raising=False)
     monkeypatch.setattr(doctor, "CHECKS", (doctor.check_versions,))  # the quick one
     monkeypatch.setattr(reproduce, "_package_hash", lambda: "unchanged")  # whoever edits meanwhile
     return tmp_path
@@ -99,6 +98,9 @@ def test_from_only_and_force_choose_what_runs(home):
     assert main(["reproduce", "--from", "4"]) == 0
     assert runs(home) == [0, 1, 0, 1, 1]
     assert main(["reproduce", "--only", "2", "--force"]) == 0
+    assert runs(home) == [0, 2, 0, 1, 1]
+    assert artifacts.FORCE not in os.environ
+    assert main(["reproduce", "--only", "2"]) == 0  # in the same process
     assert runs(home) == [0, 2, 0, 1, 1]
 
 
