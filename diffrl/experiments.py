@@ -13,6 +13,7 @@ its clone among them (`trials.csv`), and its deterministic measurements on held-
 import dataclasses
 import functools
 import itertools
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -286,7 +287,9 @@ def _collect(preset: str, runs: Sequence[tuple[Variant, str, int]]) -> pd.DataFr
     rows = []
     for run in dict.fromkeys(runs):
         if (stage := _stage(*run, preset)).found:
-            training = training_success(stage.folder / "diagnostics.csv")
+            variant, task, _ = run
+            skipped = cut_iterations(variant.preset(get_preset(preset)), task)
+            training = training_success(stage.folder / "diagnostics.csv", skipped)
             rows += [row | training for row in stage.records["rows"]]
     return renamed(pd.DataFrame(rows, columns=COLUMNS))
 
@@ -297,13 +300,25 @@ def _write_table(preset: str) -> None:
     write_csv(runs_dir(preset) / "experiments.csv", table)
 
 
-def training_success(path: Path) -> dict[str, float]:
+def cut_iterations(preset: Preset, task: str) -> int:
+    """Return in how many of a run's first iterations an episode may end early, to stagger copies.
+
+    Such an episode is no success however good the policy is (see `diffrl.rl.collect`).
+    """
+    own = preset.of(task)
+    limit = own.rl.max_steps or get_task(task).max_steps
+    return math.ceil(limit / (own.rl.decisions * own.clone.chunk))
+
+
+def training_success(path: Path, skipped: int) -> dict[str, float]:
     """Return how often a run's training episodes succeeded, with the noise that explores.
 
-    The means over its first and its last iterations, `ENDS` of those in which episodes ended; NaN
-    where nobody recorded them. What a deterministic measurement does not show may rise here.
+    The means over its first iterations, after the `skipped` ones, and its last: `ENDS` of those in
+    which episodes ended; NaN where nobody recorded them. What a deterministic measurement does not
+    show may rise here.
     """
-    success = pd.read_csv(path)["success"].dropna() if path.exists() else pd.Series(dtype=float)
+    success = pd.read_csv(path)["success"] if path.exists() else pd.Series(dtype=float)
+    success = success.iloc[skipped:].dropna()
     ends = success.head(ENDS).mean(), success.tail(ENDS).mean()
     return dict(zip(TRAINING, map(float, ends)))
 

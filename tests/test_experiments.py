@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from policy_samples import ARMS
 
-from diffrl import experiments
+from diffrl import evidence, experiments
 from diffrl import policy as policies
 from diffrl.base import artifacts, checkpoint
 from diffrl.base.errors import TrainingError, UserError
@@ -16,6 +17,8 @@ from diffrl.experiments import EXPERIMENTS, Experiment, Variant, effects, factor
 from diffrl.presets import CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
 from diffrl.rl.rollout import Rollout
 from diffrl.sim.tasks import get_task
+
+LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -289,11 +292,22 @@ def test_an_arm_in_training_physics_is_another_run_of_the_same_settings(tmp_path
 
 def test_training_success_is_that_of_the_first_and_last_iterations_with_ended_episodes(tmp_path):
     path = tmp_path / "diagnostics.csv"
-    success = [np.nan, 0.1, 0.2, 0.3, np.nan, 0.6, 0.7, 0.8]
+    success = [0.0, 0.9, np.nan, 0.1, 0.2, 0.3, np.nan, 0.6, 0.7, 0.8]
     pd.DataFrame({"success": success}).to_csv(path)
-    found = experiments.training_success(path)
+    found = experiments.training_success(path, skipped=2)
     assert found == pytest.approx({"training_first": 0.2, "training_last": 0.7})
-    assert all(map(np.isnan, experiments.training_success(tmp_path / "absent.csv").values()))
+    assert all(map(np.isnan, experiments.training_success(tmp_path / "absent.csv", 2).values()))
+
+
+def test_the_first_training_episodes_that_count_are_those_after_the_cut_ones():
+    base = get_preset("laptop")
+    one = base.with_settings({"rl.decisions": 24})  # 192 control steps a robot and iteration
+    assert experiments.cut_iterations(one, "libero_object/0") == 2  # 280 a trial
+    longer = base.with_settings({"rl.decisions": 35})
+    assert experiments.cut_iterations(longer, "libero_object/0") == 1
+    runs = evidence.packed_table(LAPTOP, "experiments_diagnostics.csv")
+    by_iteration = runs.groupby("iteration")["success"].mean()
+    assert by_iteration[1] < 0.3 < 0.5 < by_iteration[3]
 
 
 def test_the_summary_has_success_with_noise_beside_that_without():
