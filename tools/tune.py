@@ -17,7 +17,7 @@ import tyro
 
 from diffrl.base.artifacts import root, runs_dir, write_csv
 from diffrl.base.scale import map_tasks
-from diffrl.experiments import Arm, learning_speed, mean_quality
+from diffrl.experiments import Variant, learning_speed, mean_quality
 from diffrl.presets import ALGORITHMS, get_preset
 from diffrl.rl.rollout import rollout
 from diffrl.rl.train import HELD_OUT, Training
@@ -53,8 +53,8 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     """Train one policy with one change; what its held-out measurements say."""
     name, algorithm = item
     torch.set_num_threads(1)  # two trainings share the cores
-    arm = Arm(name, algorithm, tuple((BASE | BUDGET | TRIES[name]).items()))
-    preset = arm.preset(get_preset("laptop"))
+    variant = Variant(name, algorithm, tuple((BASE | BUDGET | TRIES[name]).items()))
+    preset = variant.preset(get_preset("laptop"))
     folder = root() / "build" / "tuning" / name / f"{task.replace('/', '-')}-{algorithm}-{seed}"
     run = Training(preset, task, algorithm, seed, threads=1, folder=folder)
     policy, learner, _ = run.train()
