@@ -48,21 +48,24 @@ def markdown(rows: list[list], header: list[str]) -> str:
 
 
 def experts(table: pd.DataFrame) -> str:
-    """Success of the experts, pooled over tasks and training seeds, with Wilson's interval."""
+    """The experts' means over tasks, training seeds averaged; Wilson's interval of all trials."""
     rows = []
     for (algorithm, mode), group in table.groupby(["algorithm", "mode"]):
         successes, trials = int(group["successes"].sum()), int(group["trials"].sum())
+        seeds = group.groupby("task")["seed"].nunique()
+        each = group.groupby("task")[["clone_success", "success", "control_steps", "minutes"]]
+        mean = each.mean().mean()
         rows.append(
             [
                 algorithm,
                 mode,
                 group["task"].nunique(),
-                group["seed"].nunique(),
-                f"{100 * group['clone_success'].mean():.0f} %",
-                percent(successes / trials, *wilson(successes, trials)),
+                "–".join(map(str, sorted({seeds.min(), seeds.max()}))),
+                f"{100 * mean['clone_success']:.0f} %",
+                percent(mean["success"], *wilson(successes, trials)),
                 trials,
-                f"{group['control_steps'].mean() / 1000:.0f} k",
-                f"{group['minutes'].mean():.1f}",
+                f"{mean['control_steps'] / 1000:.0f} k",
+                f"{mean['minutes']:.1f}",
             ]
         )
     header = ["RL", "collection", "tasks", "seeds", "clone", "after RL", "trials", "control steps"]

@@ -61,7 +61,7 @@ class Rates:
         lengths: mean control steps of an attempt, by suite.
         tries: attempts for each episode, by mode.
         stopping: share of the iterations after which RL reaches its target.
-        second_looks: trials that are measured for each of a first look.
+        second_looks: trials of all looks for each of a first look.
         precision: of a VLA's products on a core: "bfloat16" where a processor multiplies it.
         vla: seconds of a VLA's optimiser step with the recorded preset's settings, by precision.
         vla_sizes: seconds of such a step in one precision, by preset.
@@ -290,7 +290,8 @@ def _stopping(runs: pd.DataFrame) -> Rate:
 
 def _second_looks(runs: pd.DataFrame) -> Rate:
     first = (runs["measured"] > 0).sum() * get_preset(RECORDED).rl.measure_starts
-    share = float(runs["measured"].sum() / first)
+    played = runs.get("played", runs["measured"])  # records of an older format have all in one
+    share = float(played.sum() / first)
     return Rate(share, f"recorded: results/{RECORDED}/records.zip")
 
 

@@ -126,6 +126,7 @@ class Learner:
         row |= {"learning_rate": self.optimisers["actor"].param_groups[0]["lr"]}
         row |= {"seconds_collect": collected - began, "seconds_update": ended - collected}
         row |= {"sps": batch.steps / (ended - began), "measured": 0, "measured_success": math.nan}
+        row["played"] = 0
         row |= {"confirmed": 0, "confirmed_success": math.nan}
         self.diagnostics.append(row)
         return row
@@ -214,6 +215,7 @@ class Learner:
         self.seconds += time.perf_counter() - began
         self.control_steps += sum(trial.steps for trial in trials)
         candidate.played += len(trials)
+        self.diagnostics[candidate.iteration - 1]["played"] = candidate.played
         candidate.fair += fair(trials)
         candidate.successes += sum(trial.success and not trial.error for trial in trials)
         return trials

@@ -1,6 +1,7 @@
 """What training leaves behind, as tables: experts, learning curves, final trials."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def expert_rows(
         success = fair.loc[fair["mode"] == mode, "success"]
         count, successes = len(success), int(success.sum())
         values = [task, algorithm, mode, seed, count, successes]
-        values += [successes / count, *wilson(successes, count), steps, round(minutes, 2)]
+        rate = successes / count if count else math.nan
+        values += [rate, *wilson(successes, count), steps, round(minutes, 2)]
         rows.append([*values, float(clone[mode])])
     return pd.DataFrame(rows, columns=COLUMNS)
 
