@@ -167,6 +167,18 @@ def test_sign_flip_enumerates_few_pairs_exactly():
     # Of the 2^5 patterns only "all plus" and "all minus" reach the observed mean.
     assert intervals.sign_flip_test([1, 2, 3, 4, 5]) == pytest.approx(2 / 32)
     assert intervals.sign_flip_test([0.0, 0.0, 0.0]) == 1
+    assert np.isnan(intervals.sign_flip_test([1.0]))  # no test, rather than p = 1
+
+
+def test_least_p_is_what_differences_of_one_sign_give():
+    for n in (2, 5, 9):
+        assert intervals.sign_flip_test(np.ones(n)) == pytest.approx(intervals.least_p(n))
+
+
+def test_holm_of_tests_that_could_never_be_significant_gives_none():
+    assert np.isnan(intervals.holm([0.0625, 0.5], least=0.0625)).all()
+    assert np.isnan(intervals.holm([0.03, 0.03], least=intervals.least_p([6, 6]))).all()
+    assert intervals.holm([0.01, 0.5], least=0.01) == pytest.approx([0.02, 0.5])
 
 
 def test_sign_flip_by_sampling_agrees_with_scipy():

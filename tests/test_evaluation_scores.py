@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 from evaluation_samples import TASK
 
+from diffrl.base.arm import Arm
 from diffrl.evaluation import scores
 from diffrl.evaluation.scores import (
+    LADDER,
     beside_paper,
     compare,
+    contrasts_by_task,
     effects,
     excluded,
     factorial,
@@ -20,6 +23,9 @@ from diffrl.evaluation.scores import (
 )
 from diffrl.evaluation.stage import COLUMNS
 from diffrl.presets import VLAConfig
+
+CLONED = [(kind, tail) for kind in ("diffusion", "gaussian") for tail in ("", "_clone")]
+CLONED += [("diffusion", "_zero")]
 
 
 def trials_table(outcomes: dict[str, str], task: str = TASK) -> pd.DataFrame:
@@ -163,6 +169,58 @@ def test_a_scaling_curve_counts_only_the_training_seeds_that_all_its_points_have
     assert curve["success"].tolist() == [0.25, 1.0]
 
 
+def test_a_scaling_curve_counts_only_the_start_states_that_all_its_points_have():
+    part = trials_table({"diffusion:10": "ssss", "diffusion": "ssssffff"})
+    curve = scaling(part, 50)
+    assert curve["trials"].tolist() == [4, 4]
+    assert curve["success"].tolist() == [1.0, 1.0]
+
+
+def test_the_protocol_says_how_many_trials_the_arms_have():
+    table = trials_table({"diffusion": "ssssffff", "gaussian": "ssss"})
+    assert "4–8 trials per task" in protocol(table, None)
+
+
+def test_so_few_tasks_that_no_pair_could_be_significant_give_no_corrected_p():
+    arms = {f"arm{i}": "s" * i + "f" * (8 - i) for i in range(8)}
+    tasks = [f"libero_object/{i}" for i in range(6)]
+    pairs = compare(pd.concat([trials_table(arms, task) for task in tasks]))
+    assert (pairs["p_tasks"].dropna() >= 2 / 2**6).all()  # 28 pairs: never below 0.05
+    assert pairs["p_tasks_holm"].isna().all()
+    fewer = compare(pd.concat([trials_table({"a": "ss", "b": "ff"}, task) for task in tasks]))
+    assert fewer["p_tasks_holm"].tolist() == [2 / 2**6]
+
+
+def test_one_task_has_a_contrast_but_no_test_of_it():
+    (row,) = effects(trials_table({"diffusion": "sssf", "gaussian": "sfff"})).to_dict("records")
+    assert row["points"] == 50
+    assert np.isnan([row["low"], row["high"], row["p_tasks"]]).all()
+
+
+def test_equal_tasks_give_no_interval_of_the_odds_ratio_and_exclude_nothing():
+    arms = {"diffusion": "sssf", "gaussian": "sffs"}
+    table = effects(pd.concat([trials_table(arms, f"libero_object/{i}") for i in range(4)]))
+    row = table.iloc[0]
+    assert row["odds_ratio"] == pytest.approx(3.0)
+    assert np.isnan([row["or_low"], row["or_high"]]).all()
+    assert not excluded(table)["paper_odds_ratio_excluded"].any()
+
+
+def test_every_planned_contrast_has_the_values_of_its_tasks():
+    arms = [Arm("operator"), Arm("steady", "recorded")]
+    arms += [Arm(f"{kind}{tail}", "deterministic") for kind, tail in CLONED]
+    tables = []
+    for place, arm in enumerate(arms):
+        for task in ("libero_object/0", "libero_goal/1"):
+            own = trials_table({arm.source: "s" * (place % 4) + "f" * 4}, task)
+            tables.append(own.assign(mode=arm.mode, suite="mean_tasks"))
+    table = pd.concat(tables)
+    each = contrasts_by_task(table).groupby("contrast")["points"].mean()
+    found = effects(table).set_index("contrast")["points"]
+    assert set(LADDER) <= set(found.index) == set(each.index)
+    assert each.to_dict() == pytest.approx(found.to_dict())
+
+
 def test_a_scaling_curve_joins_the_parts_of_a_source_and_leaves_mixtures_out():
     outcomes = {"diffusion": "ssss", "diffusion:25": "sssf", "diffusion:10": "sfff"}
     curve = scaling(trials_table(outcomes | {"operator": "ssff", "operator+diffusion": "ssss"}), 50)
@@ -273,4 +331,4 @@ def test_a_terminal_shows_rates_and_intervals_in_per_cent():
     assert head.endswith("successes success [95 % Wilson] 95 % over tasks")
     assert " ".join(row.split()).endswith("1 50.0 % [9.5, 90.5] [0.0, 100.0]")
     alone = scores.readable(scores.summarise(trials[:1]))
-    assert " ".join(alone.split()).endswith("1 100.0 % [20.7, 100.0] one task")
+    assert " ".join(alone.split()).endswith("1 100.0 % [20.7, 100.0] –")

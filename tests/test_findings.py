@@ -110,6 +110,67 @@ def test_a_caption_of_a_vla_says_which_pictures_it_sees(found):
             assert "pictures of 128 × 128 pixels in reduced detail" in caption, name
 
 
+def four_suites(home):
+    """Trials as preset libero plans them: ten tasks of each of two suites, arms of unequal size."""
+    played = pd.read_csv(home / "runs" / "laptop" / "vla_trials.csv")
+    object_ = played[played["suite"] == "libero_object"]
+    goal = object_.assign(suite="libero_goal")
+    goal["task"] = goal["task"].str.replace("libero_object", "libero_goal")
+    both = pd.concat([object_, goal], ignore_index=True)
+    early = both["start_state"].isin([f"official/{i}" for i in range(10)])
+    return both[early | (both["mode"] != "stochastic")]
+
+
+def test_the_planned_contrasts_are_over_the_tasks_of_all_suites(home, found):
+    finding = teaching.gaps(four_suites(home), "libero", "25 trials")
+    assert set(finding.data["scope"]) == {"mean_tasks"}
+    assert finding.data["label"].is_unique
+    assert (finding.data["tasks"] == 20).all()
+    assert finding.text.count("over 20 tasks") == 3
+    assert "the trials that its arms share" in finding.caption
+    assert "the trials that its arms share" not in found["05_success"].caption
+
+
+def test_tasks_are_compared_on_the_trials_that_all_arms_have(home):
+    finding = teaching.tasks(four_suites(home), "libero", "25 trials")
+    assert finding.data.groupby(["task", "source", "mode"])["trials"].sum().unique() == [20]
+    assert "n = 20 trials a cell" in " ".join(finding.caption.split())
+
+
+def test_a_single_task_excludes_nothing_of_the_paper(home):
+    trials = four_suites(home)
+    said = teaching.gaps(trials[trials["task"] == "libero_goal/1"], "libero", "25 trials").text
+    assert "over one task (too few for a test)" in said
+    assert "cludes the paper" not in said
+
+
+def test_unequal_training_seeds_are_said_and_the_widest_interval_is_theirs():
+    rows = [("libero_goal/0", seed) for seed in (0, 1, 2)] + [("libero_goal/1", 0)]
+    parts = [
+        pd.DataFrame({"task": task, "training_seed": seed, "success": [True, False] * 25})
+        for task, seed in rows
+    ]
+    trials = pd.concat(parts).assign(source="diffusion", mode="deterministic", policy="expert")
+    trials = pd.concat([trials, trials.assign(policy="clone")]).assign(error=False)
+    said = " ".join(training.success(trials, "libero").caption.split())
+    assert "Success on 50 official start states a task" in said
+    assert "Training seeds: 1 to 3" in said
+    assert "at most ± 13 points" in said
+
+
+def test_jerk_at_equal_speed_is_that_of_the_episodes_where_the_record_has_it():
+    shared = {"mode": "deterministic", "task": "libero_goal/0"}
+    rows = [
+        {"source": source, "measure": name, "value": value, **shared}
+        for source, values in {"diffusion": (4, 90, 1, 30), "gaussian": (2, 100, 1, 20)}.items()
+        for name, value in zip(("jerk_rms", "steps", "path_length", "dimensionless_jerk"), values)
+    ]
+    table = pd.DataFrame(rows)
+    assert "at equal speed and path length 1.50 times" in movement.jerk_sentence(table)
+    old = table[table["measure"] != "dimensionless_jerk"]
+    assert f"path length {2 * 0.9**3:.2f} times" in movement.jerk_sentence(old)
+
+
 def test_sentences_have_the_numbers_of_the_readme(found):
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert "+6.6 points [+2.6, +10.5]" in found["05_success"].text

@@ -208,6 +208,12 @@ def test_a_still_trajectory_is_undefined_where_nothing_can_be_said():
 
 
 # -- many trajectories -----------------------------------------------------------------------------
+def test_two_start_states_make_one_value_not_two_equal_ones():
+    squared = np.array([[0.0, 8.0], [8.0, 0.0]])
+    _, data = consistency.dispersion(squared, ["a", "b"])
+    np.testing.assert_equal(data, [4.0, np.nan])
+
+
 def test_dispersion_is_the_variance_and_its_jackknife_has_the_standard_error():
     profiles = np.random.default_rng(0).normal(size=(30, 7, 3))
     _, data = consistency.dispersion(consistency.squared_distances(profiles), range(30))

@@ -15,6 +15,7 @@ from diffrl.base.errors import UserError
 Floats = NDArray[np.floating]
 
 RESAMPLES = 10_000  # smallest reachable p-value: 1 / (RESAMPLES + 1)
+LEVEL = 0.05  # of significance, everywhere here
 
 
 class Interval(NamedTuple):
@@ -137,14 +138,15 @@ def odds_ratio_over_tasks(
     tables (n, 4) as `mantel_haenszel`, tasks (n,) labels; a task may have several strata. The
     variance of ln(ratio) is the jackknife's, a whole task left out at a time (Miller 1974), with
     Student's t: start states of one task are no replicates, so the formula of Robins et al. 1986
-    would be too narrow. Returns Interval; its limits are NaN where a ratio is 0 or infinite.
+    would be too narrow. Returns Interval; its limits are NaN where a ratio is 0 or infinite, for a
+    single task, and where tasks do not differ, as no spread is known then.
     """
     tables = np.asarray(tables, float)
     ratio, groups = mantel_haenszel(tables), _strata(tasks, len(tables))
     k = len(groups)
     with np.errstate(invalid="ignore", divide="ignore"):
         left = np.log([mantel_haenszel(np.delete(tables, rows, axis=0)) for rows in groups])
-    if k < 2 or not np.all(np.isfinite(left)):
+    if k < 2 or not np.all(np.isfinite(left)) or np.ptp(left) <= 1e-12:
         return Interval(ratio, np.nan, np.nan)
     error = np.sqrt((k - 1) / k * np.sum((left - left.mean()) ** 2))
     half = stats.t.ppf(0.5 + confidence / 2, k - 1) * error
@@ -203,19 +205,29 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     return McNemar(b, c, p)
 
 
-def holm(p_values: ArrayLike) -> Floats:
+def holm(p_values: ArrayLike, least: ArrayLike = 0.0) -> Floats:
     """Holm's step-down correction (Holm 1979): adjusted p-values of the same shape.
 
-    NaN marks a test that was not made: it stays NaN and does not count.
+    NaN marks a test that was not made: it stays NaN and does not count. `least` is the smallest p
+    that a test can give (see `least_p`): where not even that is below LEVEL after the correction,
+    for so many tests, all are NaN. "Not significant" would be known before the data.
     """
     p = np.asarray(p_values, float)
     flat = p.ravel()
     made = np.flatnonzero(np.isfinite(flat))
     order = made[np.argsort(flat[made], kind="stable")]
     adjusted = np.full(flat.shape, np.nan)
+    possible = np.broadcast_to(least, p.shape).ravel()[made]
+    if len(made) and len(made) * possible.min() >= LEVEL:
+        return adjusted.reshape(p.shape)
     scaled = flat[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted.reshape(p.shape)
+
+
+def least_p(n: ArrayLike) -> Floats:
+    """The smallest p that `sign_flip_test` can give for n differences."""
+    return 2.0 ** (1 - np.asarray(n, float))
 
 
 def sign_flip_test(
@@ -229,8 +241,11 @@ def sign_flip_test(
 
     differences (n,): first minus second arm, one per pair; strata (n,) labels, weighted equally.
     All 2^n sign patterns are enumerated when they are fewer than `resamples`, else they are drawn.
+    Returns NaN for one difference, whose two signs are equally far from zero: that is no test.
     """
     d = _finite(differences, "sign-flip test")
+    if len(d) == 1:
+        return np.nan
     weighted = np.empty(len(d))
     for rows in (groups := _strata(strata, len(d))):
         weighted[rows] = d[rows] / (len(rows) * len(groups))

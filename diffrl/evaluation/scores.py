@@ -16,6 +16,7 @@ from diffrl.base.control import SETTLE_STEPS
 from diffrl.base.intervals import (
     holm,
     interval_over_tasks,
+    least_p,
     mcnemar,
     odds_ratio_over_tasks,
     sign_flip_test,
@@ -99,7 +100,7 @@ def readable(summary: pd.DataFrame) -> str:
     if "low_tasks" in summary:
         over = zip(100 * summary["low_tasks"], 100 * summary["high_tasks"])
         shown["95 % over tasks"] = [
-            f"[{a:.1f}, {b:.1f}]" if np.isfinite(a) else "one task" for a, b in over
+            f"[{a:.1f}, {b:.1f}]" if np.isfinite(a) else "–" for a, b in over
         ]
     return str(shown.to_string(index=False))
 
@@ -156,17 +157,34 @@ def _mover(bounds: np.ndarray) -> tuple[float, float]:
 def scaling(table: pd.DataFrame, demonstrations: int) -> pd.DataFrame:
     """Success over the number of demonstrations per task, of the arms that come in several.
 
-    A source ``name:count`` was trained on `count` a task, ``name`` on `demonstrations`; training
-    seeds that a point of its curve lacks are left out. Columns: suite, source (without the count),
-    mode, demonstrations, trials, …, success, low, high.
+    A source ``name:count`` was trained on `count` a task, ``name`` on `demonstrations`; trials and
+    training seeds that a point of its curve lacks are left out. Columns: suite, source (without
+    the count), mode, demonstrations, trials, …, success, low, high.
     """
     parts = table["source"].str.extract(r"^(?P<source>\w+)(?::(?P<count>\d+))?$")
     counts = pd.to_numeric(parts["count"]).fillna(demonstrations).astype(int)
     table = table.assign(source=parts["source"], demonstrations=counts).dropna(subset="source")
     curve = ["suite", *ARM]
     points = table.groupby(curve)["demonstrations"].transform("nunique")
-    seen = table.groupby([*curve, "training_seed"])["demonstrations"].transform("nunique")
-    return summarise(table[(points > 1) & (seen == points)], (*curve, "demonstrations"))
+    shared = table[(points > 1) & met_by_all(table, curve, "demonstrations")]
+    return summarise(shared, (*curve, "demonstrations"))
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """Trials of several suites as those of one, "mean_tasks"; those of one suite as they are."""
+    return table.assign(suite="mean_tasks") if table["suite"].nunique() > 1 else table
+
+
+def met_by_all(table: pd.DataFrame, within: Sequence[str], among: Sequence[str] | str) -> pd.Series:
+    """Tell of each trial whether all groups `among` `within` have one of the same start and seeds.
+
+    Rates of groups that met other trials differ by those, too: start states are not equally hard.
+    """
+    among = [among] if isinstance(among, str) else list(among)
+    trial = list(dict.fromkeys([*within, *TRIAL]))
+    each = table[trial].assign(group=table.groupby(among).ngroup())
+    wanted = each.groupby(list(within))["group"].transform("nunique")
+    return each.groupby(trial)["group"].transform("nunique") == wanted
 
 
 def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
@@ -177,9 +195,10 @@ def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None
     drawn, with all their pairs, within each task; NaN where no start state differs), only_first
     and only_second (pairs), p, p_holm (Holm over the suite's pairs), tasks (those where first is
     ahead, of all), low_tasks and high_tasks (Student's t over the tasks' differences), p_tasks,
-    p_tasks_holm (likewise) and by_seed (the difference of each training seed). p is McNemar's,
-    exact. With several training seeds the signs of whole start states are flipped instead, because
-    trials from the same start state are not independent; for one seed the two tests are the same.
+    p_tasks_holm (likewise; NaN where so few tasks could not make so many pairs significant) and
+    by_seed (the difference of each training seed). p is McNemar's, exact. With several training
+    seeds the signs of whole start states are flipped instead, because trials from the same start
+    state are not independent; for one seed the two tests are the same.
 
     p is about the networks and the data at hand. Behind the data of a task stands one expert, so
     p_tasks flips the signs of whole tasks; and training the networks again may give others, which
@@ -247,7 +266,7 @@ def contrasts_by_task(table: pd.DataFrame) -> pd.DataFrame:
     rows = [
         (suite, name, task, 100 * value)
         for suite, wide in _wide(table)
-        for name, strata in CONTRASTS.items()
+        for name, strata in (CONTRASTS | LADDER).items()
         for task, value in _by_task(_complete(wide, strata), strata).items()
     ]
     return pd.DataFrame(rows, columns=["scope", "contrast", "task", "points"])
@@ -372,6 +391,7 @@ def _effect(gaps: pd.Series) -> dict[str, Any]:
         "high": high,
         "p": sign_flip_test(states),
         "tasks": f"{(tasks > 0).sum()} of {len(tasks)}",
+        "n_tasks": len(tasks),
         "low_tasks": low_tasks,
         "high_tasks": high_tasks,
         "p_tasks": sign_flip_test(tasks),
@@ -391,7 +411,10 @@ def _original(task: str) -> str:
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in ("p", "p_tasks"):
-        for row, p in zip(rows, holm([row.get(name, np.nan) for row in rows])):
+        least = [
+            float(least_p(row.get("n_tasks", 0))) if name == "p_tasks" else 0.0 for row in rows
+        ]
+        for row, p in zip(rows, holm([row.get(name, np.nan) for row in rows], least)):
             row[f"{name}_holm"] = p
     return rows
 
@@ -403,7 +426,8 @@ def protocol(table: pd.DataFrame, pictures: Any) -> str:
     ("exact" or "reduced"), such as a policy or a VLA's settings; None where it looks at none.
     """
     limits = sorted({get_task(task).max_steps for task in table["task"].unique()})
-    counts = table.drop_duplicates(["task", "start_state", "trial_seed"]).groupby("task").size()
+    once = table.drop_duplicates([*ARM, "task", "start_state", "trial_seed"])
+    counts = once.groupby([*ARM, "task"]).size()
     kinds = sorted({name.split("/")[0] for name in table["start_state"]})
     each = str(counts.min()) if counts.nunique() == 1 else f"{counts.min()}–{counts.max()}"
     seen = "no pictures" if pictures is None else pictures_in_words(pictures)

@@ -42,6 +42,7 @@ from diffrl.evaluation.scores import (
     compare,
     effects,
     factorial,
+    pooled,
     protocol,
     readable,
     summarise,
@@ -331,8 +332,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     beyond = table[table["suite"].isin(preset.evaluation.suites)]
     parts = [table, beyond.assign(suite="out of distribution")]
     if len(suites) > 1:
-        own = table[table["suite"].isin(suites)]
-        parts.append(own.assign(suite="mean_tasks"))
+        parts.append(pooled(table[table["suite"].isin(suites)]))
     write_csv(folder / "evaluation_effects.csv", pd.concat(map(factorial, parts)))
     write_csv(folder / "effects.csv", pd.concat(map(effects, parts)))
     return table

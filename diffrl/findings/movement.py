@@ -136,7 +136,7 @@ def quality_gaps(summary: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             if change.empty:
                 continue
             value = dict(zip(("value", "low", "high"), interval_over_tasks(change)))
-            p = sign_flip_test(change) if len(change) > 1 else np.nan
+            p = sign_flip_test(change)
             rows.append({"label": label, "measure": measure, **value, "n": len(change), "p": p})
             for task, each in change.items():
                 points.append({"label": label, "measure": measure, "task": task, "value": each})
@@ -153,16 +153,24 @@ def _by_task(summary: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def jerk_sentence(summary: pd.DataFrame) -> str:
-    """How the diffusion policy's jerk compares with the Gaussian's, and at equal speed."""
-    log = {name: np.log(_by_task(summary, name)) for name in ("jerk_rms", "steps", "path_length")}
+    """How the diffusion policy's jerk compares with the Gaussian's, and at equal speed.
+
+    At equal speed and path length the measure is each episode's jerk · T³ / path length; older
+    records lack it, and have it made of the tasks' means.
+    """
+    names = ("jerk_rms", "steps", "path_length", "dimensionless_jerk")
+    log = {name: np.log(_by_task(summary, name)) for name in names}
     sentences = []
     for mode in POLICY_MODES:
         arms = (f"diffusion-{mode}", f"gaussian-{mode}")
         if not set(arms) <= set(log["jerk_rms"]):
             continue
-        jerk, time, length = ((t[arms[0]] - t[arms[1]]).dropna() for t in log.values())
+        jerk, time, length = ((log[n][arms[0]] - log[n][arms[1]]).dropna() for n in names[:3])
+        still = jerk + 3 * time - length
+        if set(arms) <= set(known := log["dimensionless_jerk"]):
+            still = (known[arms[0]] - known[arms[1]]).dropna()
         plain = times(*np.exp(interval_over_tasks(jerk)))
-        equal = times(*np.exp(interval_over_tasks(jerk + 3 * time - length)))
+        equal = times(*np.exp(interval_over_tasks(still)))
         name = {"deterministic": "Without", "stochastic": "With"}[mode]
         sentences.append(
             f"{name} noise the diffusion policy's data have {plain} the jerk of the Gaussian's "

@@ -8,7 +8,7 @@ from diffrl.base.arm import Arm
 from diffrl.evaluation import scores
 from diffrl.figures.style import of_arm
 from diffrl.figures.vla import loss_curves, predicted_chunks
-from diffrl.findings.finding import Finding, listed, verdict, with_interval
+from diffrl.findings.finding import Finding, listed, signed, verdict, with_interval
 from diffrl.findings.training import _count
 from diffrl.presets import VLAConfig
 
@@ -72,7 +72,8 @@ def _error(samples: pd.DataFrame) -> pd.Series:
 def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     """The planned contrasts between sources over tasks, beside the paper's.
 
-    trials: of the suite that the data are of. None where a contrast's arms are missing.
+    trials: of the suites that the data are of, whose tasks are taken together. None where the arms
+    of all contrasts are missing.
     """
     table, points = contrast_rows(trials)
     if table.empty:
@@ -94,17 +95,39 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     }.items():
         for row in table[table["label"] == contrast].itertuples():
             told = words.format(with_interval(row.value, row.low, row.high, "points"))
-            told += f" over {_count(tasks, 'task')} {verdict(row.p_tasks)}"
-            if np.isfinite(row.paper):
-                inside = row.low <= row.paper <= row.high
-                includes = "includes" if inside else "excludes"
-                told += f"; the interval {includes} the paper's {row.paper:+.1f}"
-            sentences.append(f"{told}.")
+            told += f" over {_count(row.tasks, 'task')} {verdict(row.p_tasks)}"
+            sentences.append(f"{told}{_beside_paper(row, trials)}.")
     caption = f"""Differences in success of a compact VLA trained on one source each: a dot per task
     ({tasks}), mean with Student's t interval (95 %) over tasks; bars: the paper's gaps, of π0 on
     130 tasks, its people beside our demonstrator. {_capital(protocol)}; training seeds:
-    {trials["training_seed"].nunique()}. Preset {preset}."""
+    {trials["training_seed"].nunique()}.{_shared(trials)} Preset {preset}."""
     return Finding("05_success", figure, table, caption, " ".join(sentences))
+
+
+def _beside_paper(row, trials: pd.DataFrame) -> str:
+    """What a contrast's interval says of the paper's gap; of odds where the gap has no room."""
+    if not np.isfinite([row.paper, row.low, row.high]).all():
+        return ""
+    strata = scores.CONTRASTS[row.label]
+    arms = [Arm.parse(name) for _, seconds in strata for name in seconds]
+    rates = scores.summarise(trials, scores.ARM).set_index(scores.ARM)["success"]
+    level = 100 * float(np.mean([rates[tuple(arm)] for arm in arms]))
+    if level + row.paper <= 100:
+        says = "includes" if row.low <= row.paper <= row.high else "excludes"
+        return f"; the interval {says} the paper's {signed(row.paper)}"
+    text = f"; the paper's {signed(row.paper)} has no room above {level:.1f} %"
+    if not np.isfinite([row.or_low, row.or_high]).all():
+        return text
+    says = "includes" if row.or_low <= row.paper_odds_ratio <= row.or_high else "excludes"
+    odds = f"{row.odds_ratio:.2f} [{row.or_low:.2f}, {row.or_high:.2f}]"
+    return f"{text}, and the odds ratio, {odds}, {says} the paper's {row.paper_odds_ratio:.2f}"
+
+
+def _shared(trials: pd.DataFrame) -> str:
+    """A caption's sentence where not all arms have met the same trials."""
+    counts = trials.groupby(scores.ARM).size()
+    few = " Not all arms have as many: each comparison is on the trials that its arms share."
+    return few if counts.nunique() > 1 else ""
 
 
 def _capital(contrast: str) -> str:
@@ -114,19 +137,22 @@ def _capital(contrast: str) -> str:
 
 
 def contrast_rows(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows and points of `figures.gap_plot` for the planned contrasts of one suite."""
+    """The rows and points of `figures.gap_plot` for the planned contrasts over all tasks."""
+    trials = scores.pooled(trials)
     effects = scores.effects(trials)
     if effects.empty:
         return effects, pd.DataFrame()
-    paper = scores.excluded(effects)["paper_points"].to_numpy()
-    table = effects.rename(columns={"contrast": "label", "points": "value"}).assign(paper=paper)
+    paper = scores.excluded(effects)[["paper_points", "paper_odds_ratio"]]
+    table = effects.rename(columns={"contrast": "label", "points": "value"}).reset_index(drop=True)
+    table = table.join(paper.rename(columns={"paper_points": "paper"}))
     each = scores.contrasts_by_task(trials).rename(columns={"contrast": "label", "points": "value"})
     return table, each
 
 
 def tasks(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     """Success per task against the demonstrator's; None without a demonstrator."""
-    rates = scores.summarise(trials, ("suite", "task", *scores.ARM))
+    shared = trials[scores.met_by_all(trials, ["task"], scores.ARM)]
+    rates = scores.summarise(shared, ("suite", "task", *scores.ARM))
     arms = figures.arm_order(rates)
     base = next((arm for arm in arms if arm.mode == "recorded"), None)
     if base is None or len(arms) < 2:
@@ -141,7 +167,7 @@ def tasks(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     text += f"{listed(told)}. A task's data are of one expert, so a cell is that expert's way."
     caption = f"""Success per task: of the VLA of the demonstrator's data in per cent, and of the
     others in points above that. n = {rates["trials"].max()} trials a cell; intervals in the table.
-    {_capital(protocol)}. Preset {preset}."""
+    {_capital(protocol)}.{_shared(trials)} Preset {preset}."""
     return Finding("05_tasks", figures.success_differences(rates, base), rates, caption, text)
 
 
@@ -176,13 +202,15 @@ def beyond(other: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
 def scaling(played: pd.DataFrame, whole: int, preset: str, protocol: str) -> Finding | None:
     """Success over the number of demonstrations; None where only one number was tried.
 
-    played: trials of the suite that the data are of; whole: demonstrations of the full data sets.
+    played: trials of the suites that the data are of, whose tasks are taken together; whole:
+    demonstrations of the full data sets.
     """
-    curve = scores.scaling(played, whole)
+    curve = scores.scaling(scores.pooled(played), whole)
     if curve.empty:
         return None
     caption = f"""Success over the number of demonstrations per task, Wilson's 95 % intervals over
-    trials. {_capital(protocol)}. Preset {preset}."""
+    n = {curve["trials"].max()} trials, the same at all points of a curve. {_capital(protocol)}.
+    Preset {preset}."""
     told = []
     for (source, mode), own in curve.groupby(["source", "mode"], sort=False):
         few, many = (own.loc[own["demonstrations"].agg(f)] for f in ("idxmin", "idxmax"))

@@ -111,14 +111,17 @@ def dispersion(squared: Floats, start_states: Sequence[str]) -> tuple[Floats, Fl
 
 
 def _pseudo_values(between: Floats) -> Floats:
-    """Jackknife pseudo-values of the mean off-diagonal entry of a symmetric (g, g) matrix."""
+    """Jackknife pseudo-values of the mean off-diagonal entry of a symmetric (g, g) matrix.
+
+    Two rows have one pair, which is one value: the second is NaN, as all are of a single row.
+    """
     g = len(between)
     if g < 2:
         return np.full(g, np.nan)
     row = (between.sum(axis=1) - np.diag(between)) / (g - 1)
     mean = row.mean()
     if g == 2:
-        return np.full(g, mean)
+        return np.array([mean, np.nan])
     without: Floats = (g * mean - 2 * row) / (g - 2)
     values: Floats = g * mean - (g - 1) * without
     return values

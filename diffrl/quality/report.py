@@ -84,7 +84,7 @@ CONSTRUCTED = {
     (Arm("gaussian", "deterministic"), name)
     for name in ("own_position_variance", "own_action_variance")
 }
-MIN_PAIRS = 6  # 2^-6 · 2 = 0.03: fewer pairs can never reach p < 0.05
+MIN_PAIRS = 6  # the least p is 0.03 then (`intervals.least_p`): fewer can never reach 0.05
 
 _ARM = ["source", "mode"]
 
@@ -199,12 +199,14 @@ def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict[st
     """First minus second over the tasks that both have: a difference of means a task."""
     gaps = [first[task] - second[task] for task in first if task in second]
     if not gaps:
-        return dict.fromkeys(("difference_tasks", "low_tasks", "high_tasks", "p_tasks"), np.nan)
+        names = ("difference_tasks", "low_tasks", "high_tasks", "p_tasks")
+        return dict.fromkeys(names, np.nan) | {"n_tasks": 0}
     mean, low, high = intervals.interval_over_tasks(gaps)
     p = intervals.sign_flip_test(gaps, resamples=2**16)
     return {
         **{"difference_tasks": mean, "low_tasks": low, "high_tasks": high},
-        **{"p_tasks": p, "tasks": f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"},
+        **{"p_tasks": p, "n_tasks": len(gaps)},
+        "tasks": f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}",
     }
 
 
@@ -244,8 +246,8 @@ def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
 
     means: rows of `measure` or of the record quality.csv, all start states of a task weighing the
     same. Columns: difference_tasks with low_tasks, high_tasks (Student's t over tasks), p_tasks
-    (signs of whole tasks flipped), p_tasks_holm (over all rows), tasks (those where first is
-    larger, of all).
+    (signs of whole tasks flipped), p_tasks_holm (over all rows; NaN where so few tasks could not
+    make so many rows significant), tasks (those where first is larger, of all).
     """
     found = _task_means(means)
     rows = [
@@ -254,7 +256,8 @@ def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
     ]
     columns = ["difference_tasks", "low_tasks", "high_tasks", "p_tasks", "tasks"]
     added = pd.DataFrame(rows, columns=columns, index=tests.index)
-    added.insert(4, "p_tasks_holm", intervals.holm(added["p_tasks"]))
+    least = intervals.least_p([row["n_tasks"] for row in rows])
+    added.insert(4, "p_tasks_holm", intervals.holm(added["p_tasks"], least))
     return pd.concat([tests.drop(columns=added.columns, errors="ignore"), added], axis=1)
 
 
@@ -273,8 +276,10 @@ def findings(tests: pd.DataFrame, level: float = 0.05, by: str = "p_holm") -> pd
         ]
         names = told["measure"].map(lambda name: MEASURES[name].label)
         better, worse = ("; ".join(names[side]) or "–" for side in (sign > 0, sign < 0))
-        rest = len(group) - len(told)
-        rows.append((first, second, better, worse, f"{rest} of {len(group)} measures"))
+        rest = f"{len(group) - len(told)} of {len(group)} measures"
+        if group[by].isna().all():
+            rest = "too few tasks for a test" if by == "p_tasks_holm" else "too few for a test"
+        rows.append((first, second, better, worse, rest))
     return pd.DataFrame(rows, columns=["first", "second", "better", "worse", "not significant"])
 
 
