@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 
 from diffrl import presets
+from diffrl.base.arm import Arm
 from diffrl.base.artifacts import runs_dir
 from diffrl.base.errors import UserError
+from diffrl.generation import stage as generation_stage
 from diffrl.presets import get_preset
 from diffrl.rl.ppo import noise_scale
+from diffrl.vla import stage as vla_stage
 
 
 @pytest.mark.parametrize("name", [3, None, ["smoke"], "smoek"])
@@ -159,3 +162,27 @@ def test_the_tremor_of_libero_s_demonstrator_is_the_fitted_one():
         return sum(np.log(rows[name].astype(float) / people[name]) ** 2 for name in names)
 
     assert error(fitted) <= error(played).min()  # no scale that was played comes nearer
+
+
+def test_the_work_of_libero_that_its_main_arms_need_comes_first(monkeypatch):
+    preset = get_preset("libero")
+    assert preset.tasks[:40] == preset.vla_tasks
+    models = vla_stage.models_of(preset)
+    main = [data for data in preset.vla.data if preset.vla.seeds_of(data) == preset.vla.seeds]
+    assert len(main) >= 3
+    assert models[: len(main)] == [(data, 0) for data in main]
+    assert [data for data, _ in models[: 3 * len(main)]] == 3 * main
+    done: list[tuple[str, Arm]] = []
+
+    def note(work, items, **_):
+        done.extend(items)
+        return [pd.DataFrame()]
+
+    monkeypatch.setattr(generation_stage, "expert_folders", lambda preset, task, source: [])
+    monkeypatch.setattr(generation_stage, "map_tasks", note)
+    tasks = ("libero_goal/0", "libero_goal/1")
+    generation_stage.repeat_all(preset, tasks)
+    arms = [arm for arm in generation_stage.arms_of(preset) if arm.source != "human"]
+    assert done == [(task, arm) for arm in arms for task in tasks]
+    quiet = [Arm("operator"), *(Arm(name, "deterministic") for name in ("diffusion", "gaussian"))]
+    assert set(arms[:3]) == set(quiet)

@@ -273,7 +273,7 @@ def _make_all(
     force: bool,
     repeated: bool = False,
 ) -> pd.DataFrame:
-    items = [(task, arm) for task in tasks or preset.tasks for arm in arms]
+    items = [(task, arm) for arm in arms for task in tasks or preset.tasks]  # main arms first
     demonstrator = preset.demonstrations.source
     items = [(t, arm) for t, arm in items if arm.source == demonstrator or _there(t, arm)]
     for task, arm in items:

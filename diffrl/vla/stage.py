@@ -239,10 +239,13 @@ def finished(preset: Preset, data: str, seed: int) -> bool:
 
 
 def models_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
-    """Return (data, training seed) of a preset's VLAs: one per source, or the further ones."""
-    chosen = preset.vla.further if further else preset.vla.data
-    seeds = preset.vla.seeds  # a whole seed first
-    return [(d, seed) for seed in seeds for d in chosen if seed in preset.vla.seeds_of(d)]
+    """Return (data, training seed) of a preset's VLAs: one per source, or the further ones.
+
+    First those of the data that have all seeds, a whole seed first; then those with fewer.
+    """
+    chosen, seeds = preset.vla.further if further else preset.vla.data, preset.vla.seeds
+    models = [(d, seed) for seed in seeds for d in chosen if seed in preset.vla.seeds_of(d)]
+    return sorted(models, key=lambda model: len(preset.vla.seeds_of(model[0])) < len(seeds))
 
 
 def fit_all(
