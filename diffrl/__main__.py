@@ -6,14 +6,16 @@ no second list of parameters. A command may return an exit code.
 
 import contextlib
 import difflib
+import functools
 import importlib
+import inspect
 import os
 import select
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from diffrl.base.errors import UserError, refused_by_the_machine
 from diffrl.base.scale import RAY, StageError
@@ -40,6 +42,11 @@ COMMANDS = {  # name: (module:function, one line of help)
     "evaluate": ("diffrl.evaluation.stage:main", "evaluate a policy by LIBERO's protocol"),
     "evidence": ("diffrl.evidence:main", "pack a finished run into results/ and figures/"),
     "benchmark": ("diffrl.benchmark:main", "measure how fast everything is here"),
+}
+
+
+GO_ON = {  # they work on a preset's run: what git keeps of an unfinished one is restored first
+    *("train", "experiment", "operator", "generate", "quality", "train-vla", "evaluate", "status"),
 }
 
 
@@ -113,6 +120,8 @@ def _run(arguments: list[str]) -> int:
         prog = f"python -m diffrl {arguments[0]}"
         flags = (tyro.conf.FlagCreatePairsOff,)  # --json, without a --no-json
         rules = _rules()
+        if arguments[0] in GO_ON:
+            function = _going_on(function)
         result = tyro.cli(function, prog=prog, args=arguments[1:], config=flags, registry=rules)
         return int(result or 0)
     except UserError as error:
@@ -127,6 +136,22 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted. The same command continues this work.", file=sys.stderr)
         return 130
+
+
+def _going_on(function: Callable) -> Callable:
+    """A command that first restores what git keeps of its preset's unfinished run."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **options: Any) -> Any:
+        from diffrl.evidence import go_on
+
+        given = inspect.signature(function).bind(*args, **options)
+        given.apply_defaults()
+        if (preset := given.arguments["preset"]) is not None:
+            go_on(preset)
+        return function(*args, **options)
+
+    return command
 
 
 def _cluster(arguments: list[str]) -> list[str]:

@@ -16,10 +16,11 @@
 - ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing, of as
   many experts as 25 MiB hold.
 
-`unpack` gives back the same bytes, which `pack` checks before it replaces older evidence. Stages
-that it restores count as done although their data sets are not there, so that `reproduce` renders
-every table and figure from them without training anything. A run that was packed before its last
-table was there goes on instead: what git kept of it is found, all else is computed.
+`unpack` gives back the same bytes, which `pack` checks before it replaces older evidence; it never
+replaces runs or tables by none. Stages that are restored count as done although their data sets are
+not there, so that `reproduce` renders every table and figure from them without training anything. A
+run that was packed before its last table was there goes on instead: what git kept of it is found
+by every command that works on the preset, all else is computed.
 """
 
 import csv
@@ -45,7 +46,8 @@ from diffrl.presets import get_preset
 
 # Folders that a run keeps for itself; of the others, tables and JSON documents are packed.
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
-MARKERS = ("expert.done.json", "run.done.json", "vla.done.json")  # one a run
+EXPERT, POLICY = "expert.done.json", "policy.safetensors"  # an expert's marker and its weights
+MARKERS = (EXPERT, "run.done.json", "vla.done.json")  # one a run
 MOST_WEIGHTS = 25 * 2**20  # bytes of weights that git keeps of a preset
 LARGE = 2**20  # bytes above which a table of the preset goes into the zip
 DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
@@ -67,7 +69,8 @@ def pack(runs: Path, results: Path) -> None:
     """Write the evidence of the run in `runs` into `results`, in place of what lies there.
 
     Raises:
-        UserError: there is nothing to pack, or what was packed does not give the same files back.
+        UserError: there is nothing to pack, what was packed does not give the same files back, or
+            older evidence has runs or tables that this run lacks.
     """
     files = list(_files(runs))
     if not any(path.suffix == ".csv" for path in files):
@@ -80,6 +83,7 @@ def pack(runs: Path, results: Path) -> None:
         bundles.write(packed / BUNDLE, texts)
         _pack_weights(runs, packed)
         _check(runs, files, packed, Path(temporary) / "unpacked")
+        _lose_nothing(results, packed)
         if results.exists():
             results.rename(Path(temporary) / "old")
         packed.rename(results)
@@ -192,7 +196,7 @@ def _pack_weights(runs: Path, packed: Path) -> None:
     their number, so that each suite and both policy classes keep the same.
     """
     suites: dict[str, dict[str, torch.Tensor]] = {}
-    paths = sorted((runs / "experts").glob("*/*/policy.safetensors"), key=_rank)
+    paths = sorted((runs / "experts").glob(f"*/*/{POLICY}"), key=_rank)
     room, left_out = MOST_WEIGHTS, 0
     for path in paths:
         run = path.parent.relative_to(runs / "experts").as_posix()
@@ -234,6 +238,35 @@ def _check(runs: Path, files: list[Path], packed: Path, again: Path) -> None:
             )
 
 
+def _lose_nothing(results: Path, packed: Path) -> None:
+    """Refuse to replace evidence by a part of it, such as that of a run begun anew elsewhere."""
+    old, new = (_held(folder) for folder in (results, packed))
+    if lost := sorted(old - new):
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise UserError(
+            f"{results} holds what this run lacks: {', '.join(lost[:3])}{more}. Restore that "
+            "evidence before you go on with it (move the run away and call reproduce), or delete "
+            "the folder if it is no longer wanted; git has it."
+        )
+
+
+def _held(folder: Path) -> set[str]:
+    """The names of the tables and runs of some evidence; none if there is none."""
+    if not (folder / BUNDLE).is_file():
+        return set()
+    with zipfile.ZipFile(folder / BUNDLE) as bundle:
+        large = _large_tables(bundle)
+    runs = _rows(RUN_TABLE, (folder / RUN_TABLE).read_text(encoding="utf-8"))
+    tables = {path.name for path in folder.glob("*.csv")}
+    return tables | set(large) | {f"{row['kind']}/{row['run']}" for row in runs}
+
+
+def _large_tables(bundle: zipfile.ZipFile) -> list[str]:
+    """The names of the preset's own tables that lie in the zip."""
+    others = {*json.loads(bundles.member(bundle, LAYOUTS)), DOCUMENT_TABLE}
+    return [name for name in bundle.namelist() if name.endswith(".csv") and name not in others]
+
+
 def _content(path: Path):
     if path.suffix == ".csv":
         return path.read_bytes()
@@ -258,7 +291,7 @@ def unpack(results: Path, runs: Path, goes_on: bool = False) -> None:
         try:
             with zipfile.ZipFile(results / BUNDLE) as bundle:
                 _unpack_tables(results, bundle, whole)
-                _unpack_documents(bundle, whole)
+                _unpack_documents(bundle, whole, goes_on)
             _unpack_weights(results, whole)
             if goes_on:
                 _leave_undone(whole)
@@ -276,12 +309,10 @@ def _unpack_tables(results: Path, bundle: zipfile.ZipFile, runs: Path) -> None:
         if path.name != RUN_TABLE:
             with path.open("rb") as stream:
                 (runs / path.name).write_text(bundles.text(stream, path.name), encoding="utf-8")
-    layouts = json.loads(bundles.member(bundle, LAYOUTS))
-    for name in bundle.namelist():
-        if name in layouts:
-            _unpack_table(name, bundles.member(bundle, name), runs, layouts[name])
-        elif name not in (DOCUMENT_TABLE, CONFIGS, ENVIRONMENTS, LAYOUTS):
-            _inside(runs, name).write_text(bundles.member(bundle, name), encoding="utf-8")
+    for name, layout in json.loads(bundles.member(bundle, LAYOUTS)).items():
+        _unpack_table(name, bundles.member(bundle, name), runs, layout)
+    for name in _large_tables(bundle):
+        _inside(runs, name).write_text(bundles.member(bundle, name), encoding="utf-8")
 
 
 def _unpack_table(title: str, text: str, runs: Path, layout: Mapping) -> None:
@@ -294,7 +325,8 @@ def _unpack_table(title: str, text: str, runs: Path, layout: Mapping) -> None:
         target.write_text(_csv_text(layout["headers"][which], rows), encoding="utf-8")
 
 
-def _unpack_documents(bundle: zipfile.ZipFile, runs: Path) -> None:
+def _unpack_documents(bundle: zipfile.ZipFile, runs: Path, goes_on: bool) -> None:
+    """Restore the JSON files; of a run that goes on, markers ask for inputs and outputs as ever."""
     configs = json.loads(bundles.member(bundle, CONFIGS))
     environments = json.loads(bundles.member(bundle, ENVIRONMENTS))
     for row in _rows(DOCUMENT_TABLE, bundles.member(bundle, DOCUMENT_TABLE)):
@@ -304,7 +336,7 @@ def _unpack_documents(bundle: zipfile.ZipFile, runs: Path) -> None:
                 "config": document,
                 "config_hash": json.loads(row["key"])["config"],
                 "git_commit": row["commit"] or None,
-                artifacts.UNPACKED: True,
+                **({} if goes_on else {artifacts.UNPACKED: True}),
                 **environments[row["environment"]],
                 **{name: json.loads(row[name]) for name in ("seed", "key", "outputs", "records")},
             }
@@ -320,13 +352,15 @@ def _unpack_weights(results: Path, runs: Path) -> None:
             kept = tensor.float() if tensor.dtype == torch.float16 else tensor
             experts.setdefault(run, {})[name] = kept
     for run, tensors in experts.items():
-        save_file(tensors, _inside(runs, f"experts/{run}/policy.safetensors"))
+        save_file(tensors, _inside(runs, f"experts/{run}/{POLICY}"))
 
 
 def _leave_undone(runs: Path) -> None:
     """Remove the markers of stages whose outputs are not kept: a run that goes on needs those."""
     for marker in runs.rglob("*.done.json"):
         outputs = artifacts.read_json(marker)["outputs"]
+        if marker.name == EXPERT:
+            outputs = [*outputs, POLICY]
         if not all((marker.parent / name).exists() for name in outputs):
             marker.unlink()
 
@@ -352,7 +386,11 @@ def _csv_text(columns, rows: Iterable[Mapping]) -> str:
 
 
 def _rows(name: str, text: str) -> Iterator[dict[str, str]]:
-    """The rows of a table; each has a cell for every column, or few bytes could be many cells."""
+    """The rows of a table; each has a cell for every column, or few bytes could be many cells.
+
+    A cell may be as large as a file of the bundle: a marker of many inputs names each of them.
+    """
+    csv.field_size_limit(bundles.LARGEST)
     reader = csv.reader(io.StringIO(text))
     header = next(reader, [])
     for row in filter(None, reader):
@@ -389,6 +427,19 @@ def restore(preset: str) -> bool:
     if runs.exists():
         shutil.rmtree(runs)
     unpack(results, runs, goes_on=not (results / LAST_TABLE).is_file())
+    return True
+
+
+def go_on(preset: str) -> bool:
+    """`restore` a run that was packed before its end, and say so; tell whether there was one.
+
+    A finished run's evidence stays packed: who trains its preset wants a run of their own.
+    """
+    name = preset.partition(":")[0]  # of the whole preset, also where a part of it is asked for
+    results = artifacts.results_dir(name)
+    if not (results / BUNDLE).is_file() or (results / LAST_TABLE).is_file() or not restore(name):
+        return False
+    print(f"The run of preset {name} goes on from {results}.")
     return True
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffrl import evidence, gallery
+from diffrl.__main__ import main
 from diffrl.base import artifacts, bundles
 from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
@@ -123,12 +124,17 @@ def test_a_run_packed_before_its_end_goes_on_and_a_finished_one_does_not(
     results, again = artifacts.results_dir("libero"), artifacts.run_folder("libero")
     expert = again / "experts/libero_object-0/diffusion-seed0"
     data = again / "datasets/diffusion-deterministic/libero_object"
+    weights = [run / "experts/libero_object-0/diffusion-seed0/policy.safetensors"]
+    Stage(run, "quality", {"k": 1}, weights).finish(outputs=[run / "experts.csv"])
     evidence.pack(run, results)
     assert evidence.restore("libero")
     assert not artifacts.restored("libero")  # or its tables would stand for the whole run's
     assert Stage(expert, "expert", {"seed": 0}).done
     missing = [data / "soup_demo.hdf5"]
     assert not (data / "soup_demo.done.json").exists()
+    quality = {"folder": again, "name": "quality", "config": {"k": 1}}
+    assert Stage(**quality, inputs=[expert / "policy.safetensors"]).done
+    assert not Stage(**quality, inputs=[expert / "trials.csv"]).done  # of other data
     data.joinpath("soup_demo.hdf5").write_bytes(b"large")  # as the stage makes it again
     assert not Stage(data, "soup_demo", {"episodes": 2}, missing).done
     shutil.rmtree(again)
@@ -137,6 +143,54 @@ def test_a_run_packed_before_its_end_goes_on_and_a_finished_one_does_not(
     assert evidence.restore("libero")
     assert artifacts.restored("libero")
     assert Stage(data, "soup_demo", {"episodes": 2}, missing).done
+
+
+def test_an_expert_whose_weights_git_does_not_keep_is_trained_again(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.setattr(evidence, "MOST_WEIGHTS", 0)
+    evidence.pack(run, artifacts.results_dir("libero"))
+    assert evidence.restore("libero")
+    expert = artifacts.run_folder("libero") / "experts/libero_object-0/diffusion-seed0"
+    assert (expert / "trials.csv").is_file()
+    assert not Stage(expert, "expert", {"seed": 0}).done
+
+
+def test_a_command_finds_what_git_keeps_of_an_unfinished_run(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    evidence.pack(run, artifacts.results_dir("libero"))
+    assert main(["status", "--preset", "libero"]) == 0
+    assert "The run of preset libero goes on from" in capsys.readouterr().out
+    assert (artifacts.run_folder("libero") / "experts.csv").is_file()
+    assert main(["status", "--preset", "libero"]) == 0
+    assert "goes on" not in capsys.readouterr().out
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"success": [1.0]}))
+    evidence.pack(run, artifacts.results_dir("smoke"))
+    assert main(["status", "--preset", "smoke"]) == 0  # a finished one stays packed
+    assert not (artifacts.run_folder("smoke") / "experts.csv").exists()
+
+
+def test_evidence_is_never_replaced_by_a_part_of_it(run, tmp_path):
+    results = tmp_path / "results"
+    artifacts.write_csv(run / "vla_trials.csv", pd.DataFrame({"a": ["x" * 2**20]}))  # in the zip
+    evidence.pack(run, results)
+    before = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
+    shutil.rmtree(run / "experts")
+    (run / "vla_trials.csv").unlink()
+    lost = "lacks: experts/libero_object-0/diffusion-seed0, vla_trials.csv. Restore that evidence"
+    with pytest.raises(UserError, match=lost):
+        evidence.pack(run, results)
+    assert {p.name: p.read_bytes() for p in results.iterdir() if p.is_file()} == before
+
+
+def test_a_marker_of_thousands_of_inputs_comes_back(run, tmp_path):
+    inputs = {f"datasets/{i:05}_demo.hdf5": "0" * 64 for i in range(3000)}
+    document = artifacts.read_json(next(run.glob("experts/*/*/expert.done.json")))
+    document["key"]["inputs"] = inputs
+    artifacts.write_json(run / "quality.done.json", document)
+    evidence.pack(run, tmp_path / "results")
+    evidence.unpack(tmp_path / "results", tmp_path / "again")
+    again = artifacts.read_json(tmp_path / "again" / "quality.done.json")
+    assert again["key"]["inputs"] == inputs
 
 
 def test_a_stage_made_by_another_format_is_told_and_not_used(tmp_path, monkeypatch):

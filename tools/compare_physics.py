@@ -118,7 +118,7 @@ def main(
         workers: processes; default: one per core.
     """
     settings = get_preset(preset)
-    evidence.restore(settings.name)
+    evidence.go_on(settings.name)
     runs: list[Run] = [
         (task, algorithm, seed, kind)
         for task, seed, algorithm, kind in itertools.product(tasks, seeds, algorithms, physics)

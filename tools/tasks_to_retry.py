@@ -11,6 +11,7 @@ The printed lines go into the preset's `own`; a task that they hold already is n
 import pandas as pd
 import tyro
 
+from diffrl import evidence
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl.records import finished_experts
 
@@ -58,6 +59,7 @@ def main(preset: str = "libero", suite: tuple[str, ...] = ()) -> None:
         preset: whose experts are looked at.
         suite: only these of its suites.
     """
+    evidence.go_on(preset)
     settings = get_preset(preset, suite)
     tried = {task for task, key, _ in settings.own if key == "demonstrations.count"}
     none = {task: {} for task in settings.tasks}
