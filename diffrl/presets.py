@@ -514,7 +514,7 @@ _LIBERO = Preset(
     demonstrations=OperatorConfig(
         count=10,
         counts=_LIBERO_COUNTS,
-        tremor=1.08,  # fitted to teleoperation: results/tremor.csv
+        tremor=1.08,  # near teleoperation in jerk and action change: results/tremor.csv
     ),
     clone=CloneConfig(target_success=0.1),
     rl=RLConfig(

@@ -7,7 +7,8 @@ minimises the sum of the squared logarithms of two ratios, operator / teleoperat
 and of action change, each a mean over episodes, divided by the mean speed. Without that division
 no tremor at all would fit best, as these people moved at about half the operator's speed. The
 minimum is looked for on a fine grid between the scales that were played, by interpolation.
-``results/tremor.csv`` has a row per scale and one of the fitted one, played as well.
+``results/tremor.csv`` has a row per scale, one of the fitted one and one of preset libero's, both
+played as well.
 """
 
 import argparse
@@ -18,9 +19,8 @@ import numpy as np
 import pandas as pd
 
 from diffrl.base.artifacts import write_csv
-from diffrl.data.episode import CONTROL_HZ
 from diffrl.demonstrator.episodes import operator_episodes
-from diffrl.presets import OperatorConfig
+from diffrl.presets import OperatorConfig, get_preset
 from diffrl.quality import Trajectory
 from diffrl.quality.files import read_trajectories
 from diffrl.quality.smoothness import trajectory_measures
@@ -37,7 +37,8 @@ SEED = 3  # of the start states: no data set's, no clone's
 def measures(trajectories: list[Trajectory]) -> dict[str, float]:
     """Return the means over trajectories of what is fitted, and of the speed [m/s]."""
     rows = [trajectory_measures(t) for t in trajectories]
-    speeds = [row["path_length"] / ((row["steps"] - 1) / CONTROL_HZ) for row in rows]
+    seconds = [(len(t.position) - 1) / t.rate for t in trajectories]
+    speeds = [row["path_length"] / duration for row, duration in zip(rows, seconds)]
     means = {name: float(np.mean([row[name] for row in rows])) for name in FITTED}
     speed = float(np.mean(speeds))
     by_speed = {f"{name}_by_speed": value / speed for name, value in means.items()}
@@ -62,10 +63,15 @@ def shown(scale: float, episodes: int) -> dict[str, float]:
 def fit(table: pd.DataFrame, target: dict[str, float]) -> float:
     """Return the scale, to two digits, whose interpolated measures come nearest to `target`."""
     grid = np.arange(table["scale"].min(), table["scale"].max() + 0.005, 0.01)
-    error = 0.0
+    return float(round(grid[np.argmin(misfit(grid, table, target))], 2))
+
+
+def misfit(scale: np.ndarray, table: pd.DataFrame, target: dict[str, float]) -> np.ndarray:
+    """Return the squared logarithms' sum of how far the measures at `scale` are from `target`."""
+    table, error = table.sort_values("scale"), np.zeros(np.shape(scale))
     for name in (f"{name}_by_speed" for name in FITTED):
-        error = error + np.log(np.interp(grid, table["scale"], table[name]) / target[name]) ** 2
-    return float(round(grid[np.argmin(error)], 2))
+        error = error + np.log(np.interp(scale, table["scale"], table[name]) / target[name]) ** 2
+    return error
 
 
 def main() -> None:
@@ -77,11 +83,12 @@ def main() -> None:
     target = measures(read_trajectories(arguments.file, source="teleoperation"))
     print(target, file=sys.stderr)
     table = pd.DataFrame([shown(scale, arguments.episodes) for scale in SCALES])
-    scale = fit(table, target)
+    scale, used = fit(table, target), get_preset("libero").demonstrations.tremor
     rows = [
         {"who": "teleoperation", **target},
         *({"who": "operator", **row} for row in table.to_dict("records")),
         {"who": "operator, fitted", **shown(scale, arguments.episodes)},
+        {"who": "operator of libero", **shown(used, arguments.episodes)},
     ]
     write_csv(TABLE, pd.DataFrame(rows))
     print(pd.DataFrame(rows).to_string(index=False))
