@@ -55,7 +55,7 @@ RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
 BUNDLE, RUN_TABLE, WEIGHTS = "records.zip", "runs.csv", "weights"
 CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json", "environments.json", "layouts.json"
 DOCUMENT_TABLE = "documents.csv"
-LAST_TABLE = "evaluation.csv"  # without it a run was packed before its end
+LAST_TABLE = "evaluation.csv"  # without it, or with rows of no trials, a run was not at its end
 UNREADABLE = (  # what evidence raises that is not whole, or a stranger's
     *bundles.UNREADABLE,
     *(SafetensorError, csv.Error, RecursionError, LookupError, TypeError, AttributeError),
@@ -426,8 +426,14 @@ def restore(preset: str) -> bool:
         return False
     if runs.exists():
         shutil.rmtree(runs)
-    unpack(results, runs, goes_on=not (results / LAST_TABLE).is_file())
+    unpack(results, runs, goes_on=not _finished(results))
     return True
+
+
+def _finished(results: Path) -> bool:
+    """Whether evidence is of a whole run: its last table is there, and no row of it is empty."""
+    path = results / LAST_TABLE
+    return path.is_file() and bool((pd.read_csv(path)["trials"] > 0).all())
 
 
 def go_on(preset: str) -> bool:
@@ -437,7 +443,7 @@ def go_on(preset: str) -> bool:
     """
     name = preset.partition(":")[0]  # of the whole preset, also where a part of it is asked for
     results = artifacts.results_dir(name)
-    if not (results / BUNDLE).is_file() or (results / LAST_TABLE).is_file() or not restore(name):
+    if not (results / BUNDLE).is_file() or _finished(results) or not restore(name):
         return False
     print(f"The run of preset {name} goes on from {results}.")
     return True

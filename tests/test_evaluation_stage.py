@@ -14,7 +14,7 @@ from diffrl.evaluation.policies import open_policy
 from diffrl.evaluation.protocol import Trial
 from diffrl.evaluation.stage import Job, plan
 from diffrl.presets import get_preset
-from diffrl.vla.stage import model_folder, models_of
+from diffrl.vla.stage import arm_of, model_folder, models_of
 
 
 def test_a_plan_names_each_task_s_first_official_start_states_in_order():
@@ -203,3 +203,23 @@ def test_main_arms_play_more_trials_with_more_seeds_than_those_that_say_why():
         assert set(evaluation_stage.plan_of(libero, data)) < set(
             main
         )  # so that they can be compared
+
+
+def test_a_vla_that_is_not_trained_stops_no_other_and_has_a_row_of_no_trials(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = get_preset("smoke")
+    known, lost = smoke.vla.data[0], smoke.vla.data[1:]
+    monkeypatch.setattr(evaluation_stage, "finished", lambda preset, data, seed: data == known)
+    about = ["libero_object", "libero_object/0", *arm_of(known), 0]
+    played = pd.DataFrame(
+        [[*about, f"official/{i}", 0, end, 9, 1.0] for i, end in enumerate(("success", "failure"))],
+        columns=evaluation_stage.COLUMNS,
+    )
+    monkeypatch.setattr(evaluation_stage, "_evaluate_models", lambda *_: played)
+    with pytest.raises(UserError, match=rf"{len(lost)} VLAs were left out, all others are done"):
+        evaluation_stage.evaluate_preset(smoke, workers=1)
+    table = pd.read_csv(tmp_path / "runs" / "smoke" / "evaluation.csv")
+    assert table["trials"].tolist() == [2] + [0] * len(lost)
+    assert table["success"].isna().tolist() == [False] + [True] * len(lost)
+    arms = [tuple(arm) for arm in table[["source", "mode"]].to_numpy()]
+    assert arms == [tuple(arm_of(data)) for data in (known, *lost)]

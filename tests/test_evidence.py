@@ -138,7 +138,7 @@ def test_a_run_packed_before_its_end_goes_on_and_a_finished_one_does_not(
     data.joinpath("soup_demo.hdf5").write_bytes(b"large")  # as the stage makes it again
     assert not Stage(data, "soup_demo", {"episodes": 2}, missing).done
     shutil.rmtree(again)
-    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"success": [1.0]}))
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"trials": [9]}))
     evidence.pack(run, results)
     assert evidence.restore("libero")
     assert artifacts.restored("libero")
@@ -155,6 +155,14 @@ def test_an_expert_whose_weights_git_does_not_keep_is_trained_again(run, tmp_pat
     assert not Stage(expert, "expert", {"seed": 0}).done
 
 
+def test_a_run_whose_last_table_has_an_arm_without_trials_goes_on(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"trials": [9, 0]}))
+    evidence.pack(run, artifacts.results_dir("libero"))
+    assert evidence.restore("libero")
+    assert not artifacts.restored("libero")
+
+
 def test_a_command_finds_what_git_keeps_of_an_unfinished_run(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     evidence.pack(run, artifacts.results_dir("libero"))
@@ -163,7 +171,7 @@ def test_a_command_finds_what_git_keeps_of_an_unfinished_run(run, tmp_path, monk
     assert (artifacts.run_folder("libero") / "experts.csv").is_file()
     assert main(["status", "--preset", "libero"]) == 0
     assert "goes on" not in capsys.readouterr().out
-    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"success": [1.0]}))
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"trials": [9]}))
     evidence.pack(run, artifacts.results_dir("smoke"))
     assert main(["status", "--preset", "smoke"]) == 0  # a finished one stays packed
     assert not (artifacts.run_folder("smoke") / "experts.csv").exists()

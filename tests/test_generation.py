@@ -18,6 +18,7 @@ from diffrl.base.artifacts import FORCE
 from diffrl.base.errors import UserError
 from diffrl.data.hdf5 import read_episodes, validate_file
 from diffrl.demonstrator.episodes import operator_episodes
+from diffrl.generation import stage
 from diffrl.generation.attempts import Attempt, Player, demonstrations_of, expert_folders
 from diffrl.generation.stage import arms_of, collect, dataset_path, generate
 from diffrl.presets import PRESETS, OperatorConfig, get_preset
@@ -322,3 +323,26 @@ def test_a_repeated_start_state_is_played_with_other_noise_each_time(tmp_path, m
     path = dataset_path(get_preset("smoke"), samples.TASK, Arm("operator"), repeated=True)
     assert {e.start_state for e in read_episodes(path)} <= {"fresh/1/0"}
     assert not (tmp_path / "runs/smoke/generation.csv").exists()
+
+
+def test_a_missing_expert_stops_no_other_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    preset, task = get_preset("smoke"), "libero_object/0"
+
+    def folders(preset, task, source):
+        if source == "gaussian":
+            raise UserError("There is no gaussian expert")
+        return []
+
+    def make(work, items, **_):
+        empty = dict.fromkeys(stage.RECORD, 0)
+        return [pd.DataFrame([empty | {"task": t, **arm._asdict()}]) for t, arm in items]
+
+    monkeypatch.setattr(stage, "expert_folders", folders)
+    monkeypatch.setattr(stage, "map_tasks", make)
+    with pytest.raises(UserError, match=r"1 data sets were left out.* no gaussian expert"):
+        stage.generate_all(preset, [task])
+    made = pd.read_csv(tmp_path / "runs" / "smoke" / "generation.csv")
+    assert set(made["source"]) == {"operator", "diffusion"}
+    with pytest.raises(UserError, match=r"^There is no gaussian expert$"):
+        stage.generate_all(preset, [task], [Arm("gaussian", "deterministic")])

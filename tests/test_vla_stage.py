@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import h5py
+import pandas as pd
 import pytest
 from vla_samples import TINY, standing_episode, toy_frames
 
@@ -87,6 +88,31 @@ def test_every_preset_s_further_data_fit_its_demonstrations(preset):
     counts = [part.count for data in preset.vla.further for part in vla_stage.parts_of(data)]
     most = preset.vla.demonstrations - preset.vla.held_out
     assert all(count is None or count <= most for count in counts)
+
+
+def test_data_that_are_missing_stop_no_vla_of_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = PRESETS["smoke"]
+    lost = smoke.vla.data[-1]
+
+    def files(data, preset):
+        if data == lost:
+            raise UserError(f"the data {data} lack a file")
+        return []
+
+    monkeypatch.setattr(vla_stage, "files_of", files)
+    models = vla_stage.models_of(smoke)
+    for data, seed in models:
+        if data != lost:
+            vla_stage._stage(data, seed, smoke).finish({"source": data})
+    with pytest.raises(UserError, match=f"left out, all others are done. the data {lost} lack"):
+        vla_stage.fit_all(smoke, workers=1)
+    table = pd.read_csv(tmp_path / "runs" / "smoke" / "vla.csv")
+    assert table["source"].tolist() == [data for data, _ in models if data != lost]
+    monkeypatch.setattr(vla_stage, "lacking_data", lambda _, chosen: dict.fromkeys(chosen, "gone"))
+    with pytest.raises(UserError) as told:  # nothing could be done
+        vla_stage.fit_all(smoke, workers=1)
+    assert str(told.value) == "gone"
 
 
 def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):

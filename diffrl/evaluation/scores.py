@@ -125,6 +125,14 @@ def with_means(table: pd.DataFrame, suites: Sequence[str]) -> pd.DataFrame:
     return result
 
 
+def with_absent(rates: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Rates of `with_means` with rows of no trials for arms that were planned and are not there."""
+    none = rates[["suite", "trained_on"]].drop_duplicates()
+    none = none.assign(trials=0, errors=0, successes=0)
+    rows = [none.assign(source=arm.source, mode=arm.mode) for arm in arms]
+    return pd.concat([rates, *rows], ignore_index=True)[list(rates)]
+
+
 def _mean_of_tasks(part: pd.DataFrame) -> pd.DataFrame:
     rates = _task_rates(part)
     return summarise(part.assign(suite="mean_tasks")).assign(success=rates.mean())

@@ -46,8 +46,10 @@ from diffrl.evaluation.scores import (
     protocol,
     readable,
     summarise,
+    with_absent,
     with_means,
 )
+from diffrl.generation.stage import refuse_missing
 from diffrl.presets import Preset, get_preset
 from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task, suite_tasks
@@ -305,6 +307,9 @@ def _row(outcome: Outcome, job: Job) -> list[Any]:
 def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
 
+    A VLA that is not trained stops none of the others; an arm without any has a row of no trials
+    in ``evaluation.csv``.
+
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm with the
     means over suites and tasks, ``evaluation_seeds.csv`` of each training seed,
     ``evaluation_tasks.csv`` per task and arm, ``evaluation_pairs.csv`` the paired differences,
@@ -312,20 +317,25 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     planned contrasts over tasks.
 
     Raises:
-        UserError: a VLA is not trained, or with other settings or data than the preset's.
+        UserError: a VLA is not trained, or with other settings or data than the preset's; when all
+            others are evaluated.
     """
-    folder = runs_dir(preset.name)
-    for data, seed in models_of(preset):
-        if not finished(preset, data, seed):
-            raise UserError(
-                f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s "
-                "settings and data: train it first, with "
-                f"`python -m diffrl train-vla --preset {preset.name}` (notebook 04)."
-            )
-    table = _evaluate_models(preset, models_of(preset), workers)
+    folder, models = runs_dir(preset.name), models_of(preset)
+    missing = [
+        f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s settings and "
+        f"data: train it first, with `python -m diffrl train-vla --preset {preset.name}` "
+        "(notebook 04)."
+        for data, seed in models
+        if not finished(preset, data, seed)
+    ]
+    if len(missing) == len(models):
+        raise UserError(missing[0])
+    trained = [(data, seed) for data, seed in models if finished(preset, data, seed)]
+    table = _evaluate_models(preset, trained, workers)
     write_csv(folder / "vla_trials.csv", table)
     suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
-    write_csv(folder / "evaluation.csv", with_means(table, suites))
+    absent = [arm_of(data) for data in preset.vla.data if data not in dict(trained)]
+    write_csv(folder / "evaluation.csv", with_absent(with_means(table, suites), absent))
     write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
@@ -335,6 +345,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
         parts.append(pooled(table[table["suite"].isin(suites)]))
     write_csv(folder / "evaluation_effects.csv", pd.concat(map(factorial, parts)))
     write_csv(folder / "effects.csv", pd.concat(map(effects, parts)))
+    refuse_missing(missing, "VLAs")
     return table
 
 

@@ -244,9 +244,17 @@ def generate_all(
     workers: int | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Make every data set of a preset in parallel processes; return ``generation.csv``."""
-    rows = _make_all(preset, tasks, arms or arms_of(preset), workers, force)
-    return _write_record(preset.name, rows)
+    """Make every data set of a preset in parallel processes; return ``generation.csv``.
+
+    A data set whose expert is missing stops none of the others.
+
+    Raises:
+        UserError: an expert is missing; when all other data sets are made.
+    """
+    rows, missing = _make_all(preset, tasks, arms or arms_of(preset), workers, force)
+    table = _write_record(preset.name, rows)
+    refuse_missing(missing, "data sets")
+    return table
 
 
 def repeat_all(
@@ -262,7 +270,9 @@ def repeat_all(
     as of ``generation.csv``; people repeat nothing.
     """
     arms = [arm for arm in arms or arms_of(preset) if arm.source != "human"]
-    return _make_all(preset, tasks, arms, workers, force, repeated=True)
+    rows, missing = _make_all(preset, tasks, arms, workers, force, repeated=True)
+    refuse_missing(missing, "data sets of repeated start states")
+    return rows
 
 
 def _make_all(
@@ -272,16 +282,22 @@ def _make_all(
     workers: int | None,
     force: bool,
     repeated: bool = False,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[str]]:
+    """Make what can be made; return its rows and why the others cannot."""
     items = [(task, arm) for arm in arms for task in tasks or preset.tasks]  # main arms first
     demonstrator = preset.demonstrations.source
     items = [(t, arm) for t, arm in items if arm.source == demonstrator or _there(t, arm)]
-    for task, arm in items:
-        expert_folders(preset, task, arm.source)  # a missing one is reported before hours of work
     if not items and arms:
         raise UserError("No data set can be made: the lines above give the reasons.")
+    reasons = {item: _lacks(preset, *item) for item in items}
+    missing = [why for why in reasons.values() if why]
+    if items and len(missing) == len(items):
+        raise UserError(missing[0])
+    for why in dict.fromkeys(missing):  # before hours of work
+        print(f"Left out: {why}")
+    items = [item for item in items if not reasons[item]]
     if not items:
-        return pd.DataFrame(columns=RECORD)
+        return pd.DataFrame(columns=RECORD), missing
     workers, threads = shares(len(items), workers)
     function = functools.partial(
         _generate,
@@ -294,7 +310,29 @@ def _make_all(
     names = [f"{task} {arm}" for task, arm in items]
     what = "repeated start states" if repeated else "data sets"
     rows = map_tasks(function, items, names=names, workers=workers, description=what)
-    return pd.concat(rows, ignore_index=True)
+    return pd.concat(rows, ignore_index=True), missing
+
+
+def _lacks(preset: Preset, task: str, arm: Arm) -> str:
+    """Which expert a data set needs and has not; "" if there is none to miss."""
+    try:
+        expert_folders(preset, task, arm.source)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def refuse_missing(missing: Sequence[str], what: str) -> None:
+    """Tell of what was left out, once all else is done.
+
+    Raises:
+        UserError: there is something.
+    """
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{len(missing)} {what} were left out, all others are done. {missing[0]}{others}"
+        )
 
 
 def _there(task: str, arm: Arm) -> bool:

@@ -30,7 +30,7 @@ from diffrl.base.scale import Resources, map_tasks, shares
 from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import read_attributes
 from diffrl.data.human import completed
-from diffrl.generation.stage import dataset_path
+from diffrl.generation.stage import dataset_path, refuse_missing
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.vla import model
 from diffrl.vla.frames import Frames, make_frames, moments, render
@@ -224,10 +224,25 @@ def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Fra
 def render_all(preset: Preset, workers: int | None = None, further: bool = False) -> int:
     """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
     chosen = preset.vla.further if further else preset.vla.data
-    paths = dict.fromkeys(path for data in chosen for path in files_of(data, preset))
+    lacking = lacking_data(preset, chosen)
+    if len(lacking) == len(chosen):
+        raise UserError(next(iter(lacking.values())))
+    there = [data for data in chosen if data not in lacking]
+    paths = dict.fromkeys(path for data in there for path in files_of(data, preset))
     episodes = load(list(paths), preset.vla.demonstrations)
     render(episodes, preset.vla, workers)
     return sum(len(moments(episode, preset.vla)) for episode in episodes)
+
+
+def lacking_data(preset: Preset, chosen: Sequence[str]) -> dict[str, str]:
+    """Return those of some data that are not there, each with what is missing."""
+    lacking = {}
+    for data in chosen:
+        try:
+            files_of(data, preset)
+        except UserError as error:
+            lacking[data] = str(error)
+    return lacking
 
 
 def finished(preset: Preset, data: str, seed: int) -> bool:
@@ -258,8 +273,19 @@ def fit_all(
     """Train every VLA of a preset in parallel processes; return ``runs/<preset>/vla.csv``.
 
     With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
+    Data that are not there stop no VLA of others.
+
+    Raises:
+        UserError: data are missing; when all other VLAs are trained.
     """
     models = models_of(preset, further)
+    lacking = lacking_data(preset, list(dict.fromkeys(data for data, _ in models)))
+    if models and all(data in lacking for data, _ in models):
+        raise UserError(next(iter(lacking.values())))
+    for why in lacking.values():
+        print(f"Left out: {why}")
+    missing = [lacking[data] for data, _ in models if data in lacking]
+    models = [(data, seed) for data, seed in models if data not in lacking]
     items = [item for item in models if force or not _stage(*item, preset).done]
     if items:
         render_all(preset, workers, further)
@@ -281,6 +307,7 @@ def fit_all(
     table = pd.DataFrame(rows)
     name = "vla_further.csv" if further else "vla.csv"
     write_csv(runs_dir(preset.name) / name, table)
+    refuse_missing(missing, "VLAs")
     return table
 
 
