@@ -288,12 +288,12 @@ class Preset:
         """Return the same preset with the tasks of some suites alone; none: all of them.
 
         A part shares the whole's folder: its experts and data sets are the whole's. A VLA of a
-        part is another model than that of the whole.
+        part is another model than that of the whole, and what is said of it stands beside it
+        (`tables_of`). The suites' order is the preset's, however they are named.
 
         Raises:
             UserError: the preset has no task of such a suite.
         """
-        suites = tuple(dict.fromkeys(suites))
         known = list(dict.fromkeys(task.partition("/")[0] for task in self.tasks))
         for suite in suites:
             if suite not in known:
@@ -302,7 +302,7 @@ class Preset:
                     f"several of {', '.join(known)}."
                 )
         tasks = tuple(t for t in self.tasks if not suites or t.partition("/")[0] in suites)
-        return replace(self, tasks=tasks, suites=suites)
+        return replace(self, tasks=tasks, suites=tuple(s for s in known if s in suites))
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Preset":
         """Return a preset with some settings changed, such as ``{"rl.iterations": 72}``."""
@@ -317,6 +317,11 @@ class Preset:
     def full_name(self) -> str:
         """Its name and, of a part, the suites: what `get_preset` finds it by."""
         return ":".join([self.name, "+".join(self.suites)] if self.suites else [self.name])
+
+    @property
+    def tables_of(self) -> str:
+        """Of a part, the folder in the run where its VLAs lie with their tables; else ""."""
+        return f"vla/{'+'.join(self.suites)}" if self.suites else ""
 
     @property
     def vla_tasks(self) -> tuple[str, ...]:

@@ -124,10 +124,10 @@ def _time(path: Path) -> float:
 
 
 def _evaluations(preset: Preset) -> Iterator[dict]:
-    planned = len(plan_of(preset))
-    table = run_folder(preset.name) / "vla_trials.csv"
+    table = run_folder(preset.name) / preset.tables_of / "vla_trials.csv"
     played = _played(table)
     for data, seed in models_of(preset):
+        planned = len(plan_of(preset, data))
         unit, folder = ("evaluation", data, ALL, seed), model_folder(preset, data, seed)
         marker, state = folder / "vla.done.json", None
         if count := played[(*arm_of(data), seed)]:

@@ -223,3 +223,19 @@ def test_a_vla_that_is_not_trained_stops_no_other_and_has_a_row_of_no_trials(tmp
     assert table["success"].isna().tolist() == [False] + [True] * len(lost)
     arms = [tuple(arm) for arm in table[["source", "mode"]].to_numpy()]
     assert arms == [tuple(arm_of(data)) for data in (known, *lost)]
+
+
+def test_the_tables_of_a_part_s_vlas_stand_beside_them_and_not_for_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    part = get_preset("libero", ("libero_goal",))
+    place = tmp_path / "runs" / "libero" / "vla" / "libero_goal"
+    assert model_folder(part, "operator-recorded", 0).parent == place
+    about = ["libero_goal", "libero_goal/0", *arm_of(part.vla.data[0]), 0]
+    played = pd.DataFrame(
+        [[*about, "official/0", 0, "success", 9, 1.0]], columns=evaluation_stage.COLUMNS
+    )
+    monkeypatch.setattr(evaluation_stage, "finished", lambda *_: True)
+    monkeypatch.setattr(evaluation_stage, "_evaluate_models", lambda *_: played)
+    evaluation_stage.evaluate_preset(part, workers=1)
+    assert {"vla_trials.csv", "evaluation.csv", "effects.csv"} <= {p.name for p in place.iterdir()}
+    assert not list((tmp_path / "runs" / "libero").glob("*.csv"))

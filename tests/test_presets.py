@@ -97,6 +97,7 @@ def test_a_part_of_a_preset_has_the_tasks_of_its_suites_and_the_whole_s_folder()
     assert part.full_name == "libero:libero_object+libero_10"
     assert runs_dir(part.full_name) == runs_dir("libero")
     assert replace(part, tasks=whole.tasks, suites=()) == whole
+    assert get_preset("libero", ("libero_10", "libero_object")) == part  # whatever the order
     with pytest.raises(UserError, match=r"no task of a suite 'libero_goal'.*libero_object"):
         get_preset("smoke", ("libero_goal",))
 
@@ -164,11 +165,6 @@ def test_the_tremor_of_libero_s_demonstrator_fits_people_as_well_as_the_fitted_o
         return float((np.log((row[names] / people[names]).astype(float)) ** 2).sum())
 
     assert misfit(used) <= misfit(fitted)
-    assert all(
-        misfit(used) < misfit(row)
-        for _, row in table.loc[["operator"]].iterrows()
-        if row["scale"] != 1
-    )
     log = (Path(__file__).parents[1] / "docs" / "LOG.md").read_text(encoding="utf-8")
     said = f"{100 * jerk:.0f} % of their jerk and {100 * change:.0f} % of their action change"
     assert said in " ".join(log.split())

@@ -144,6 +144,13 @@ def test_an_evaluation_under_way_adds_up_its_parts_and_is_done_when_every_trial_
     assert row_of("evaluation", DATA)["state"] == "stale"
 
 
+def test_an_arm_that_plays_fewer_trials_is_done_with_those(home):
+    table = status(get_preset("libero"))
+    played = table[table["stage"] == "evaluation"].groupby("what")["total"].unique()
+    assert played["diffusion-deterministic"].tolist() == [40 * 25]
+    assert played["steady-recorded"].tolist() == [40 * 10]
+
+
 def test_a_failed_expert_shows_its_message():
     with pytest.raises(ValueError, match="loss"), heartbeat(expert_folder(*NAMES), "expert"):
         raise ValueError("the loss is not finite")

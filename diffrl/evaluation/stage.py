@@ -320,7 +320,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
         UserError: a VLA is not trained, or with other settings or data than the preset's; when all
             others are evaluated.
     """
-    folder, models = runs_dir(preset.name), models_of(preset)
+    folder, models = runs_dir(preset.name) / preset.tables_of, models_of(preset)
     missing = [
         f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s settings and "
         f"data: train it first, with `python -m diffrl train-vla --preset {preset.name}` "
@@ -358,7 +358,7 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
     if not models:
         return pd.DataFrame(columns=COLUMNS)
     table = _evaluate_models(preset, models, workers)
-    write_csv(runs_dir(preset.name) / "vla_further_trials.csv", table)
+    write_csv(runs_dir(preset.name) / preset.tables_of / "vla_further_trials.csv", table)
     return table
 
 

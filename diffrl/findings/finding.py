@@ -34,7 +34,8 @@ def recorded(preset: Preset, name: str, stage: Callable[[Preset], pd.DataFrame])
     A run that was unpacked from evidence (``diffrl.evidence``) has its tables and not its data
     sets, so nothing can be found or continued there; ``reproduce --force`` computes it anew.
     """
-    path = artifacts.runs_dir(preset.name) / name
+    place = preset.tables_of if name.startswith("vla") else ""
+    path = artifacts.runs_dir(preset.name) / place / name
     if artifacts.restored(preset.name) and path.is_file():
         return pd.read_csv(path)
     return stage(preset)

@@ -84,7 +84,7 @@ def model_folder(preset: Preset, data: str, seed: int) -> Path:
 
     A VLA of a part of the preset's tasks has a folder of its own.
     """
-    place = run_folder(preset.name) / "vla" / "+".join(preset.suites)
+    place = run_folder(preset.name) / (preset.tables_of or "vla")
     return place / f"{data.replace(':', '-first')}-seed{seed}"
 
 
@@ -306,7 +306,7 @@ def fit_all(
     rows = [_stage(*item, preset).records for item in models]
     table = pd.DataFrame(rows)
     name = "vla_further.csv" if further else "vla.csv"
-    write_csv(runs_dir(preset.name) / name, table)
+    write_csv(runs_dir(preset.name) / preset.tables_of / name, table)
     refuse_missing(missing, "VLAs")
     return table
 
