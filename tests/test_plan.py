@@ -155,6 +155,27 @@ def test_the_command_prints_the_sums_and_the_guesses(capsys):
     assert "Guess: a GPU draws 1000 pictures a second" in printed
 
 
+def test_experts_that_see_draw_and_encode_a_picture_a_decision(rates):
+    """Planned control steps are more than were played, so minutes are compared for each of them."""
+    pixels = get_preset("pixels")
+    table = plan(pixels, 1, 2, 0, rates)
+    own = table[table["stage"] == "experts"].set_index("what")
+    blind = plan(pixels.with_settings({"clone.encoder": "state"}), 1, 2, 0, rates)
+    assert not blind["what"].str.contains("encoding").where(blind["stage"] != "pictures").any()
+    experts = pd.read_csv(RESULTS / "pixels" / "experts.csv").query("mode == 'deterministic'")
+    for algorithm, record in experts.groupby("algorithm"):
+        learned = own.loc[f"{algorithm}: RL on the simulator"]
+        steps = learned["amount"] + own.loc[f"{algorithm}: final trials", "amount"]
+        parts = [own.loc[f"{algorithm}: {name}"] for name in ("pictures", "encoding")]
+        assert [part["amount"] for part in parts] == [steps / pixels.clone.chunk] * 2
+        seen = sum(part["core_hours"] for part in parts) * learned["amount"] / steps
+        planned = 60 * (learned["core_hours"] + seen) / learned["amount"]
+        measured = record["minutes"].sum() / record["control_steps"].sum()
+        assert planned == pytest.approx(measured, rel=0.3)
+    assert core_minutes(table, "data", "encoding") > 0
+    assert plan(pixels, 1, 2, 1, rates).query("stage == 'experts'")["gpu_hours"].sum() > 0
+
+
 def test_no_nodes_and_half_a_core_are_refused(rates):
     with pytest.raises(UserError, match=r"--nodes is 0"):
         plan(LAPTOP, 0, 2, 0, rates)

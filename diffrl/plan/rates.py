@@ -44,6 +44,7 @@ GUESSED = {  # seconds a unit, or bytes
     "VLA step on a GPU": _guess(0.05, "a GPU makes 20 optimiser steps of the VLA a second"),
     "stored step": _guess(1650, "a control step takes 1.65 kB in a data set"),
     "expert": _guess(3e6, "an expert over states takes 3 MB"),
+    "frozen expert": _guess(3e6, "an expert over a frozen encoder's cells takes 3 MB"),
     "image expert": _guess(1e8, "an expert over pictures takes 100 MB"),
     "VLA": _guess(2e7, "a VLA takes 20 MB"),
 }

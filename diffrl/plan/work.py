@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffrl.base.arm import POLICY_MODES
 from diffrl.base.errors import whole
 from diffrl.base.scale import cores as cores_here
 from diffrl.evaluation.stage import plan_of
@@ -104,7 +105,7 @@ def wall_hours(table: pd.DataFrame) -> float:
 def works(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     """Yield all work of a preset; with `gpu` networks and pictures are the GPUs'."""
     yield from _experts(preset, gpu, rates)
-    yield from _data(preset, rates)
+    yield from _data(preset, gpu, rates)
     yield from _pictures(preset, gpu, rates)
     yield from _vlas(preset, gpu, rates)
     yield from _evaluations(preset, gpu, rates)
@@ -113,8 +114,8 @@ def works(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
 def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     for algorithm in ALGORITHMS:
         jobs, steps, seconds, played = 0, 0.0, 0.0, 0.0
-        images = preset.clone.encoder == "image"
-        overhead = rates.playing if images else rates.learning[algorithm]
+        encoder = preset.clone.encoder
+        overhead = rates.playing if encoder == "image" else rates.learning[algorithm]
         for task in preset.tasks:
             own = preset.of(task)
             seeds = len(own.rl.seeds)
@@ -128,14 +129,16 @@ def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
             seconds += (learned + measured) * overhead.value
             played += seeds * _judged(own, algorithm) * rates.trial_steps(task)
         basis = f"{speed.basis}; {overhead.basis}"
-        disk = GUESSED["image expert" if images else "expert"]
+        disk = GUESSED["expert" if encoder == "state" else f"{encoder} expert"]
         yield Work(
             *("experts", f"{algorithm}: RL on the simulator", jobs, steps, "control steps"),
             Rate(seconds / steps, basis),
             disk=Rate(disk.value * jobs, disk.basis),
         )
-        if images:
+        if encoder == "image":
             yield from _networks(preset, algorithm, jobs, gpu, rates)
+        if encoder == "frozen":
+            yield from _looks(preset, ("experts", algorithm, jobs), steps + played, gpu, rates)
         yield Work(
             *("experts", f"{algorithm}: final trials", jobs, played, "control steps"),
             rates.playing_seconds(preset.tasks),
@@ -171,10 +174,27 @@ def _networks(preset: Preset, algorithm: str, jobs: int, gpu: bool, rates: Rates
     yield Work("experts", f"{algorithm}: networks", jobs, seen, "pictures seen", encode, side)
 
 
-def _data(preset: Preset, rates: Rates) -> Iterator[Work]:
+def _looks(
+    preset: Preset, names: tuple[str, str, int], steps: float, gpu: bool, rates: Rates
+) -> Iterator[Work]:
+    """What a frozen encoder costs: each decision's pictures are drawn and encoded, once each.
+
+    names: stage, who looks, jobs; steps: control steps, in which a decision begins every `chunk`.
+    """
+    (stage, who, jobs), clone = names, preset.clone
+    pictures = (1 + clone.wrist) * steps / clone.chunk
+    draw, encode = rates.drawing(clone.detail, clone.image_size), rates.encode(clone.image_size)
+    if gpu:
+        draw, encode = GUESSED["picture on a GPU"], GUESSED["EfficientNet on a gpu"]
+    side = "gpu" if gpu else "core"
+    yield Work(stage, f"{who}: pictures", jobs, pictures, "pictures", draw, side)
+    yield Work(stage, f"{who}: encoding", jobs, pictures, "pictures", encode, side)
+
+
+def _data(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     settings, arms = preset.generation, arms_of(preset)
     for repeated in (False, True):
-        jobs, steps, stored = 0, 0.0, 0.0
+        jobs, steps, stored, looks = 0, 0.0, 0.0, (0, 0.0)  # jobs and steps of those that see
         for arm in arms:
             if arm.source == "human":  # converted, not played
                 continue
@@ -182,14 +202,19 @@ def _data(preset: Preset, rates: Rates) -> Iterator[Work]:
                 trials = settings.episodes * rates.attempts(arm)
                 if repeated:
                     trials = settings.repeats * settings.repeated_starts
-                jobs, steps = jobs + 1, steps + trials * rates.trial_steps(task)
-                stored += trials / rates.attempts(arm) * rates.trial_steps(task)
+                played = trials * rates.trial_steps(task)
+                jobs, steps = jobs + 1, steps + played
+                stored += played / rates.attempts(arm)
+                if arm.mode in POLICY_MODES and preset.clone.encoder == "frozen":
+                    looks = looks[0] + 1, looks[1] + played
         name = "repeated start states" if repeated else "data sets"
         disk = GUESSED["stored step"]
         yield Work(
             *("data", name, jobs, steps, "control steps", rates.playing_seconds(preset.tasks)),
             disk=Rate(disk.value * stored, disk.basis),
         )
+        if looks[0]:
+            yield from _looks(preset, ("data", name, looks[0]), looks[1], gpu, rates)
 
 
 def _pictures(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
@@ -281,10 +306,11 @@ def main(
     """Say what a preset will take: core-hours, GPU-hours, disk and wall time.
 
     Args:
-        preset: smoke, laptop, libero, gpu or paper.
+        preset: smoke, laptop, libero, pixels, gpu or paper.
         nodes: machines, all alike.
         cores: of each; default: this machine's.
-        gpus: of each; default: one where the preset's policies see pictures, else none.
+        gpus: of each; default: one where the preset's policies learn to see, from pictures; a
+            frozen encoder's cells are computed on cores, so then it is none.
         csv: also write the table to this file.
     """
     settings = get_preset(preset)
