@@ -232,10 +232,16 @@ def text(table: pd.DataFrame) -> str:
 
 
 def save_picture(table: pd.DataFrame, path: Path) -> None:
-    """Save the table as a heat map; the name's end says the format, such as .png or .pdf."""
+    """Save the table as a heat map; the name's end says the format, such as .png or .pdf.
+
+    Raises:
+        UserError: the name has no such end.
+    """
     from diffrl.figures import work_heatmap  # a table needs no matplotlib
 
     figure = work_heatmap(table)
+    if path.suffix.lower().lstrip(".") not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path} cannot be a picture: let the name after --picture end in .png.")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from diffrl.__main__ import main
 from diffrl.base.errors import UserError
 from diffrl.data import export as exports
 from diffrl.data import lerobot
@@ -192,6 +193,25 @@ def test_validate_prints_remedies_and_tells_by_its_exit_code(tmp_path, capsys):
     assert "good.hdf5: sound" in printed
     assert "bad.hdf5: file:" in printed
     assert "Remedy" in printed
+
+
+@pytest.mark.parametrize("command", ["validate", "reseal", "export"])
+def test_a_command_without_a_file_asks_for_one(command, tmp_path, capsys):
+    to = ["--to", str(tmp_path / "new")] if command == "export" else []
+    assert main([command, *to]) == 1
+    assert "No file given: name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["lerobot", "hdf5"])
+def test_an_export_of_a_file_that_is_not_libero_s_names_the_file(format, tmp_path, capsys):
+    episode = replace(samples.sample_episode(), task="lift")
+    write_episodes(tmp_path / "lift_demo.hdf5", [episode], samples.ATTRS)
+    command = ["export", str(tmp_path / "lift_demo.hdf5"), "--to", str(tmp_path / "new")]
+    assert main([*command, "--format", format]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path / 'lift_demo.hdf5'} is of no LIBERO task" in told
+    assert "`python -m diffrl quality` measures other files" in told
 
 
 # ---- tools of the field open our files (`make readers` installs robomimic; lerobot: check-lerobot)

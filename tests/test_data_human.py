@@ -36,7 +36,7 @@ def test_the_folder_may_hold_suites_or_the_files_themselves(tmp_path, monkeypatc
 def test_without_folder_and_hub_the_message_names_all_ways_out(monkeypatch):
     monkeypatch.delenv("LIBERO_DATASETS", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"LIBERO_DATASETS.*diffrl\[hub\].*operator"):
+    with pytest.raises(UserError, match=r"LIBERO_DATASETS.*\.\[hub\].*operator"):
         find_human_file(TASK)
 
 

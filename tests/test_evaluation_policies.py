@@ -183,6 +183,17 @@ def test_actions_of_a_wrong_size_or_without_a_value_stop_the_evaluation():
         play(Wrong(size=7, value=np.nan), plan([TASK], 1), copies=1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [("compact", "train-vla --data FILE --out {}`"), ("expert", "diffrl train ")],
+)
+def test_a_folder_without_a_policy_is_named_with_the_command_that_makes_one(kind, remedy, tmp_path):
+    with pytest.raises(UserError) as told:
+        open_policy(f"{kind}:{tmp_path}")
+    assert str(told.value).startswith(f"{tmp_path} holds no ")
+    assert remedy.format(tmp_path) in str(told.value)
+
+
 @pytest.mark.sim
 def test_unknown_start_states_are_refused_by_name():
     for name in ("official/50", "somewhere/1", "fresh/1", "official"):

@@ -58,6 +58,15 @@ def test_an_unknown_task_is_told_without_a_traceback_and_nothing_is_written(tmp_
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_an_unknown_algorithm_is_told_and_no_folder_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    for task in ([], ["--task", "libero_object/0"]):
+        assert main(["train", *task, "--algorithm", "diffuse", "--preset", "smoke"]) == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert "There is no algorithm 'diffuse': choose diffusion or gaussian" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "bogus")
     for command in ("doctor", "tasks"):

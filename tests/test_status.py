@@ -179,6 +179,14 @@ def test_the_picture_of_a_preset_is_saved_whole(home):
     assert [path.name for path in home.iterdir()] == ["work.png"]
 
 
+def test_a_picture_of_no_known_format_is_refused_by_its_name(home, capsys):
+    for name in ("work.txt", "work"):
+        assert main(["status", "--preset", "smoke", "--picture", str(home / name)]) == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"{home / name} cannot be a picture: let the name after --picture end in" in told
+    assert list(home.iterdir()) == []
+
+
 def test_the_picture_says_how_far_running_work_is_and_what_its_letters_mean():
     with heartbeat(expert_folder(*NAMES), "expert") as sign:
         sign.tell(phase="RL", done=3, total=12)

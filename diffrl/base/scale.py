@@ -291,7 +291,7 @@ class _Ray(Executor):
             import ray
         except ImportError as error:
             raise UserError(
-                "--ray needs the package ray: pip install 'diffrl[cluster]'."
+                "--ray needs the package ray: `pip install -e '.[cluster]'` in the clone."
             ) from error
         self._ray: Any = ray
         if not ray.is_initialized():

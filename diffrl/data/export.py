@@ -12,12 +12,11 @@ from diffrl.base.scale import cores
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.episode import IMAGES, Episode
 from diffrl.data.hdf5 import iterate_episodes, read_attributes, write_episodes
-from diffrl.data.human import completed
+from diffrl.data.human import completed, libero_task
 from diffrl.data.lerobot import export_lerobot
 from diffrl.data.media import with_frames
 from diffrl.data.validate import data_files
 from diffrl.sim.pictures import Pictures
-from diffrl.sim.tasks import get_task
 
 
 def export_hdf5(
@@ -29,7 +28,7 @@ def export_hdf5(
     as in LIBERO's own files.
 
     Raises:
-        UserError: a target exists, a file is not sound, or no renderer works.
+        UserError: a target exists, a file is not sound or not LIBERO's, or no renderer works.
     """
     targets = [Path(folder) / Path(file).parent.name / Path(file).name for file in files]
     for target in targets:
@@ -40,8 +39,8 @@ def export_hdf5(
             )
     for file, target in zip(files, targets):
         attrs = read_attributes(file)
-        task = next(iterate_episodes(file, images=False)).task
-        attrs |= {"env_args": libero_attributes(get_task(task), pictures.size)["env_args"]}
+        task = libero_task(next(iterate_episodes(file, images=False)), file)
+        attrs |= {"env_args": libero_attributes(task, pictures.size)["env_args"]}
         pairs = with_frames(completed(file), pictures, workers)
         write_episodes(target, _with_images(pairs), attrs)
     return targets

@@ -22,7 +22,7 @@ from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import StartStates
-from diffrl.sim.tasks import Task
+from diffrl.sim.tasks import Task, get_task
 
 VARIABLE = "LIBERO_DATASETS"  # the environment variable that names the local folder
 REPOSITORY = "yifengzhu-hf/LIBERO-datasets"  # on the hub; LIBERO's own upload
@@ -52,7 +52,8 @@ def find_human_file(task: Task, folder: Path | None = None) -> Path:
         raise UserError(
             f"The human demonstrations of {task.id} were not found. Point {VARIABLE} (or "
             f"--human-demos) to a folder with {name}, install the download "
-            "(`pip install 'diffrl[hub]'`), or use the scripted operator (source 'operator')."
+            "(`pip install -e '.[hub]'` in the clone), or use the scripted operator (source "
+            "'operator')."
         )
     return _download(name)
 
@@ -131,9 +132,25 @@ def completed(path: Path) -> Iterator[Episode]:
         UserError: the file is not sound, or its task is not LIBERO's.
     """
     for episode in iterate_episodes(path, images=False):
+        libero_task(episode, path)
         if "object_pos" not in episode.observations:  # ours hold the objects' poses
             episode = complete(episode, load_scene(episode.task), path)
         yield episode
+
+
+def libero_task(episode: Episode, path: Path) -> Task:
+    """Return the LIBERO task of an episode that `path` holds.
+
+    Raises:
+        UserError: it is no task of LIBERO's, so nothing can draw or simulate its states.
+    """
+    try:
+        return get_task(episode.task)
+    except UserError as error:
+        raise UserError(
+            f"{path} is of no LIBERO task, so its states cannot be drawn: {error} Name data sets "
+            "of diffrl's or of LIBERO's; `python -m diffrl quality` measures other files."
+        ) from error
 
 
 # -- replay ----------------------------------------------------------------------------------------

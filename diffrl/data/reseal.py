@@ -112,6 +112,8 @@ def main(paths: tyro.conf.Positional[tuple[Path, ...]]) -> int:
     Args:
         paths: HDF5 data sets that diffrl wrote.
     """
+    if not paths:
+        raise UserError("No file given: name the HDF5 data sets that you changed.")
     refused = 0
     for path in paths:
         try:

@@ -14,8 +14,10 @@ def data_files(paths: tuple[Path, ...]) -> list[Path]:
     What an interrupted generation has left in a folder is passed over.
 
     Raises:
-        UserError: a folder holds none.
+        UserError: nothing is named, or a folder holds none.
     """
+    if not paths:
+        raise UserError("No file given: name HDF5 data sets, or folders of them.")
     files = []
     for path in paths:
         inside = [path]

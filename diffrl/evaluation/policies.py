@@ -82,6 +82,11 @@ class Expert(Base):
         if mode not in POLICY_MODES:
             raise UserError(f"An expert's mode is deterministic or stochastic, not {mode!r}.")
         folder = user_path(folder)
+        if not (folder / rl_policy.DESCRIPTION).is_file():
+            raise UserError(
+                f"{folder} holds no expert: name a folder with {rl_policy.DESCRIPTION}, or train "
+                "one (`python -m diffrl train --task TASK` says where it lies)."
+            )
         self.policy, self.mode = rl_policy.load(folder), mode
         weights = file_hash(folder / rl_policy.WEIGHTS)
         self.fingerprint = f"{mode} {weights} {config_hash(self.policy.config)}"
@@ -111,6 +116,11 @@ class Compact(Base):
     def __init__(self, folder: str | Path):
         super().__init__()
         folder = user_path(folder)
+        if not (folder / "model.json").is_file():
+            raise UserError(
+                f"{folder} holds no compact VLA: name a folder with model.json, or train one there "
+                f"(`python -m diffrl train-vla --data FILE --out {folder}`)."
+            )
         self.model = vla.load(folder)
         config, stored = self.model.config, read_json(folder / "model.json")
         weights = file_hash(folder / "model.safetensors")

@@ -77,8 +77,8 @@ class Explorer:
             import ipywidgets as widgets
         except ImportError as error:
             raise UserError(
-                "The explorer's widget needs ipywidgets: pip install 'diffrl[notebooks]'; "
-                "`python -m diffrl view FILE` needs nothing."
+                "The explorer's widget needs ipywidgets: `pip install -e '.[notebooks]'` in the "
+                "clone; `python -m diffrl view FILE` needs nothing."
             ) from error
         self.library, self.chunk, self.pictures = library, chunk, Pictures()
         labels = ("data set", "task", "arm", "episode", "beside")

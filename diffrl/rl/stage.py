@@ -216,6 +216,8 @@ def main(
         tensorboard: also write TensorBoard's files (needs the package tensorboard).
     """
     settings = get_preset(preset, suite)
+    if algorithm is not None:
+        policies.policy_class(algorithm)  # or a UserError, before a folder is made
     if task is None:
         _train_all(settings, algorithm, seed, workers, force)
         return
