@@ -1,4 +1,4 @@
-"""Every setting of the series, in one place: one frozen dataclass per stage, five presets.
+"""Every setting of the series, in one place: one frozen dataclass per stage, six presets.
 
 Source marks after a value: [P] the paper's own words, [S] a summary made from its full text,
 [G] the same group's follow-up (arXiv 2511.19528), [D] DPPO's public code (arXiv 2409.00588, v0.8),
@@ -409,7 +409,7 @@ _LAPTOP_COUNTS = (
 )
 
 _HARDER = {  # few episodes end in an iteration, and wide noise fails many. libero_spatial/0 learned
-    # less from these than from the others' recipe: results/laptop/tried.
+    # less from these than from the others' recipe: tried_*.csv in results/laptop/records.zip.
     "rl.decisions": 72,
     "rl.measure_every": 2,
     "rl.warmup": 2,

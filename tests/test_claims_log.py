@@ -148,6 +148,11 @@ def test_what_the_log_says_of_epsilon_is_what_its_runs_say():
     assert (forgotten["success"] < forgotten["clone_success"]).all()
     page = " ".join((Path(__file__).parents[1] / "docs" / "laptop.md").read_text("utf-8").split())
     assert "ends at 90, 94 and 80 %, and with DPPO's defaults and sixty iterations at 98" in page
+    report = " ".join((LAPTOP.parents[1] / "docs" / "report.md").read_text("utf-8").split())
+    best = [arm for arm in wide.index if "residual net" in arm]
+    first, second = ([f"{100 * n:.0f}" for n in wide["success"].loc[arm]] for arm in best[::-1])
+    said = "the noise ends at {}, {} and {} %, and with DPPO's defaults and sixty iterations at "
+    assert said.format(*first) + "{}, {} and {} %.".format(*second) in report
     assert "ends at 56 % or less in all of eighteen runs" in page
     assert (~residual).sum() * 3 == 18
     base = runs[runs["arm"] == "diffusion sharp clone, training physics"]["jerk_rms"].mean()
@@ -366,7 +371,9 @@ def test_what_the_log_says_of_experts_and_physics_is_what_the_records_say():
     ratios = f"{cheap['ratio'].min():.1f} to {cheap['ratio'].max():.1f} times as"
     assert f"{ratios} cheap" in log_text()
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"{ratios} fast on eight tasks" in " ".join(readme.split())
+    assert f"On eight tasks the simulator's control step is {ratios} fast" in " ".join(
+        readme.split()
+    )
     assert cheap["hand_mm"].between(0.45, 0.55).all()
     hasty = physics[physics["option"] == "frozen, 12 steps, 1 iteration"]
     assert (hasty["hand_mm"] > 100).sum() == 5
@@ -406,6 +413,9 @@ def test_the_log_says_how_much_faster_training_physics_is():
     text = log_text()
     assert f"is {min(ratios):.1f} to {max(ratios):.1f} times as fast as exact physics" in text
     assert f"five suites, {np.median(ratios):.1f} times in the median" in text
+    readme = " ".join((LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    said = f"RL's own loop {min(ratios):.1f} to {max(ratios):.1f} times, {np.median(ratios):.1f} in"
+    assert said in readme
 
 
 def test_an_object_expert_is_there_within_five_minutes_in_the_median_and_ten_at_most():
@@ -421,6 +431,24 @@ def test_an_object_expert_is_there_within_five_minutes_in_the_median_and_ten_at_
     assert f"Laptop's took {before['minutes'].mean():.0f} in the mean" in log_text()
     readme = " ".join((LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8").split())
     assert f"takes {least:.1f} to {most:.1f} minutes on each of libero_object's ten tasks" in readme
+
+
+def test_the_log_says_after_how_many_iterations_libero_object_9_was_there():
+    runs = packed_table(LAPTOP.parent / "libero", "experts_diagnostics.csv")
+    own = runs[runs["run"] == "libero_object-9/diffusion-seed0/"]
+    assert (
+        own["iteration"].max() == own.loc[own["measured_success"] >= 0.97, "iteration"].min() == 5
+    )
+    assert "was there after five iterations (`results/libero/records.zip`)" in log_text()
+
+
+def test_the_log_says_for_how_many_tests_a_claim_is_corrected():
+    noise = pd.read_csv(LAPTOP / "evaluation_effects.csv").set_index(["suite", "effect"])
+    noise = noise.loc[("libero_object", "without noise − with it")]
+    alone, whole = f"{noise['p_tasks']:.3f}"[1:], f"{noise['p_tasks_holm']:.2f}"[1:]
+    said = f"points, has p {alone} over tasks uncorrected, and {whole} corrected for the factorial"
+    assert said in log_text()
+    assert f"(p {alone} over tasks, uncorrected)" in log_text()
 
 
 def test_the_readme_counts_libero_s_experts_so_far():

@@ -7,6 +7,7 @@ import pandas as pd
 
 from diffrl import experiments
 from diffrl.experiments import EXPERIMENTS, effects, factorial_effects
+from diffrl.findings import training
 
 ROOT = Path(__file__).parents[1]
 LAPTOP = ROOT / "results" / "laptop"
@@ -37,10 +38,22 @@ def test_the_page_states_the_numbers_of_the_seeds():
     found = found.set_index(["mode", "measure"]).loc["deterministic"]
     text = said()
     assert f"by {gap(found.loc['auc'], '', 2)}" in text
-    assert f"($p$ = {found.loc['auc', 'p_holm']:.2f})" in text
+    tests = notebook_1()
+    assert f"($p$ = {tests['diffusion', 'auc']:.2f}, corrected for eight tests)" in text
     assert gap(found.loc["success"], " points", scale=100) in text
     assert f"roughly**: {gap(found.loc['jerk_rms'], ' m/s³ of jerk')}" in text
-    assert f"significant ($p$ = {found.loc['jerk_rms', 'p_holm']:.3f})" in text
+    assert f"this is not significant ($p$ = {tests['diffusion', 'jerk_rms']:.3f})" in text
+    assert tests["diffusion", "jerk_rms"] > 0.05
+    assert found.loc["jerk_rms", "p_holm"] < 0.05  # for the six tests of the log's day
+
+
+def notebook_1():
+    """The corrected p of the eight tests of notebook 1, by arm and measure."""
+    arms = {"diffusion": "own", "diffusion Gaussian's rate": "the Gaussian's"}
+    tests = training.differences(runs_of("rates"), "gaussian", {"": arms})[2]
+    assert len(tests) == 8
+    assert set(tests["measure"]) == {"success", "auc", "jerk_rms", "steps"}
+    return tests.set_index(["arm", "measure"])["p_holm"]
 
 
 def test_the_page_states_the_numbers_of_the_rates():
@@ -59,9 +72,14 @@ def test_the_page_states_the_numbers_of_the_rates():
         jerk.loc["diffusion", "difference"] - jerk.loc["gaussian", "difference"]
     )
     assert f"That is {100 * share:.0f} % of its distance" in text
-    assert (
-        "($p$ = {:.2f} and {:.2f})".format(*jerk.loc[["diffusion", "gaussian"], "p_holm"]) in text
-    )
+    assert len(found) == 10
+    family = f"$p$ = {jerk.loc['diffusion', 'p_holm']:.2f}, corrected for the ten tests"
+    assert f"Neither is significant: {family}" in text
+    assert f"$p$ = {notebook_1()[own, 'jerk_rms']:.2f}, corrected for notebook 1's eight" in text
+    report = " ".join((ROOT / "docs" / "report.md").read_text(encoding="utf-8").split())
+    ends = [f"{-jerk.loc['diffusion', name]:.1f}" for name in ("difference", "high", "low")]
+    less = "policy has {} m/s³ [{}, {}] less jerk than with its own, and still ".format(*ends)
+    assert less + f"{value[1:]} [{low[1:]}, {high[1:]}] more than the Gaussian policy." in report
     success = 100 * quiet["success"]
     assert f"{success[own]:.1f} % against {success['diffusion']:.1f} % with its own" in text
     assert found.loc[("deterministic", "success", "diffusion"), "p_holm"] > 0.05
@@ -137,7 +155,7 @@ def test_the_page_states_the_numbers_of_the_evaluation():
     text = said()
     taught = table.loc[("libero_object", "RL − demonstrator")]
     assert f"began from**: {gap(taught, ' points')}" in text
-    assert f"($p$ = {taught['p_tasks']:.3f})" in text
+    assert f"($p$ = {taught['p_tasks']:.3f}, uncorrected" in text
     kind = table.loc[("libero_object", "diffusion − gaussian")]
     values = [f"{kind['difference']:+.2f}", f"{kind['low']:+.1f}", f"{kind['high']:+.1f}"]
     assert "its effect is {} points [{}, {}]".format(*values) in text
@@ -147,9 +165,11 @@ def test_the_page_states_the_numbers_of_the_evaluation():
     assert f"class's effect is {gap(away, ' points')}" in text
     factors = pd.read_csv(LAPTOP / "evaluation_effects.csv").set_index(["suite", "effect"])
     noise = factors.loc[("libero_object", "without noise − with it")]
-    shares = 100 * noise[["difference", "low", "high"]].astype(float)
-    assert "costs {:.1f} points [{:.1f}, {:.1f}] over start states".format(*shares) in text
-    assert f"($p$ = {noise['p_holm']:.3f})" in text
+    shares = 100 * noise[["difference", "low_tasks", "high_tasks"]].astype(float)
+    assert "costs {:.1f} points [{:.1f}, {:.1f}] over tasks".format(*shares) in text
+    assert f"Uncorrected its $p$ is {noise['p_tasks']:.3f}; corrected for the three effects" in text
+    each = f"it is {noise['p_tasks_holm']:.2f} over tasks and {noise['p_holm']:.3f} over start"
+    assert each in text
     rates = pd.read_csv(LAPTOP / "evaluation.csv").set_index(["suite", "source", "mode"])["success"]
     words = rates["libero_object_lan", "diffusion", "deterministic"]
     looks = rates["libero_object_object", "gaussian", "deterministic"]
@@ -165,6 +185,6 @@ def test_the_report_states_what_readme_and_the_page_state():
     findings = " ".join(report.split("## ", 1)[1].split()).replace("−", "-")
     intervals = re.findall(r"\[[-+\d., ]+\]", findings)
     shares = re.findall(r"\d[\d.]* %", findings)
-    assert (len(intervals), len(shares)) == (10, 6)
+    assert (len(intervals), len(shares)) == (11, 9)
     known = known.replace("+", "")
     assert [part for part in intervals + shares if part.replace("+", "") not in known] == []

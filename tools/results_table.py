@@ -22,7 +22,8 @@ These tables are written by `make readme` from the records beside this file; do 
 Evaluation follows the protocol of OpenVLA-OFT and openpi: official start states, ten settle steps,
 at most {limits} control steps.
 Success is the share of all trials, pooled; a trial that ended in an error of the simulator enters
-no rate. One training seed stands behind each expert of `laptop`.
+no rate. One training seed stands behind each expert of `laptop`, whose minutes are of cloning and
+RL alone; those of the other presets count from nothing.
 """
 SUITE_NAMES = {
     "libero_spatial": "Spatial",
@@ -30,6 +31,10 @@ SUITE_NAMES = {
     "libero_goal": "Goal",
     "libero_10": "Long",
     "libero_90": "LIBERO-90",
+}
+MEANS = {
+    "mean_suites": "mean of the suites (interval: of theirs)",
+    "mean_tasks": "mean of the tasks",
 }
 SHOWN = ("jerk_rms", "ldlj_cartesian", "action_change", "steps", "position_variance")
 NOTHING = "No preset has results yet: `make reproduce` makes them."
@@ -73,7 +78,7 @@ def experts(table: pd.DataFrame) -> str:
 
 
 def quality(table: pd.DataFrame) -> str:
-    """The means over the tasks of a few measures, with their bootstrap intervals.
+    """The means over the tasks of a few measures, with their bootstrap intervals over episodes.
 
     Teleoperation is of another task and beside the repository: it has no row here.
     """
@@ -97,8 +102,13 @@ def quality(table: pd.DataFrame) -> str:
 
 
 def evaluation(table: pd.DataFrame) -> str:
-    """Success of the VLAs trained on each source: a row per source, a column per suite."""
-    suites = list(dict.fromkeys(table["suite"]))
+    """Success of the VLAs trained on each source: a row per source, a column per suite.
+
+    The means over the suites that it learned, where there are several, are the last columns.
+    """
+    columns = list(dict.fromkeys(table["suite"]))
+    suites = [name for name in columns if name not in MEANS]
+    titles = [MEANS.get(name, name) for name in columns]
     rows = []
     for (source, mode), group in table.groupby(["source", "mode"]):
         found = {row.suite: row for row in group.itertuples()}
@@ -106,8 +116,8 @@ def evaluation(table: pd.DataFrame) -> str:
         trials = " + ".join(map(str, counts))
         if len(counts) > 2 and len(set(counts[1:])) == 1:  # of the suites that no data are of
             trials = f"{counts[0]} + {len(counts) - 1} × {counts[1]}"
-        rows.append([source, mode, trials, *(_rate(found.get(suite)) for suite in suites)])
-    return markdown(rows, ["trained on", "collection", "trials", *suites])
+        rows.append([source, mode, trials, *(_rate(found.get(column)) for column in columns)])
+    return markdown(rows, ["trained on", "collection", "trials", *titles])
 
 
 def _rate(row) -> str:
@@ -119,20 +129,26 @@ def _rate(row) -> str:
 
 def effects(table: pd.DataFrame) -> str:
     """What the class of the policy and the noise at collection are worth, in points of success."""
+
+    def interval(low: float, high: float) -> str:
+        return "[{:+.1f}, {:+.1f}]".format(*(100 * np.array([low, high])))
+
     rows = [
         [
             r.suite,
             r.effect,
-            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array([r.difference, r.low, r.high])))
-            if np.isfinite(r.low)
-            else "no start state differs",
+            f"{100 * r.difference:+.1f}",
+            interval(r.low, r.high) if np.isfinite(r.low) else "no start state differs",
             f"{r.p_holm:.2g}",
+            interval(r.low_tasks, r.high_tasks) if np.isfinite(r.low_tasks) else "–",
+            f"{r.p_tasks_holm:.2g}",
             r.tasks,
             " ".join(f"{100 * float(value):+.1f}" for value in str(r.by_seed).split()),
         ]
         for r in table.itertuples()
     ]
-    header = ["suite", "effect", "points", "p (Holm)", "tasks ahead", "each training seed"]
+    header = ["suite", "effect", "points", "over start states", "p over start states"]
+    header += ["over tasks", "p over tasks", "tasks ahead", "each training seed"]
     return markdown(rows, header) if rows else ""
 
 
@@ -175,6 +191,9 @@ def throughput(record: dict) -> str:
         f"**Control steps a second, no cameras ({machine['processor']}, {machine['cores']} cores)**"
         + "\n\n"
         + markdown(rows, [*header, "× LIBERO", "of bare physics"])
+        + "\n\nBare physics is MuJoCo's step alone, on LIBERO's own model. diffrl's step does more "
+        + "and is a little faster:\nits model lacks sensors, lights, cameras and geoms without "
+        + "collisions, which change no movement."
         + f"\n\nLIBERO → diffrl: {reset}, cached {start}. Exact → reduced pictures: {images}."
         + f"\nData sets of {data['task']} are written "
         + f"{data['writing'] / data['simulating']:.0f} × as fast as they are simulated; their "
@@ -188,8 +207,18 @@ def throughput(record: dict) -> str:
 
 
 TABLES = (
-    ("experts.csv", "Experts on LIBERO's official start states (95 % Wilson intervals)", experts),
-    ("quality.csv", "Quality of their trajectories (95 % bootstrap intervals)", quality),
+    (
+        "experts.csv",
+        "Experts on LIBERO's official start states (95 % Wilson intervals; control steps and "
+        "minutes are of one expert's training, in the mean)",
+        experts,
+    ),
+    (
+        "quality.csv",
+        "Quality of their trajectories (95 % bootstrap intervals over the episodes of these data "
+        "sets, not over tasks)",
+        quality,
+    ),
     (
         "evaluation.csv",
         "The VLA trained on each source (95 % Wilson intervals; a start state counts once for each "
@@ -198,7 +227,9 @@ TABLES = (
     ),
     (
         "evaluation_effects.csv",
-        "The policy or the noise? Effects on the VLA's success (95 % bootstrap intervals)",
+        "The policy or the noise? Effects on the VLA's success (95 % intervals: bootstrap over "
+        "start states, for these models alone; Student's t over tasks, whose data are of one "
+        "expert each, as in README; each p is corrected for the suite's three effects)",
         effects,
     ),
 )

@@ -141,7 +141,7 @@ def classes(runs: pd.DataFrame, preset: str) -> Finding | None:
             sentences.append(f"With {name} it has {listed(told)}.")
     caption = _caption(runs, preset, "The diffusion policy against the Gaussian policy")
     figure = figures.gap_plot(gaps, points, _titles(gaps), better=BETTER)
-    text = "The diffusion policy ($p$ is corrected). " + " ".join(sentences)
+    text = f"The diffusion policy ($p$ is corrected for {len(tests)} tests). {' '.join(sentences)}"
     return Finding("01_classes", figure, gaps, caption, text)
 
 
