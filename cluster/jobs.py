@@ -16,7 +16,7 @@ def jobs(preset: str) -> list[str]:
         f"{task} {algorithm} {seed}"
         for task in settings.tasks
         for algorithm in ALGORITHMS
-        for seed in settings.rl.seeds
+        for seed in settings.of(task).rl.seeds
     ]
 
 

@@ -288,8 +288,8 @@ class Preset:
         """Return the same preset with the tasks of some suites alone; none: all of them.
 
         A part shares the whole's folder: its experts and data sets are the whole's. A VLA of a
-        part is another model than that of the whole, and what is said of it stands beside it
-        (`tables_of`). The suites' order is the preset's, however they are named.
+        part is another model than that of the whole, and its tables lie beside it (`tables_of`).
+        The suites' order is the preset's, however they are named.
 
         Raises:
             UserError: the preset has no task of such a suite.

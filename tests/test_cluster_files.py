@@ -96,7 +96,8 @@ def test_the_jobs_of_a_preset_are_its_experts(preset):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     lines = subprocess.check_output(command, text=True, env=environment).splitlines()
     settings = get_preset(preset)
-    assert len(lines) == len(set(lines)) == len(settings.tasks) * 2 * len(settings.rl.seeds)
+    seeds = sum(len(settings.of(task).rl.seeds) for task in settings.tasks)
+    assert len(lines) == len(set(lines)) == 2 * seeds
     assert {line.split()[0] for line in lines} == set(settings.tasks)
     last = subprocess.check_output([*command, str(len(lines) - 1)], text=True, env=environment)
     assert last.strip() == lines[-1]

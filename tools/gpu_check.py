@@ -341,9 +341,9 @@ def _vla_rates(config, device, count: int, rounds: int) -> dict:
         weights=np.full(count, 1 / count),
     )
     crew = Accelerator(cpu=device.type == "cpu", device_placement=False)
-    state = train._start(crew, frames, config, 0, device)
+    state = train.start(crew, frames, config, 0, device)
     loss_of = torch.compile(state.model) if device.type == "cuda" else state.model
-    training = _rate(lambda: train._step(state, frames, loss_of, device), rounds, config.batch)
+    training = _rate(lambda: train.optimise(state, frames, loss_of, device), rounds, config.batch)
     inputs, _, _ = frames.batch(np.arange(config.batch) % count, state.model.eval())
     inputs = Inputs(*(part.to(device) for part in inputs))
     noise = torch.randn(config.batch, config.horizon, 7, device=device)

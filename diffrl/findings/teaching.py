@@ -97,6 +97,8 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
             told = words.format(with_interval(row.value, row.low, row.high, "points"))
             told += f" over {_count(row.tasks, 'task')} {verdict(row.p_tasks)}"
             sentences.append(f"{told}{_beside_paper(row, trials)}.")
+    if sentences:
+        sentences.append("$p$ is uncorrected: these contrasts were planned.")
     caption = f"""Differences in success of a compact VLA trained on one source each: a dot per task
     ({tasks}), mean with Student's t interval (95 %) over tasks; bars: the paper's gaps, of π0 on
     130 tasks, its people beside our demonstrator. {_capital(protocol)}; training seeds:
