@@ -451,8 +451,25 @@ def test_the_log_says_for_how_many_tests_a_claim_is_corrected():
     assert f"(p {alone} over tasks, uncorrected)" in log_text()
 
 
+def test_the_log_s_first_runs_of_both_physics_are_those_of_the_record():
+    table = pd.read_csv(LAPTOP.parent / "training_physics.csv")
+    assert (table["trials"] == 192).all()
+    assert (table["success"] - table["successes"] / 192).abs().max() < 1e-9
+    share = (
+        (100 * table["success"])
+        .round(1)
+        .set_axis(pd.MultiIndex.from_frame(table[["task", "algorithm", "seed", "physics"]]))
+    )
+    rows = log_rows("task", "policy", "training", "exact")
+    assert len(rows) == 5
+    for task, policy, *cells in rows:
+        assert [float(cell) for cell in cells] == [
+            share[task, policy, 0, physics] for physics in ("training", "exact")
+        ]
+
+
 def test_the_readme_counts_libero_s_experts_so_far():
     made = pd.read_csv(LAPTOP.parent / "libero" / "experts.csv")
-    assert made.groupby(["task", "algorithm", "seed"]).ngroups == 10
+    count = made.groupby(["task", "algorithm", "seed"]).ngroups
     readme = (LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert "days; ten experts so far" in readme
+    assert f"days; {count} experts so far" in readme

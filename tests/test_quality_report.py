@@ -9,7 +9,7 @@ import pytest
 from quality_samples import CONFIG, arms, minimum_jerk, trajectory, write_data_set
 
 from diffrl import quality
-from diffrl.base import intervals
+from diffrl.base import artifacts, intervals
 from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
@@ -17,6 +17,7 @@ from diffrl.generation.stage import dataset_path
 from diffrl.presets import get_preset
 from diffrl.quality import report
 from diffrl.quality.report import compare_over_tasks, over_tasks
+from diffrl.quality.stage import dataset_files
 from diffrl.quality.trajectory import Trajectory
 
 
@@ -270,3 +271,12 @@ def test_a_measure_is_a_line_of_the_table_and_a_function(monkeypatch):
     assert len(rows) == 12
     assert rows["value"].between(0.15, 0.25).all()  # two thirds of a way of 30 cm
     assert "lift" in set(report.summarise(units, CONFIG)["measure"])
+
+
+def test_a_restored_run_has_no_data_sets_and_says_how_to_get_some(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="run notebook 02 first"):
+        dataset_files("smoke")
+    artifacts.write_json(artifacts.runs_dir("smoke") / artifacts.EVIDENCE, {"of": "smoke"})
+    with pytest.raises(UserError, match=r"restored from git, which keeps no data sets.*--force"):
+        dataset_files("smoke")

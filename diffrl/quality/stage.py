@@ -52,10 +52,14 @@ def dataset_files(preset: str) -> list[Path]:
     files = _files(preset, "datasets")
     if not files:
         folder = artifacts.runs_dir(preset) / "datasets"
-        raise UserError(
-            f"No data sets of preset {preset} in {folder}: run notebook 02 first "
-            f"(python -m diffrl reproduce --preset {preset} --only 2)."
-        )
+        remedy = f"run notebook 02 first (python -m diffrl reproduce --preset {preset} --only 2)"
+        if artifacts.restored(preset):
+            remedy = (
+                "the run was restored from git, which keeps no data sets. Use another preset, such "
+                f"as smoke, or compute this one (python -m diffrl reproduce --preset {preset} "
+                "--force)"
+            )
+        raise UserError(f"No data sets of preset {preset} in {folder}: {remedy}.")
     reference = artifacts.root().parent / REFERENCE
     return [*files, *([reference] if reference.is_file() else [])]
 
