@@ -132,6 +132,25 @@ def test_a_clone_is_a_source_of_its_own_in_the_folder_of_its_expert(tmp_path, mo
         expert_folders(smoke, samples.TASK, "diffusion_zero")
 
 
+def test_a_clone_that_evidence_did_not_keep_is_made_again_before_it_plays(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke, made = get_preset("smoke"), []
+    folder = expert_folder(smoke, samples.TASK, "gaussian", 0)
+    finished_expert(folder, config_of(smoke, samples.TASK, "gaussian", 0))
+
+    def again(run):
+        made.append((run.task, run.algorithm, run.seed, run.folder))
+        (folder / "clone").mkdir()
+        (folder / "clone" / "policy.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr("diffrl.rl.train.Training.clone_again", again)
+    monkeypatch.setattr(stage, "collect", lambda path, *_: pd.DataFrame(columns=stage.ATTEMPT))
+    for _ in range(2):
+        generate(smoke, samples.TASK, Arm("gaussian_clone", "deterministic"), force=True)
+    generate(smoke, samples.TASK, Arm("gaussian", "deterministic"), force=True)
+    assert made == [(samples.TASK, "gaussian", 0, folder)]
+
+
 def test_libero_makes_the_ladder_s_data_and_a_vla_of_each():
     libero = get_preset("libero")
     made = set(map(str, arms_of(libero)))

@@ -60,6 +60,19 @@ def test_a_finished_run_takes_the_place_of_an_older_expert_and_its_marker(tmp_pa
         assert policies.load(tmp_path).config == policies.load(tmp_path / "clone").config
 
 
+def test_a_clone_that_evidence_did_not_keep_is_made_again_beside_its_expert(tmp_path, monkeypatch):
+    run = train.Training(get_preset("smoke"), "libero_object/0", "diffusion", folder=tmp_path)
+    config = policies.make_config("diffusion", run.preset.clone, run.preset.rl)
+    policy = policies.make_policy(config, SMALL)
+    monkeypatch.setattr(train.Training, "clone", lambda self: policies.save(clone, policy))
+    clone = run.work / "clone"
+    run.stage.finish({"rows": []})
+    run.clone_again()
+    assert policies.load(tmp_path / "clone").config == config
+    assert run.stage.found
+    assert not run.work.exists()
+
+
 def test_reproduce_with_force_continues_no_older_checkpoint(tmp_path, monkeypatch):
     run = train.Training(get_preset("smoke"), "libero_object/0", "diffusion", folder=tmp_path)
     monkeypatch.setattr(train.Training, "clone", lambda self: (None, 0.0))

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from diffrl.base.arm import Arm, Mode
-from diffrl.base.artifacts import Stage, file_hash, forced, run_folder, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, alone, file_hash, forced, run_folder, runs_dir, write_csv
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.intervals import wilson
@@ -34,7 +34,15 @@ from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, find_human_file, replay
 from diffrl.data.integrity import check_bytes
-from diffrl.generation.attempts import ATTEMPT, Play, Player, demonstrations_of, expert_folders
+from diffrl.generation.attempts import (
+    ATTEMPT,
+    CLONE,
+    Play,
+    Player,
+    demonstrations_of,
+    expert_folders,
+    experts_behind,
+)
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.sim.scene import load_scene
 from diffrl.sim.tasks import get_task
@@ -144,6 +152,7 @@ def generate(
     path = dataset_path(preset, task, arm, repeated)
     source = arm.source
     experts = expert_folders(preset, task, source)
+    _clone_missing(preset, task, source, experts, threads)
     config = config_of(preset, task, arm, repeated)
     settings = dict(config)
     wanted, limit = settings.pop("episodes"), settings.pop("max_attempts")
@@ -168,6 +177,19 @@ def generate(
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
     stage.finish(row, outputs=[path] if row["episodes"] else [], seed=preset.generation.seed)
     return pd.DataFrame([row], columns=RECORD)
+
+
+def _clone_missing(
+    preset: Preset, task: str, source: str, folders: Sequence[Path], threads: int | None
+) -> None:
+    """Make those clones again that the folders of their experts lack."""
+    for (algorithm, seed), folder in zip(experts_behind(preset, task, source), folders):
+        if source.endswith(CLONE) and not (folder / "policy.safetensors").is_file():
+            from diffrl.rl.train import Training  # torch: only for policies
+
+            print(f"{task}: the clone of {algorithm}, seed {seed}, is not there: it is made again.")
+            with alone(folder.parent):
+                Training(preset, task, algorithm, seed, threads).clone_again()
 
 
 def config_of(preset: Preset, task: str, arm: Arm, repeated: bool = False) -> dict:

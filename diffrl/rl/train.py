@@ -128,6 +128,15 @@ class Training:
         stage.finish(records, outputs=[folder / policies.WEIGHTS])
         return policy.eval(), clone.seconds
 
+    def clone_again(self) -> None:
+        """Make the clone of a finished expert anew, where evidence kept the expert alone.
+
+        It has the same bytes on the same kind of processor.
+        """
+        self.clone()
+        shutil.copytree(self.work / "clone", self.folder / "clone", dirs_exist_ok=True)
+        self.close()
+
     def _demonstrations(self) -> tuple[list[Episode], int]:
         config = self.preset.demonstrations
         self.journal.say(f"collecting {config.count} demonstrations")
