@@ -46,7 +46,7 @@ COMMANDS = {  # name: (module:function, one line of help)
 
 
 GO_ON = {  # they work on a preset's run: what git keeps of an unfinished one is restored first
-    *("train", "experiment", "operator", "generate", "quality", "train-vla", "evaluate", "status"),
+    *("train", "experiment", "operator", "generate", "train-vla", "evaluate", "status"),
 }
 
 

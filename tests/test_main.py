@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from diffrl.__main__ import COMMANDS, main, resolve
+from diffrl.__main__ import COMMANDS, GO_ON, main, resolve
 from diffrl.base.errors import UserError
 from diffrl.presets import PRESETS, get_preset
 
@@ -153,3 +153,9 @@ def test_a_vla_may_learn_some_of_a_presets_tasks():
     few = replace(laptop, tasks=("libero_goal/7", "libero_object/3"))
     assert few.vla_tasks == ("libero_object/3",)
     assert get_preset("smoke").vla_tasks == get_preset("smoke").tasks
+
+
+def test_the_commands_that_go_on_with_a_preset_s_run_are_those_that_take_a_preset_to_work_on():
+    takes = {name for name in COMMANDS if "preset" in inspect.signature(resolve(name)).parameters}
+    assert takes - GO_ON == {"plan", "dry-run", "reproduce", "evidence"}  # reproduce does it itself
+    assert takes >= GO_ON
