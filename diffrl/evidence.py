@@ -26,6 +26,7 @@ by every command that works on the preset, all else is computed.
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -420,14 +421,23 @@ def packed_table(results: Path, name: str) -> pd.DataFrame:
 
 
 def restore(preset: str) -> bool:
-    """Unpack a preset's evidence if there is some and nothing was computed yet; tell whether."""
+    """Unpack a preset's evidence if there is some and nothing was computed yet; tell whether.
+
+    Of several processes that begin at once, as the jobs of an array do, one does it.
+    """
     runs, results = artifacts.root() / "runs" / preset, artifacts.results_dir(preset)
-    if (runs.exists() and any(_files(runs))) or not (results / BUNDLE).is_file():
+    if any(_files(runs)) or not (results / BUNDLE).is_file():
         return False
-    if runs.exists():
-        shutil.rmtree(runs)
-    unpack(results, runs, goes_on=not _finished(results))
-    return True
+    handle = artifacts.lock(artifacts.make_folder(runs.parent) / f".{preset}.lock", None)
+    try:
+        if any(_files(runs)):  # by another process, meanwhile
+            return False
+        if runs.exists():
+            shutil.rmtree(runs)
+        unpack(results, runs, goes_on=not _finished(results))
+        return True
+    finally:
+        os.close(handle)
 
 
 def _finished(results: Path) -> bool:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -161,6 +163,21 @@ def test_a_run_whose_last_table_has_an_arm_without_trials_goes_on(run, tmp_path,
     evidence.pack(run, artifacts.results_dir("libero"))
     assert evidence.restore("libero")
     assert not artifacts.restored("libero")
+
+
+def test_of_processes_that_begin_at_once_one_restores(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    evidence.pack(run, artifacts.results_dir("libero"))
+    unpack = evidence.unpack
+
+    def slowly(*args, **options):
+        time.sleep(0.5)
+        unpack(*args, **options)
+
+    monkeypatch.setattr(evidence, "unpack", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(pool.map(evidence.restore, ["libero"] * 3)) == [False, False, True]
+    assert (artifacts.run_folder("libero") / "experts.csv").is_file()
 
 
 def test_a_command_finds_what_git_keeps_of_an_unfinished_run(run, tmp_path, monkeypatch, capsys):
