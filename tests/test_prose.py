@@ -113,12 +113,12 @@ def test_contributing_has_the_six_recipes():
     ]
 
 
-def _data_set_of_laptop(demonstrations, home):
-    """What a page that opens preset laptop needs: one of its data sets."""
+def _data_set_of_smoke(demonstrations, home):
+    """What a page that opens preset smoke needs: one of its data sets."""
     from diffrl.sim.tasks import get_task
 
     task = get_task("libero_object/0")
-    folder = home / "runs" / "laptop" / "datasets" / "operator-recorded" / task.suite
+    folder = home / "runs" / "smoke" / "datasets" / "operator-recorded" / task.suite
     folder.mkdir(parents=True)
     shutil.copy(demonstrations, folder / f"{task.name}_demo.hdf5")
 
@@ -133,7 +133,7 @@ def test_a_how_to_page_does_what_it_says(name, demonstrations, tmp_path):
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     for file in ("my_demo", "mine", "FILE", "A", "B"):
         shutil.copy(demonstrations, tmp_path / f"{file}.hdf5")
-    _data_set_of_laptop(demonstrations, tmp_path)
+    _data_set_of_smoke(demonstrations, tmp_path)
     environment = os.environ | {"DIFFRL_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     saved = re.search(r"Save this as `(\w+\.py)`", text)
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
