@@ -461,7 +461,7 @@ def test_the_log_s_first_runs_of_both_physics_are_those_of_the_record():
         .set_axis(pd.MultiIndex.from_frame(table[["task", "algorithm", "seed", "physics"]]))
     )
     rows = log_rows("task", "policy", "training", "exact")
-    assert len(rows) == 5
+    assert len(rows) == 6
     for task, policy, *cells in rows:
         assert [float(cell) for cell in cells] == [
             share[task, policy, 0, physics] for physics in ("training", "exact")
