@@ -8,6 +8,7 @@ import pytest
 from diffrl.__main__ import main
 from diffrl.base.errors import UserError
 from diffrl.plan import Rates, control_steps, plan, wall_hours
+from diffrl.plan.rates import RECORDED, _second_looks
 from diffrl.plan.work import STAGES, frames_of
 from diffrl.presets import ALGORITHMS, PRESETS, get_preset
 
@@ -191,3 +192,11 @@ def test_a_folder_of_work_without_records_is_planned_by_those_of_the_clone(tmp_p
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(UserError, match=r"throughput\.json is missing"):
         Rates.read(tmp_path)
+
+
+def test_all_looks_at_a_policy_count_in_records_of_either_format():
+    first = get_preset(RECORDED).rl.measure_starts
+    old = pd.DataFrame({"measured": [4 * first, 0, 2 * first]})  # all looks in one
+    assert _second_looks(old).value == 3
+    new = pd.DataFrame({"measured": [first, 0, first], "played": [4 * first, 0, 2 * first]})
+    assert _second_looks(new).value == 3

@@ -266,6 +266,7 @@ def test_the_best_is_chosen_by_its_confirmed_rate_among_policies_of_the_same_sta
     rows = looks.learner.diagnostics
     assert [row["measured_success"] for row in rows] == [1.0, 0.75, 0.5, 0.75]
     assert [row["confirmed"] for row in rows] == [10, 0, 0, 10]
+    assert [row["played"] for row in rows] == [10, 4, 4, 10]
     assert (rows[0]["confirmed_success"], rows[3]["confirmed_success"]) == (0.7, 0.9)
     assert looks.learner.best_success == 0.9
     assert looks.learner.control_steps == 5 * (16 + 12)

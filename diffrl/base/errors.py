@@ -4,7 +4,7 @@ import errno
 import operator
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -104,3 +104,16 @@ def file_error(error: Exception, path: str | os.PathLike[str]) -> OSError | None
     found = _NUMBER.search(str(error))
     number = int(found[1]) if found else 0
     return OSError(number, os.strerror(number), os.fspath(path)) if number else None
+
+
+def refuse_missing(missing: Sequence[str], what: str) -> None:
+    """Tell of what was left out, once all else is done.
+
+    Raises:
+        UserError: there is something.
+    """
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{len(missing)} {what} were left out, all others are done. {missing[0]}{others}"
+        )

@@ -30,7 +30,7 @@ from diffrl.base.artifacts import (
     write_json,
 )
 from diffrl.base.control import SETTLE_STEPS
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, refuse_missing
 from diffrl.base.heartbeat import heartbeat
 from diffrl.base.scale import cores, map_tasks
 from diffrl.evaluation.own import Own, adapt
@@ -49,7 +49,6 @@ from diffrl.evaluation.scores import (
     with_absent,
     with_means,
 )
-from diffrl.generation.stage import refuse_missing
 from diffrl.presets import Preset, get_preset
 from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task, suite_tasks
@@ -321,16 +320,16 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
             others are evaluated.
     """
     folder, models = runs_dir(preset.name) / preset.tables_of, models_of(preset)
+    trained = [(data, seed) for data, seed in models if finished(preset, data, seed)]
     missing = [
         f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s settings and "
         f"data: train it first, with `python -m diffrl train-vla --preset {preset.name}` "
         "(notebook 04)."
         for data, seed in models
-        if not finished(preset, data, seed)
+        if (data, seed) not in trained
     ]
-    if len(missing) == len(models):
+    if not trained:
         raise UserError(missing[0])
-    trained = [(data, seed) for data, seed in models if finished(preset, data, seed)]
     table = _evaluate_models(preset, trained, workers)
     write_csv(folder / "vla_trials.csv", table)
     suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from diffrl.base.arm import Arm, Mode
 from diffrl.base.artifacts import Stage, alone, file_hash, forced, run_folder, runs_dir, write_csv
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, refuse_missing
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.intervals import wilson
 from diffrl.base.progress import progress
@@ -342,19 +342,6 @@ def _lacks(preset: Preset, task: str, arm: Arm) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def refuse_missing(missing: Sequence[str], what: str) -> None:
-    """Tell of what was left out, once all else is done.
-
-    Raises:
-        UserError: there is something.
-    """
-    if missing:
-        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(
-            f"{len(missing)} {what} were left out, all others are done. {missing[0]}{others}"
-        )
 
 
 def _there(task: str, arm: Arm) -> bool:

@@ -291,7 +291,7 @@ def _stopping(runs: pd.DataFrame) -> Rate:
 
 def _second_looks(runs: pd.DataFrame) -> Rate:
     first = (runs["measured"] > 0).sum() * get_preset(RECORDED).rl.measure_starts
-    played = runs.get("played", runs["measured"])  # records of an older format have all in one
+    played = runs.reindex(columns=["played"])["played"].fillna(runs["measured"])  # older records
     share = float(played.sum() / first)
     return Rate(share, f"recorded: results/{RECORDED}/records.zip")
 

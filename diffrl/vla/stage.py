@@ -24,13 +24,13 @@ from accelerate import PartialState
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage, alone, run_folder, runs_dir, write_csv
 from diffrl.base.control import CONTROL_HZ
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, refuse_missing
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import Resources, map_tasks, shares
 from diffrl.data.episode import Episode
 from diffrl.data.hdf5 import read_attributes
 from diffrl.data.human import completed
-from diffrl.generation.stage import dataset_path, refuse_missing
+from diffrl.generation.stage import dataset_path
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.vla import model
 from diffrl.vla.frames import Frames, make_frames, moments, render
