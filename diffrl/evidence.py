@@ -108,6 +108,11 @@ def _pack_tables(runs: Path, files: list[Path], packed: Path) -> dict[str, str]:
         if path.suffix == ".csv":
             kind, *rest = path.relative_to(runs).parts
             if rest:
+                if "_" in kind:  # a member of the zip is named <kind>_<table>.csv
+                    raise UserError(
+                        f"{runs / kind} holds tables, and evidence cannot tell a kind with an "
+                        "underscore from a table's name: rename the folder."
+                    )
                 tables.setdefault(f"{kind}_{path.name.split('.')[-2]}.csv", []).append(path)
             elif path.stat().st_size > LARGE:
                 texts[path.name] = path.read_text(encoding="utf-8")

@@ -269,6 +269,12 @@ def test_a_file_that_would_not_come_back_stops_the_packing(run, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_kind_of_run_whose_name_would_not_come_back_is_named(run, tmp_path):
+    artifacts.write_csv(run / "own_runs" / "one" / "trials.csv", pd.DataFrame({"success": [1]}))
+    with pytest.raises(UserError, match=r"own_runs holds tables.*rename the folder"):
+        evidence.pack(run, tmp_path / "results")
+
+
 def test_records_are_restored_only_where_nothing_was_computed(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "home"))
     evidence.pack(run, artifacts.results_dir("laptop"))

@@ -83,6 +83,26 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
 
 
 @pytest.mark.sim
+def test_a_scan_of_demonstrations_adds_to_the_table_that_git_keeps(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    tool = load_tool("count_demonstrations")
+    clone = CloneConfig(width=32, first_measure=20)
+    tiny = Preset(name="tiny", tasks=("libero_goal/7",), clone=clone)
+    monkeypatch.setattr(tool, "get_preset", lambda name: tiny)
+    monkeypatch.setattr(tool, "STARTS", 1)
+    table = runs_dir("tiny") / "clones.csv"
+    earlier = ["libero_goal/7,1,0.5,0.25,24", "libero_object/0,3,0.5,0.25,24"]
+    table.write_text("\n".join(["task,demonstrations,diffusion,gaussian,starts", *earlier, ""]))
+    evidence.pack(runs_dir("tiny"), results_dir("tiny"))
+    shutil.rmtree(runs_dir("tiny"))
+    tool.main(preset="tiny", counts=(1,), workers=1)  # in place of the earlier scan of the same
+    scans = pd.read_csv(table)
+    assert scans["task"].tolist() == ["libero_goal/7", "libero_object/0"]
+    assert scans["starts"].tolist() == [1, 24]
+    assert set(scans.loc[0, ["diffusion", "gaussian"]]) <= {0.0, 1.0}
+
+
+@pytest.mark.sim
 def test_a_touch_is_found_when_the_hand_comes_down_on_a_frozen_thing(tmp_path):
     tool = load_tool("training_physics_touches")
     scene = load_scene("libero_object/0")

@@ -6,17 +6,19 @@ The operator is clean: ten of its demonstrations often clone to 100 %, and what 
 cannot be improved from a sparse reward. Each task's first n demonstrations are cloned by both
 policies, n = 1, 2, …, until both succeed on 25-75 % of 24 held-out start states (no official one),
 or on more although they have three; `--counts` tries exactly those.
-Writes `runs/<preset>/clones.csv`; `presets.py` carries the counts that were chosen from it.
+Adds to `runs/<preset>/clones.csv`; `presets.py` carries the counts that were chosen from it.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 import tyro
 
+from diffrl import evidence
 from diffrl.base.artifacts import runs_dir, write_csv
 from diffrl.base.scale import map_tasks
 from diffrl.demonstrator.episodes import operator_demonstrations
@@ -43,10 +45,7 @@ def clone_success(run: Training, episodes: list) -> float:
 
 
 def scan(task: str, preset: Preset, seed: int, counts: tuple[int, ...]) -> None:
-    """Clone both policies from `counts` demonstrations of one task; none: until it is enough.
-
-    The task's own table keeps what earlier scans found.
-    """
+    """Clone both policies from `counts` demonstrations of one task; none: until it is enough."""
     torch.set_num_threads(1)
     runs = {name: Training(preset, task, name, seed, threads=1) for name in ALGORITHMS}
     scene = runs["diffusion"].scene
@@ -63,20 +62,25 @@ def scan(task: str, preset: Preset, seed: int, counts: tuple[int, ...]) -> None:
         enough = min(row.values()) >= LEAST and (max(row.values()) <= MOST or count >= ENOUGH)
         if enough and not counts:
             break
-    path = task_folder(preset) / f"{task.replace('/', '-')}.csv"
+    add(task_table(preset, task), [pd.DataFrame(rows)])
+
+
+def task_table(preset: Preset, task: str) -> Path:
+    """Where one task's scans lie."""
+    return runs_dir(preset.name) / "clones" / f"{task.replace('/', '-')}.csv"
+
+
+def add(path: Path, tables: Sequence[pd.DataFrame]) -> None:
+    """Add scans to a table, in place of those of the same task and count."""
     known = [pd.read_csv(path)] if path.exists() else []
-    table = pd.concat([*known, pd.DataFrame(rows)])
-    table = table.drop_duplicates("demonstrations", keep="last").sort_values("demonstrations")
-    write_csv(path, table)
-
-
-def task_folder(preset: Preset) -> Path:
-    """Where each task's table lies."""
-    return runs_dir(preset.name) / "clones"
+    keys = ["task", "demonstrations"]
+    write_csv(
+        path, pd.concat([*known, *tables]).drop_duplicates(keys, keep="last").sort_values(keys)
+    )
 
 
 def main(
-    preset: str = "laptop",
+    preset: str = "libero",
     tasks: tuple[str, ...] = (),
     counts: tuple[int, ...] = (),
     seed: int = 0,
@@ -92,12 +96,15 @@ def main(
         workers: processes (default: one per core).
     """
     settings = get_preset(preset)
+    evidence.go_on(settings.name)
     function = functools.partial(scan, preset=settings, seed=seed, counts=counts)
+    tasks = tasks or settings.tasks
     try:
-        map_tasks(function, tasks or settings.tasks, workers=workers, description="clones")
+        map_tasks(function, tasks, workers=workers, description="clones")
     finally:  # what is finished counts, whatever failed
-        if tables := [pd.read_csv(path) for path in sorted(task_folder(settings).glob("*.csv"))]:
-            write_csv(runs_dir(settings.name) / "clones.csv", pd.concat(tables))
+        paths = [path for task in tasks if (path := task_table(settings, task)).exists()]
+        if paths:
+            add(runs_dir(settings.name) / "clones.csv", [pd.read_csv(path) for path in paths])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Tuning runs of the compact VLA, on the operator's data and held-out start states alone.
 
-    .venv/bin/python tools/tune_vla.py base width- --trials 10
+    .venv/bin/python tools/tune_vla.py base "8000 steps" --trials 5
 
-Each name changes the preset laptop's VLA. It learns from the operator's demonstrations of the ten
-libero_object tasks, never from a policy's, so that no source of the comparison is favoured among
-the experts' four; it plays fresh start states that no data set and no evaluation uses. Rows are
-appended to `runs/laptop/vla_tuning.csv`; a row that exists is not run again.
+Each name changes the preset's VLA. It learns from the operator's demonstrations of all the VLA's
+tasks, never from a policy's, so that no source of the comparison is favoured among the experts'; it
+plays fresh start states that no data set and no evaluation uses. Rows are appended to
+`runs/<preset>/vla_tuning.csv`; a row that exists is not run again. Generate the demonstrator's data
+first.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 import tyro
 
+from diffrl import evidence
 from diffrl.base.artifacts import root, runs_dir, write_csv
 from diffrl.evaluation.protocol import Trial
 from diffrl.evaluation.stage import Arm, Job, evaluate
@@ -31,12 +33,16 @@ TRIES: dict[str, dict] = {
     # a frozen encoder whose cells are cached, against one that is learned from pixels
     "frozen, 1000 steps": {"steps": 1000},
     "learned, 1000 steps": {"steps": 1000, "vision": "conv"},
+    # of forty tasks: how long, and how large
+    "8000 steps": {"steps": 8000},
+    "16000 steps": {"steps": 16_000},
+    "8000 steps, width+": {"steps": 8000, "width": 256},
 }
 
 
 def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | None) -> dict:
     """Train one VLA with one change; its success on held-out start states."""
-    folder = root() / "build" / "tuning-vla" / f"{name}-{seed}"
+    folder = root() / "build" / "tuning-vla" / preset.name / f"{name}-{seed}"
     render_all(preset, workers)
     learn, check = mix(DATA, preset)
     losses, minutes = train(learn, check, preset.vla, seed, folder)
@@ -58,24 +64,33 @@ def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | No
 
 def main(
     names: tyro.conf.Positional[tuple[str, ...]],
+    preset: str = "libero",
     seed: int = 0,
     trials: int = 10,
     workers: int | None = None,
 ) -> None:
-    """Try each of `names` (see TRIES), with `trials` start states per task."""
+    """Try changes of a preset's VLA.
+
+    Args:
+        names: of the changes (see TRIES).
+        preset: whose VLA is changed.
+        seed: of the training.
+        trials: start states per task.
+        workers: processes that render and play; default: one per core.
+    """
     torch.set_num_threads(1)
     unknown = [name for name in names if name not in TRIES]
     if unknown:
         raise SystemExit(f"There is no try {unknown[0]!r}: choose from {', '.join(TRIES)}.")
-    path = runs_dir("laptop") / "vla_tuning.csv"
-    laptop = get_preset("laptop")
+    settings = get_preset(preset)
+    evidence.go_on(settings.name)
+    path = runs_dir(settings.name) / "vla_tuning.csv"
     for name in names:
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["try", "seed"])
         if (table[["try", "seed"]] == [name, seed]).all(axis=1).any():
             continue
-        vla = dataclasses.replace(laptop.vla, data=(DATA,), **TRIES[name])
-        preset = dataclasses.replace(laptop, vla=vla)
-        row = attempt(name, preset, seed, trials, workers)
+        vla = dataclasses.replace(settings.vla, data=(DATA,), further=(), **TRIES[name])
+        row = attempt(name, dataclasses.replace(settings, vla=vla), seed, trials, workers)
         write_csv(path, pd.concat([table, pd.DataFrame([row])]))
 
 
