@@ -129,6 +129,8 @@ class RLConfig(_Settings):
     physics: Physics = added("exact")  # of training; whatever is measured is exact [C]
     substeps: int = added(12)  # physics steps in a control step of training physics [C]; LIBERO: 25
     exact_last: float = added(0.0)  # share of the iterations, the last ones, in exact physics [C]
+    physics_check: float | None = added(None)  # training goes on in exact physics once success in
+    # training physics is higher than measured, with Fisher's exact p below this [C]; None: never
     copies: int = 48  # simulated robots [D]: 50
     staggered: bool = True  # episodes begin at different times: the "diverse buffer" [S], [C]
     decisions: int = 24  # decisions per copy and iteration [C]; DPPO: 300-400
@@ -524,6 +526,7 @@ _LIBERO = Preset(
     clone=CloneConfig(target_success=0.1),
     rl=RLConfig(
         physics="training",
+        physics_check=0.01,
         iterations=60,  # laptop: 36 [C]
         target_success=0.97,  # laptop: 0.99 [C]
         confirm_starts=192,

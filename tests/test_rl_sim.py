@@ -22,7 +22,7 @@ from diffrl.rl import train
 from diffrl.rl.bc import Clone, demonstration_rows
 from diffrl.rl.collect import TRAINING_STARTS, Collector
 from diffrl.rl.learn import WALL_CLOCK, Learner, improve
-from diffrl.rl.rollout import rollout
+from diffrl.rl.rollout import Rollout, rollout
 from diffrl.rl.stage import train_expert
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import load_scene
@@ -139,6 +139,43 @@ def test_the_last_iterations_are_played_in_exact_physics(scene):
         learner.iterate()
         seen.append((learner.collector.simulator.physics, learner.collector.simulator.substeps))
     assert seen == [("training", 12)] * 3 + [("exact", 25)] * 2
+
+
+@pytest.mark.parametrize(
+    ("successes", "limit", "expected"),
+    [
+        (0, 0.01, "exact"),  # training's 40 of 40 are not what the policy can do
+        (12, 0.01, "training"),
+        (11, 0.01, "training"),  # fewer, but so may chance have it
+        (0, None, "training"),
+    ],
+)
+def test_training_physics_is_left_for_good_where_it_flatters_the_policy(
+    scene, monkeypatch, successes, limit, expected
+):
+    config = dataclasses.replace(
+        TINY, exact_last=0.0, reward_scaling=False, measure_starts=12, physics_check=limit
+    )
+    monkeypatch.setattr(
+        Learner, "_outcomes", lambda self, batch: {"episodes": 20, "success": 1.0, "errors": 0}
+    )
+
+    def play(policy, first, count):
+        return [Rollout(str(k), "deterministic", 0, k < successes) for k in range(count)]
+
+    learner = Learner(make_policy(scene), scene, config)
+    for _ in range(2):
+        learner.iterate()
+    learner.measure(play)
+    again = Learner(make_policy(scene), scene, config)
+    again.restore(learner.state())  # the checkpoint remembers it
+    for learned in (learner, again):
+        learned.iterate()
+        assert learned.physics == learned.diagnostics[-1]["physics"] == expected
+    assert [row["physics"] for row in learner.diagnostics[:2]] == ["training"] * 2
+    successes = config.measure_starts  # what is measured later does not bring it back
+    learner.measure(play)
+    assert learner.physics == expected
 
 
 def test_the_last_observation_of_a_time_out_is_from_before_the_reset(scene):

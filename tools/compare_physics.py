@@ -46,12 +46,19 @@ Run = tuple[str, Algorithm, int, Physics]
 def training(run: Run, preset: Preset, threads: int = 1) -> Training:
     """The training of one run: the preset's own expert, or another one in a folder of its own."""
     task, algorithm, seed, physics = run
-    if physics == preset.of(task).rl.physics:
+    settings = settings_of(run, preset)
+    if settings is preset:
         return Training(preset, task, algorithm, seed, threads)
-    settings = preset.with_settings({"rl.physics": physics})
     name = f"{task.replace('/', '-')}-{algorithm}-{physics}-seed{seed}"
     folder = runs_dir(preset.name) / "physics" / name
     return Training(settings, task, algorithm, seed, threads, folder)
+
+
+def settings_of(run: Run, preset: Preset) -> Preset:
+    """The preset, or the same one in the other physics."""
+    if run[3] == preset.of(run[0]).rl.physics:
+        return preset
+    return preset.with_settings({"rl.physics": run[3], "rl.physics_check": None})
 
 
 def stage_of(run: Training) -> Stage:
@@ -65,8 +72,8 @@ def play(run: Run, wanted: list[Run], preset: Preset, threads: int) -> None:
     stage = stage_of(work)
     if not stage.done:
         row = dict(zip(COLUMNS, run))
-        settings = preset.with_settings({"rl.physics": run[3]})
         try:
+            settings = settings_of(run, preset)
             made = train_expert(settings, *run[:3], threads=threads, folder=work.folder)
         except TrainingError as error:  # it succeeds nowhere
             print(error)

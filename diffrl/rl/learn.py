@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import fisher_exact
 
 from diffrl.base.scale import cores
 from diffrl.policy import ChainPolicy
 from diffrl.policy.nets import Critic
-from diffrl.presets import RLConfig
+from diffrl.presets import Physics, RLConfig
 from diffrl.rl.collect import Batch, Collector
 from diffrl.rl.ppo import RewardScaler, learning_rate, noise_scale, update
 from diffrl.rl.rollout import Rollout, fair
@@ -91,6 +93,7 @@ class Learner:
         self.best: dict[str, Any] | None = None  # weights of the best confirmed policy
         self.best_success, self.best_iteration = -1.0, 0  # its confirmed success
         self.candidates: list[Candidate] = []  # what may be better, and is not confirmed yet
+        self.flattered = False  # success in training physics was higher than the policy's own
         self.scaler = RewardScaler(config.copies, config.gamma) if config.reward_scaling else None
         self.seconds = 0.0  # of learning and measuring, kills not counted
 
@@ -98,7 +101,7 @@ class Learner:
         """One iteration: collect a batch, improve on it; return its diagnostics."""
         self._set_rates()
         self.policy.noise_scale = noise_scale(self.iteration, self.config)
-        self.collector.use(self.config.physics_at(self.iteration))
+        self.collector.use(self.physics)
         began = time.perf_counter()
         begins = self.collector.begins
         batch = self.collector.collect(self.generator)
@@ -122,6 +125,7 @@ class Learner:
         self.control_steps += batch.steps
         self.seconds += ended - began
         row: dict[str, Any] = {"iteration": self.iteration, "control_steps": self.control_steps}
+        row["physics"] = self.collector.simulator.physics
         row |= self._outcomes(batch) | learned
         row |= {"learning_rate": self.optimisers["actor"].param_groups[0]["lr"]}
         row |= {"seconds_collect": collected - began, "seconds_update": ended - collected}
@@ -130,6 +134,11 @@ class Learner:
         row |= {"confirmed": 0, "confirmed_success": math.nan}
         self.diagnostics.append(row)
         return row
+
+    @property
+    def physics(self) -> Physics:
+        """What the next iteration is played in."""
+        return "exact" if self.flattered else self.config.physics_at(self.iteration)
 
     def _scaled(self, batch: Batch, begins: bool) -> Batch:
         """The batch as PPO values it: with scaled rewards, if `reward_scaling` asks for it."""
@@ -171,11 +180,30 @@ class Learner:
         new.first = new.success
         self.diagnostics[-1] |= {"measured": new.fair, "measured_success": new.first}
         self.diagnostics[-1] |= note(trials)
+        self._check_physics(new)
         whole = self._look_again(new, play, math.inf if target is None else target)
         self.diagnostics[-1]["control_steps"] = self.control_steps
         if not whole and new.first >= self.best_success:
             self.candidates.append(new)
         return new.first
+
+    def _check_physics(self, measured: Candidate) -> None:
+        """Leave training physics for good if success in it is better than the measured one.
+
+        A policy can learn to lean on a thing that only training physics holds in its place. Its
+        exploration noise costs success, so that training's, since the last measurement, is not
+        above the measured one unless the physics makes it so. Fisher's exact test, one-sided (our
+        choice).
+        """
+        before = itertools.takewhile(lambda row: not row["played"], self.diagnostics[-2::-1])
+        rows = [self.diagnostics[-1], *before]
+        limit = self.config.physics_check
+        if limit is None or any(row["physics"] != "training" for row in rows):
+            return
+        ended = sum(row["episodes"] for row in rows)
+        good = sum(round(row["success"] * row["episodes"]) for row in rows if row["episodes"])
+        table = [(good, ended - good), (measured.successes, measured.fair - measured.successes)]
+        self.flattered = bool(fisher_exact(table, alternative="greater").pvalue < limit)
 
     def decide(self, play: Play) -> None:
         """Find the best of the policies that were measured, the latest of equals.
@@ -245,6 +273,7 @@ class Learner:
             "best": self.best,
             "best_success": self.best_success,
             "best_iteration": self.best_iteration,
+            "flattered": self.flattered,
             "candidates": [vars(candidate) for candidate in self.candidates],
             "seconds": self.seconds,
             "scaler": self.scaler and self.scaler.state(),
@@ -262,6 +291,7 @@ class Learner:
             setattr(self, name, state[name])
         self.best, self.best_success = state["best"], state["best_success"]
         self.best_iteration = state["best_iteration"]
+        self.flattered = state.get("flattered", False)  # older checkpoints do not know it
         self.candidates = [Candidate(**fields) for fields in state["candidates"]]
         if self.scaler:
             self.scaler.restore(state["scaler"])
