@@ -475,7 +475,7 @@ _PIXELS = Preset(
     vla=VLAConfig(
         data=("diffusion-deterministic",),  # [C]
         further=(),  # [C]
-        tasks=("libero_object/0", "libero_object/5", "libero_spatial/0"),  # two whole suites [C]
+        tasks=("libero_object/0", "libero_object/5", "libero_spatial/0"),  # of two suites [C]
         frame_stride=6,  # as preset laptop [C]
         flow_draws=2,  # as preset laptop [C]
     ),

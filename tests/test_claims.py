@@ -400,11 +400,28 @@ def test_what_readme_says_of_jerk_and_speed_is_what_the_records_say():
     assert len(jerk) == 15
     for gaps, said in (
         (jerk, "they have {:.2f} times the jerk of the Gaussian policy's data [{:.2f}, {:.2f}]"),
-        (-3 * time, "Their speed alone accounts for {:.2f} times [{:.2f}, {:.2f}]"),
-        (length, "the length of their path for {:.2f} times [{:.2f}, {:.2f}]"),
-        (jerk + 3 * time - length, "path length {:.2f} times [{:.2f}, {:.2f}] is left, which is"),
+        (-3 * time, "Their higher speed alone gives a factor of {:.2f} [{:.2f}, {:.2f}]"),
+        (length, "the length of their path {:.2f} [{:.2f}, {:.2f}]"),
+        (
+            jerk + 3 * time - length,
+            "path length a factor of {:.2f} [{:.2f}, {:.2f}] is left, which",
+        ),
     ):
         assert said.format(*np.exp(intervals.interval_over_tasks(gaps))) in readme_text()
+    noisy = table[(table["mode"] == "stochastic") & (table["measure"] == "jerk_rms")]
+    noisy = noisy[noisy["task"] != "all"].pivot(index="task", columns="source", values="value")
+    factor = np.log(noisy["diffusion"] / noisy["gaussian"])
+    tests = pd.read_csv(root / "results" / "laptop" / "quality_tests.csv")
+    tests = tests[tests["measure"] == "jerk_rms"].set_index(["first", "second"])["p_tasks_holm"]
+    quiet, loud = (
+        tests[f"diffusion/{m}", f"gaussian/{m}"] for m in ("deterministic", "stochastic")
+    )
+    said = "with noise it is {:.2f} times [{:.2f}, {:.2f}], $p$ = {:.3f})"
+    assert said.format(*np.exp(intervals.interval_over_tasks(factor)), loud) in readme_text()
+    said = f"$p$ = {quiet:.3f} after correction for all 122 comparisons of quality"
+    assert said in readme_text()
+    report = (root / "docs" / "report.md").read_text(encoding="utf-8")
+    assert f"{said}; with noise {loud:.3f})" in " ".join(report.split())
 
 
 def test_what_readme_says_of_the_vlas_is_what_the_records_say():
@@ -417,7 +434,17 @@ def test_what_readme_says_of_the_vlas_is_what_the_records_say():
     assert (taught["tasks"], kind["tasks"]) == (10, 10)
     assert kind["p_tasks"] > 0.05
     paper = {name: 100 * (scores.PAPER["diffusion"] - scores.PAPER[name]) for name in scores.PAPER}
-    assert f"reports {paper['human']:+.1f} points over people's" in readme_text()
+    alone = effects.loc["diffusion − demonstrator, without noise"]
+    said = (
+        f"is +{interval.format('', **alone)}; the paper reports {paper['human']:+.1f} there, over"
+    )
+    assert said in readme_text()
+    corrected = dict(zip(effects.index, intervals.holm(effects["p_tasks"])))["RL − demonstrator"]
+    assert len(effects) == 7
+    for name in ("README.md", "docs/report.md"):
+        text = " ".join((Path(__file__).parents[1] / name).read_text(encoding="utf-8").split())
+        said = f"$p$ is {taught['p_tasks']:.3f}, and {corrected:.3f} after correction for the seven"
+        assert said in text, name
     assert f"reports {paper['gaussian']:+.1f} points, which this" in readme_text()
     assert not kind["low"] <= paper["gaussian"] <= kind["high"]
 
@@ -436,7 +463,7 @@ def test_where_a_page_says_that_the_papers_gap_is_excluded_it_says_how_much_was_
         assert f"dds ratio, {odds}" in text, name
 
 
-def test_what_readme_says_of_the_factorial_is_what_the_records_say():
+def test_what_the_report_says_of_the_factorial_is_what_the_records_say():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "laptop" / "experiments.csv")
     chosen = EXPERIMENTS["factorial"]
     runs = table[table["arm"].isin([variant.name for variant in chosen.variants])]
@@ -444,20 +471,20 @@ def test_what_readme_says_of_the_factorial_is_what_the_records_say():
     found = factorial_effects(runs, ("jerk_rms",)).set_index(["mode", "effect"])
     found = found.loc["deterministic"]
     assert len(found) == 7
+    report = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    report = " ".join(report.split()).replace("−", "-")
     for effect, said in (
-        ("white − correlated", "white instead of correlated noise"),
-        ("faded − cut", "cross-faded chunks"),
-        ("diffusion − gaussian", "diffusion instead of Gaussian"),
+        ("white − correlated", "white instead of correlated noise changes the jerk by"),
+        ("faded − cut", "cross-faded chunks by"),
+        ("diffusion − gaussian", "diffusion instead of Gaussian by"),
     ):
         row = found.loc[effect]
         interval = "{difference:+.1f} m/s³ [{low:+.1f}, {high:+.1f}]".format(**row)
-        assert f"{said} {interval}" in readme_text()
+        assert f"{said} {interval}" in report
         assert row["p_holm"] > 0.05
     least = 7 * 2 / 2 ** found["n"].max()
     said = (
         f"the eight pairs of task and seed that are left the smallest corrected $p$ is {least:.3f}"
     )
     assert (found["n"] == 8).all()
-    assert said in readme_text()
-    report = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
-    assert said in " ".join(report.split())
+    assert said in report

@@ -171,12 +171,12 @@ def test_jerk_at_equal_speed_is_that_of_the_episodes_where_the_record_has_it():
     assert f"path length {2 * 0.9**3:.2f} times" in movement.jerk_sentence(old)
 
 
-def test_sentences_have_the_numbers_of_the_readme(found):
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+def test_sentences_have_the_numbers_of_readme_and_report(found):
     assert "+6.6 points [+2.6, +10.5]" in found["05_success"].text
+    report = " ".join((ROOT / "docs" / "report.md").read_text(encoding="utf-8").split())
     assert "1.25 times [1.13, 1.38] the jerk" in found["03_gaps"].text
     for interval in re.findall(r"\[[^]]*\d[^]]*\]", found["03_factorial_effects"].text)[:3]:
-        assert interval in readme
+        assert interval in report
 
 
 def test_a_verdict_follows_p_and_one_task_has_none():

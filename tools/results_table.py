@@ -23,7 +23,8 @@ Evaluation follows the protocol of OpenVLA-OFT and openpi: official start states
 at most {limits} control steps.
 Success is the share of all trials, pooled; a trial that ended in an error of the simulator enters
 no rate. One training seed stands behind each expert of `laptop`, whose minutes are of cloning and
-RL alone; those of the other presets count from nothing.
+RL alone; in the other presets the minutes include
+scene and demonstrations.
 """
 SUITE_NAMES = {
     "libero_spatial": "Spatial",
@@ -33,7 +34,7 @@ SUITE_NAMES = {
     "libero_90": "LIBERO-90",
 }
 MEANS = {
-    "mean_suites": "mean of the suites (interval: of theirs)",
+    "mean_suites": "mean of the suites",
     "mean_tasks": "mean of the tasks",
 }
 SHOWN = ("jerk_rms", "ldlj_cartesian", "action_change", "steps", "position_variance")
@@ -53,7 +54,18 @@ def markdown(rows: list[list], header: list[str]) -> str:
 
 
 def experts(table: pd.DataFrame) -> str:
-    """The experts' means over tasks, training seeds averaged; Wilson's interval of all trials."""
+    """The experts' means over tasks; where the classes' tasks differ, over the shared ones, too."""
+    classes = table.groupby("task")["algorithm"].transform("nunique")
+    shared = table[classes == table["algorithm"].nunique()]
+    if len(shared) in (0, len(table)):
+        return experts_rows(table)
+    count = shared["task"].nunique()
+    told = f"The rows are of different tasks. On the {count} that both classes have:"
+    return f"{experts_rows(table)}\n\n{told}\n\n{experts_rows(shared)}"
+
+
+def experts_rows(table: pd.DataFrame) -> str:
+    """Means over tasks, training seeds averaged; Wilson's interval of all trials."""
     rows = []
     for (algorithm, mode), group in table.groupby(["algorithm", "mode"]):
         successes, trials = int(group["successes"].sum()), int(group["trials"].sum())

@@ -127,8 +127,8 @@ def phase_curves(profiles: pd.DataFrame) -> Figure:
         axes.set(xlim=(0, 100), xlabel="phase (% of duration)")
         axes.grid(axis="y", lw=0.4, color="0.9")
     left.set(ylabel="speed (cm/s)", ylim=(0, None), title="Speed: median, 80 % of the episodes")
-    right.set(ylabel="variance of the commands", yscale="log")
-    right.set_title("Spread of the commands: 95 % interval")
+    right.set(ylabel="variance (sum of six)", yscale="log")
+    right.set_title("Variance of the commands: 95 % interval")
     shown = profiles.loc[profiles["quantity"] == "action variance", "value"]
     right.set_ylim(max(shown[shown > 0].quantile(0.02) / 2, 1e-5), 2 * shown.max())
     handles, labels = left.get_legend_handles_labels()

@@ -113,11 +113,15 @@ def times(value: float, low: float, high: float) -> str:
     return text + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "")
 
 
-def verdict(p: float) -> str:
-    """ "(not significant, $p$ = 0.77)"; of a single task or run there is no test."""
+def verdict(p: float, family: str = "") -> str:
+    """ "(not significant, $p$ = 0.77)"; of a single task or run there is no test.
+
+    family: the tests that p is corrected for, in words.
+    """
     if not np.isfinite(p):
         return "(too few for a test)"
-    return f"({'significant' if p < 0.05 else 'not significant'}, $p$ = {p:.2g})"
+    corrected = f", corrected for {family}" if family else ""
+    return f"({'significant' if p < 0.05 else 'not significant'}, $p$ = {p:.2g}{corrected})"
 
 
 def listed(words: list[str]) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from diffrl import figures
 from diffrl.base.arm import POLICY_MODES, Arm
-from diffrl.base.intervals import holm, interval_over_tasks, sign_flip_test
+from diffrl.base.intervals import interval_over_tasks
 from diffrl.experiments import factorial_effects
 from diffrl.findings.finding import BETTER, Finding, listed, signed, times, verdict, with_interval
 from diffrl.findings.training import _count
@@ -124,7 +124,7 @@ def gaps(summary: pd.DataFrame, preset: str) -> Finding:
 def quality_gaps(summary: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows and points of `figures.gap_plot`: planned comparisons, over tasks.
 
-    `p_holm` corrects the sign flips of whole tasks over all rows.
+    Their tests are those of ``quality_tests.csv``, corrected for all comparisons of quality.
     """
     rows, points = [], []
     for measure in MOVED:
@@ -136,12 +136,10 @@ def quality_gaps(summary: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             if change.empty:
                 continue
             value = dict(zip(("value", "low", "high"), interval_over_tasks(change)))
-            p = sign_flip_test(change)
-            rows.append({"label": label, "measure": measure, **value, "n": len(change), "p": p})
+            rows.append({"label": label, "measure": measure, **value, "n": len(change)})
             for task, each in change.items():
                 points.append({"label": label, "measure": measure, "task": task, "value": each})
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=holm(table["p"])), pd.DataFrame(points)
+    return pd.DataFrame(rows), pd.DataFrame(points)
 
 
 def _by_task(summary: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -200,8 +198,8 @@ def phases(profiles: pd.DataFrame, task: str, preset: str) -> Finding:
     mean = variance.groupby(["source", "mode"])["value"].mean()
     told = [f"{Arm(*arm).label} {mean[arm]:.3f}" for arm in figures.arm_order(variance)]
     caption = f"""Speed of the hand and variance of the six motion commands (full command = 1; log
-    axis) over phase, the share of an episode's duration, on {task}. Bands: 80 % of the episodes
-    (speed), 95 % bootstrap interval over episodes (variance); arms with noise are dashed, without
+    axis, cut below) over phase, the share of an episode's duration, on {task}. Bands: 80 % of the
+    episodes (speed), 95 % bootstrap interval over episodes (variance); with noise: dashed, no
     bands. Preset {preset}."""
     text = f"Mean variance over phase: {listed(told)}."
     return Finding("03_phases", figures.phase_curves(profiles), profiles, caption, text)
@@ -225,10 +223,10 @@ def factorial(runs: pd.DataFrame, preset: str) -> Finding | None:
     gaps = gaps.assign(group=np.where(crossed, "Interactions", "Main effects"))
     points = gaps.melt(["label", "measure"], tasks, "task", "value_of_task")
     titles = {name: MOVED.get(name, "Success (points)") for name in measures}
-    caption = f"""What each factor changes without noise in play: mean over
+    caption = f"""Effects when the policies play without noise: mean over pairs of
     {_count(len(tasks), "task")} and {runs["seed"].nunique()} seeds with Student's t interval
-    (95 %), and the mean on each task. {len(runs) // 2} runs on official start
-    states. Preset {preset}."""
+    (95 %), and the mean on each task. {len(runs) // 2}
+    runs on official start states. Preset {preset}."""
     points = points.rename(columns={"value_of_task": "value"})
     shown = (t.assign(label=t["label"].replace(SHORT)) for t in (gaps, points))
     figure = figures.gap_plot(*shown, titles, better=BETTER)

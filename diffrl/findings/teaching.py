@@ -5,6 +5,7 @@ import pandas as pd
 
 from diffrl import figures
 from diffrl.base.arm import Arm
+from diffrl.base.intervals import holm, least_p
 from diffrl.evaluation import scores
 from diffrl.figures.style import of_arm
 from diffrl.figures.vla import loss_curves, predicted_chunks
@@ -23,6 +24,7 @@ LIBERO-PRO plays LIBERO's tasks with other words (`lan`), other looks of the thi
 changed places (`swap`) and other goals (`task`). A routine that is tied to places should fail under
 `swap`, and a model that does not listen under `task`. Success under `lan` alone shows neither."""
 
+FACTORIAL = "three effects"  # those of the factorial: policy, noise and their interaction
 CHANGED = {  # what a suite of LIBERO-PRO changes
     **{"lan": "other words", "object": "other looks"},
     **{"swap": "changed places", "task": "other goals"},
@@ -87,6 +89,8 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
         digits=1,
         width=6.2,
     )
+    family = _count(len(table), "contrast")
+    factors = scores.factorial(scores.pooled(trials)).set_index("effect")["p_tasks_holm"]
     sentences = []
     for contrast, words in {
         "RL − demonstrator": "RL's data teach the VLA {} compared with the demonstrator's",
@@ -95,10 +99,12 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     }.items():
         for row in table[table["label"] == contrast].itertuples():
             told = words.format(with_interval(row.value, row.low, row.high, "points"))
-            told += f" over {_count(row.tasks, 'task')} {verdict(row.p_tasks)}"
+            told += f" over {_count(row.tasks, 'task')} "
+            if contrast in factors:
+                told += verdict(float(factors[contrast]), FACTORIAL)
+            else:
+                told += verdict(row.p_holm, family)
             sentences.append(f"{told}{_beside_paper(row, trials)}.")
-    if sentences:
-        sentences.append("$p$ is uncorrected: these contrasts were planned.")
     caption = f"""Differences in success of a compact VLA trained on one source each: a dot per task
     ({tasks}), mean with Student's t interval (95 %) over tasks; bars: the paper's gaps, of π0 on
     130 tasks, its people beside our demonstrator. {_capital(protocol)}; training seeds:
@@ -147,6 +153,7 @@ def contrast_rows(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     paper = scores.excluded(effects)[["paper_points", "paper_odds_ratio"]]
     table = effects.rename(columns={"contrast": "label", "points": "value"}).reset_index(drop=True)
     table = table.join(paper.rename(columns={"paper_points": "paper"}))
+    table["p_holm"] = holm(table["p_tasks"], least_p(table["tasks"]))
     each = scores.contrasts_by_task(trials).rename(columns={"contrast": "label", "points": "value"})
     return table, each
 
@@ -168,8 +175,8 @@ def tasks(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     text = f"Of {_count(len(rate), 'task')} the model is ahead of the demonstrator's with "
     text += f"{listed(told)}. A task's data are of one expert, so a cell is that expert's way."
     caption = f"""Success per task: of the VLA of the demonstrator's data in per cent, and of the
-    others in points above that. n = {rates["trials"].max()} trials a cell; intervals in the table.
-    {_capital(protocol)}.{_shared(trials)} Preset {preset}."""
+    others in points above that. n = {rates["trials"].max()} trials a cell; intervals:
+    `05_tasks.csv` of `numbers.zip`. {_capital(protocol)}.{_shared(trials)} Preset {preset}."""
     return Finding("05_tasks", figures.success_differences(rates, base), rates, caption, text)
 
 
@@ -181,18 +188,23 @@ def beyond(other: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     seeds = scores.summarise(other, ("suite", *scores.ARM, "training_seed"))
     told = []
     for suite, own in rates.groupby("suite"):
-        best = own.loc[own["success"].idxmax()]
+        best = own[own["success"] == own["success"].max()]
         spread = f"{100 * own['success'].min():.0f} to {100 * own['success'].max():.0f} %"
         if own["success"].max() == 0:
             told.append(f"`{suite}`: no trial of any source succeeds")
         else:
-            label = Arm(best["source"], best["mode"]).label
-            told.append(f"`{suite}`: {spread}, {label} ahead")
+            ahead = [f", {Arm(row.source, row.mode).label} ahead" for row in best.itertuples()]
+            told.append(f"`{suite}`: {spread}{ahead[0] if len(ahead) == 1 else ''}")
     text = "; ".join(told) + "."
-    if len(pooled := scores.effects(other.assign(suite="out of distribution"))):
-        kind = pooled.set_index("contrast").loc["diffusion − gaussian"]
-        gap = with_interval(kind["points"], kind["low"], kind["high"], "points")
-        text += f" Over all of them diffusion − Gaussian is {gap} {verdict(kind['p_tasks'])}."
+    pooled = other.assign(suite="out of distribution")
+    kind = scores.factorial(pooled).set_index("effect").reindex(["diffusion − gaussian"]).iloc[0]
+    if np.isfinite(kind["difference"]):
+        points, low, high = (
+            100 * float(kind[n]) for n in ("difference", "low_tasks", "high_tasks")
+        )
+        gap = with_interval(points, low, high, "points")
+        text += f" Over all of them diffusion − Gaussian is {gap} "
+        text += f"{verdict(float(kind['p_tasks_holm']), FACTORIAL)}."
     caption = f"""Success on LIBERO-PRO's suites, which no source has data of: Wilson's 95 %
     intervals over trials, a dot per training seed. {_capital(protocol)}. Preset {preset}."""
     titles = {suite: CHANGED.get(suite.rpartition("_")[2], "") for suite in rates["suite"]}

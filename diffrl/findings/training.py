@@ -9,7 +9,7 @@ from diffrl.findings.finding import BETTER, Finding, listed, verdict, with_inter
 
 MEASURED = {  # of an experiment's runs: title of the panel, unit and factor of the difference
     "success": ("Success (points)", 100),
-    "auc": ("Area under the curve", 1),
+    "auc": ("Area under the learning curve", 1),
     "jerk_rms": ("Jerk, RMS (m/s³)", 1),
     "steps": ("Steps to success", 1),
 }
@@ -33,14 +33,14 @@ GROUPS = {  # of the ablations' variants: name → what the figure calls it
         "horizon 12": "horizon of 12",
     },
     "Exploration": {
-        "floor 0.05": "floor of the noise held at 0.05",
-        "floor 0.1": "floor of the noise held at 0.1",
+        "floor 0.05": "the floor held at 0.05",
+        "floor 0.1": "the floor held at 0.1",
         "white": "white noise",
         "fade": "cross-faded chunks",
     },
     "Learning": {
         "annealed": "annealed rate",
-        "synchronous": "whole episodes",
+        "synchronous": "synchronous resets",
         "Gaussian's rate": "the Gaussian's rate",
     },
     "Demonstrations": {
@@ -160,13 +160,14 @@ def ablations(runs: pd.DataFrame, preset: str) -> Finding | None:
     higher = wins[wins["low"] > 0].sort_values("value")
     jerk = gaps[(gaps["measure"] == "jerk_rms") & (gaps["low"] * gaps["high"] > 0)]
     quiet = runs[(runs["mode"] == "deterministic") & (runs["arm"] == "diffusion")]
+    p = intervals.least_p(runs["seed"].nunique())
     raised = f"; these raise it: {_effects(higher, 'points')}" if len(higher) else ""
     text = (
         f"The base succeeds on {100 * quiet['success'].mean():.1f} %. Of {len(wins)} changes, "
         f"these lower success with an interval that excludes zero: {_effects(lower, 'points')}"
         f"{raised}. These change the jerk: {_effects(jerk.set_index('label'), 'm/s³')}. "
-        f"No test of {runs['seed'].nunique()} seeds can be significant; settings were tuned for "
-        f"the base.{_with_another_net(preset)}"
+        f"With {runs['seed'].nunique()} seeds no sign-flip $p$ is below {p:.2g}; the base was "
+        f"tuned.{_with_another_net(preset)}"
     )
     more = "No mark: too few successes. Arrows: the interval goes on. "
     caption = _caption(runs, preset, "One setting changed, against the base", more)
