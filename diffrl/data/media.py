@@ -29,19 +29,20 @@ _ENCODING = (
 def mp4_writer(path: Path, fps: int = CONTROL_HZ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield a function that appends a frame (H, W, 3) uint8, upright, to an H.264 film.
 
-    The film appears under its name when the block ends without an error.
+    The film appears under its name when the block ends without an error and it is whole.
 
     Raises:
-        UserError: no frame came, or ffmpeg does not take them.
+        UserError: no frame came, or ffmpeg does not write them.
     """
     with atomic_path(path) as temporary:
-        film = None
+        film, frames = None, 0
 
         def append(frame: np.ndarray) -> None:
-            nonlocal film
+            nonlocal film, frames
             if film is None:
                 film = _ffmpeg(temporary, (frame.shape[1], frame.shape[0]), fps)
             film.send(np.ascontiguousarray(frame))
+            frames += 1
 
         try:
             yield append
@@ -52,6 +53,19 @@ def mp4_writer(path: Path, fps: int = CONTROL_HZ) -> Iterator[Callable[[np.ndarr
                 film.close()
         if film is None:
             raise UserError(f"{path}: a film needs at least one frame.")
+        if (whole := _frames(temporary)) != frames:
+            raise UserError(
+                f"{path}: ffmpeg wrote {whole} of {frames} frames; its own words, if any, stand "
+                "above. Make room on that disk, and start again."
+            )
+
+
+def _frames(film: Path) -> int:
+    """How many frames a film holds: the writer hides it when ffmpeg fails at the end."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(film)[0]
+    except RuntimeError:  # it cannot be read at all
+        return 0
 
 
 def _ffmpeg(path: Path, size: tuple[int, int], fps: int):
