@@ -231,7 +231,7 @@ def _stage(task: str, preset: Preset, images: bool) -> Stage:
 
 def _rehearsed(task: str, preset: Preset, force: bool, images: bool) -> None:
     stage = _stage(task, preset, images)
-    if not force and stage.done and all(fine for *_, fine, _ in stage.records["rows"]):
+    if not stage.due(force) and all(fine for *_, fine, _ in stage.records["rows"]):
         return
     with tempfile.TemporaryDirectory(prefix="dry-run-") as folder:
         rows = rehearse(Rehearsal(task, preset, Path(folder), images))

@@ -110,6 +110,19 @@ def test_a_stage_is_done_until_config_input_or_output_changes(tmp_path):
     assert not stage().done
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_an_input_that_changes_during_the_work_leaves_the_stage_undone(tmp_path, force):
+    source = tmp_path / "in.csv"
+    source.write_text("what the work read")
+    stage = artifacts.Stage(tmp_path, "clone", 1, [source])
+    assert stage.due(force)
+    source.write_text("what came while it ran")
+    stage.finish()
+    assert not artifacts.Stage(tmp_path, "clone", 1, [source]).done
+    source.write_text("what the work read")
+    assert artifacts.Stage(tmp_path, "clone", 1, [source]).done
+
+
 def test_a_marker_that_is_cut_short_means_not_done(tmp_path):
     stage = artifacts.Stage(tmp_path, "clone", 1)
     stage.finish()

@@ -444,15 +444,28 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether the stage need not be run: it is found, and nobody forces it to run again.
+        """Whether the stage need not be run: it is not `due`.
 
         Raises:
-            UserError: it was finished with this config and inputs by another format, or with
-                other measures.
+            UserError: as `found`.
         """
-        if self.marker.exists() and forced(self.marker):
+        return not self.due()
+
+    def due(self, force: bool = False) -> bool:
+        """Whether the stage is to be run: it is not found, or somebody forces it to run again.
+
+        If so its inputs are hashed now, before the work reads them: one that changes meanwhile
+        must not go into the marker.
+
+        Raises:
+            UserError: as `found`.
+        """
+        force = force or (self.marker.exists() and forced(self.marker))
+        if not force and self.found:
             return False
-        return self.found
+        with contextlib.suppress(UserError):  # of a missing input the work itself says more
+            _ = self._key
+        return True
 
     @property
     def found(self) -> bool:

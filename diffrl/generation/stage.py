@@ -159,7 +159,8 @@ def generate(
     options = {"repeats": config["repeats"]} if repeated else {}
     weights = [folder / "policy.safetensors" for folder in experts]
     stage = Stage(path.parent, path.stem, config, inputs=weights, format=FORMAT)
-    if not force and stage.done and not (path.exists() and any(check_bytes(path))):
+    damaged = path.exists() and any(check_bytes(path))
+    if not stage.due(force or damaged):
         return pd.DataFrame([stage.records], columns=RECORD)
     settings["experts"] = [file_hash(file) for file in weights]
     if FORMAT != 1:  # a data set of another format is made anew, not continued

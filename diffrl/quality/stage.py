@@ -105,7 +105,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
     stage = artifacts.Stage(folder, "quality", config, [*files, *again], FORMAT, report.MEASURES)
-    if not force and stage.done:
+    if not stage.due(force):
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
     if repeats := _pairs([t for t in load_datasets(again) if t.success is not False]):

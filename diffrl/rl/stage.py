@@ -61,7 +61,7 @@ def train_expert(
             loss that is not finite, a checkpoint of other settings, another process at work on it.
     """
     run = Training(preset, task, algorithm, seed, threads, folder, journal)
-    if not force and run.stage.done:
+    if not run.stage.due(force):
         return pd.DataFrame(run.stage.records["rows"], columns=COLUMNS)
     with alone(run.folder), heartbeat(run.folder, "expert") as sign:
         if force:

@@ -171,7 +171,7 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     """Train (or find) the VLA of one (data, seed); return its row of ``vla.csv``."""
     data, seed = item
     stage, folder = _stage(data, seed, preset), model_folder(preset, data, seed)
-    if not force and stage.done:
+    if not stage.due(force):
         return stage.records
     torch.set_num_threads(1)
     frames, held_out = mix(data, preset)
@@ -248,7 +248,8 @@ def lacking_data(preset: Preset, chosen: Sequence[str]) -> dict[str, str]:
 def finished(preset: Preset, data: str, seed: int) -> bool:
     """Whether that VLA is trained, with the preset's settings and the data that are there."""
     try:
-        return _stage(data, seed, preset).done
+        stage = _stage(data, seed, preset)
+        return stage.marker.exists() and stage.done  # no data are hashed where nothing was trained
     except UserError:  # there are no such data
         return False
 
