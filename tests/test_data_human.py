@@ -40,6 +40,16 @@ def test_without_folder_and_hub_the_message_names_all_ways_out(monkeypatch):
         find_human_file(TASK)
 
 
+def test_what_was_downloaded_before_is_found_without_the_hub(tmp_path, monkeypatch):
+    monkeypatch.delenv("LIBERO_DATASETS", raising=False)
+    monkeypatch.setenv("DIFFRL_CACHE", str(tmp_path))
+    path = tmp_path / "human" / NAME
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no hub, no network
+    assert find_human_file(TASK) == path
+
+
 def test_a_hub_that_cannot_be_reached_says_how_to_go_on(tmp_path):
     pytest.importorskip("huggingface_hub", reason="extra hub is not installed")
     code = (

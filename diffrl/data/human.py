@@ -38,12 +38,10 @@ def find_human_file(task: Task, folder: Path | None = None) -> Path:
     Raises:
         UserError: it is nowhere, and cannot be downloaded.
     """
-    name = f"{task.suite}/{task.name}_demo.hdf5"
-    place = folder or os.environ.get(VARIABLE)
-    if place:
-        for candidate in (user_path(place) / name, user_path(place) / Path(name).name):
-            if candidate.is_file():
-                return candidate
+    name, path = _name(task), human_file(task, folder)
+    if path.is_file():
+        return path
+    if place := folder or os.environ.get(VARIABLE):
         raise UserError(
             f"{place} holds no {name}: point {VARIABLE} (or --human-demos) to the folder with "
             "LIBERO's official suites, or unset it to download them."
@@ -58,11 +56,28 @@ def find_human_file(task: Task, folder: Path | None = None) -> Path:
     return _download(name)
 
 
+def human_file(task: Task, folder: Path | None = None) -> Path:
+    """Return where the official data set of a task lies, or would lie; nothing is downloaded."""
+    name, place = _name(task), folder or os.environ.get(VARIABLE)
+    if not place:
+        return _downloads() / name
+    whole, flat = user_path(place) / name, user_path(place) / Path(name).name
+    return flat if flat.is_file() and not whole.is_file() else whole
+
+
+def _name(task: Task) -> str:
+    return f"{task.suite}/{task.name}_demo.hdf5"
+
+
+def _downloads() -> Path:
+    return cache_dir() / "human"
+
+
 def _download(name: str) -> Path:
     """Fetch one file of the hub's data set into the cache; continue a broken download."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    target = cache_dir() / "human"
+    target = _downloads()
     try:
         (entry,) = HfApi().get_paths_info(REPOSITORY, [name], repo_type="dataset")
         path = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", local_dir=target))
