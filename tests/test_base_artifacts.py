@@ -146,6 +146,23 @@ def test_a_missing_input_is_refused_with_its_name(tmp_path):
         assert artifacts.Stage(tmp_path, "clone", 1, inputs=[tmp_path / "experts.csv"]).done
 
 
+def test_a_file_is_hashed_once_unless_it_changed_or_did_so_just_now(tmp_path, monkeypatch):
+    hashed = []
+    plain = artifacts._sha256
+    monkeypatch.setattr(artifacts, "_sha256", lambda path: hashed.append(path) or plain(path))
+    path = tmp_path / "data.hdf5"
+    path.write_text("1")
+    first = artifacts.file_hash(path)
+    path.write_text("2")  # as long as before, and perhaps at the same tick of the clock
+    assert artifacts.file_hash(path) != first
+    monkeypatch.setattr(artifacts, "SETTLED", 0.0)
+    known = artifacts.file_hash(path)
+    assert artifacts.file_hash(path) == known
+    assert len(hashed) == 3
+    path.write_text("a change")
+    assert artifacts.file_hash(path) != known
+
+
 def test_a_folder_as_input_counts_with_the_names_and_bytes_in_it(tmp_path):
     (tmp_path / "a.txt").write_text("1")
     before = artifacts.file_hash(tmp_path)

@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from diffrl.base.errors import UserError, file_error
 
 FORCE = "DIFFRL_FORCE_BEFORE"  # environment: what is older than this does not count
 EVIDENCE = "evidence.json"  # in a run's folder that `diffrl.evidence` unpacked
+SETTLED = 10.0  # s after a change; clocks of file systems are too coarse to tell two at once apart
 UNPACKED = "unpacked"  # in a marker that it restored
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LARGEST_JSON = 16 * 2**20  # bytes; parsed, the worst take 25 times as much
@@ -339,18 +341,35 @@ def config_hash(obj: Any) -> str:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's bytes, or of a folder's files with their names."""
+    """Return the SHA-256 of a file's bytes, or of a folder's files with their names.
+
+    A file that has been left alone for a while is hashed once a process: data sets are large, and
+    many stages read the same ones.
+    """
     path = Path(path)
     if path.is_dir():
         parts = [p for p in sorted(path.rglob("*")) if p.is_file()]
         return config_hash([(str(p.relative_to(path)), file_hash(p)) for p in parts])
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        now = path.stat()
+        if time.time() - now.st_ctime < SETTLED:
+            return _sha256(path)
+        return _known_sha256(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     except OSError as error:
         raise UserError(
             f"The input {path} cannot be read ({error.strerror}): run the stage that writes it."
         ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _known_sha256(path: Path, *_: int) -> str:
+    """Of a file that is the same as long as these numbers of it are."""
+    return _sha256(path)
 
 
 def pins() -> dict[str, str]:
