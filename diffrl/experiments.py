@@ -343,7 +343,8 @@ def _stage(variant: Variant, task: str, seed: int, preset: str) -> Stage:
     }
     config = records.config_of(settings, task, variant.algorithm, seed) | {"quality": quality}
     folder = run_folder(variant, task, seed, preset)
-    return Stage(folder, "run", config, format=records.FORMAT)  # a run is an expert's training
+    files = records.demonstration_files(settings, task)
+    return Stage(folder, "run", config, files, records.FORMAT)  # a run is an expert's training
 
 
 def _run(item: tuple[Variant, str, int], preset: str, threads: int) -> None:

@@ -20,11 +20,13 @@ from diffrl.base.artifacts import (
 )
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import FAILED, RUNNING, read
+from diffrl.data.human import human_file
 from diffrl.evaluation.stage import plan_of
 from diffrl.generation import stage as generation
 from diffrl.generation.attempts import experts_behind
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl import records
+from diffrl.sim.tasks import get_task
 from diffrl.vla import stage as vla
 from diffrl.vla.stage import arm_of, model_folder, models_of, parts_of, settings_of
 
@@ -55,7 +57,8 @@ def _experts(preset: Preset) -> Iterator[dict]:
             for seed in preset.of(task).rl.seeds:
                 folder = records.expert_folder(preset, task, algorithm, seed)
                 config = records.config_of(preset, task, algorithm, seed)
-                state = _finished(folder / "expert.done.json", records.FORMAT, config)
+                shown = records.demonstration_files(preset, task)
+                state = _finished(folder / "expert.done.json", records.FORMAT, config, shown)
                 yield _row(("expert", algorithm, task, seed), read(folder, "expert"), state)
 
 
@@ -66,6 +69,7 @@ def _datasets(preset: Preset) -> Iterator[dict]:
             experts = experts_behind(preset, task, arm.source)
             folders = [records.expert_folder(preset, task, *expert) for expert in experts]
             inputs = [folder / "expert.done.json" for folder in folders]
+            inputs += [human_file(get_task(task))] if arm.source == "human" else []
             config = generation.config_of(preset, task, arm)
             state = _finished(_marker(path), generation.FORMAT, config, inputs)
             unit = ("data", str(arm), task, preset.generation.seed)

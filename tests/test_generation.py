@@ -1,6 +1,7 @@
 """Generation: the first n successes of a fixed plan, whatever the batches, threads and kills."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from diffrl.quality import Trajectory
 from diffrl.rl.records import FORMAT, config_of, expert_folder
 from diffrl.sim import starts as sim_starts
 from diffrl.sim.scene import load_scene
+from diffrl.sim.tasks import get_task
 
 
 def attempt(number):
@@ -149,6 +151,28 @@ def test_a_clone_that_evidence_did_not_keep_is_made_again_before_it_plays(tmp_pa
         generate(smoke, samples.TASK, Arm("gaussian_clone", "deterministic"), force=True)
     generate(smoke, samples.TASK, Arm("gaussian", "deterministic"), force=True)
     assert made == [(samples.TASK, "gaussian", 0, folder)]
+
+
+def test_another_file_of_people_s_demonstrations_makes_their_data_set_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.setenv("LIBERO_DATASETS", str(tmp_path))
+    recorded = tmp_path / f"{get_task(samples.TASK).name}_demo.hdf5"
+    made = []
+
+    def store(path, task, attrs, *_):
+        made.append(json.loads(attrs["generation"]))
+        return pd.DataFrame(columns=stage.ATTEMPT)
+
+    for name in ("load_scene", "replay", "read_episodes", "Player"):
+        monkeypatch.setattr(stage, name, lambda *a, **k: [])
+    monkeypatch.setattr(stage, "collect", store)
+    for content in ("first", "first", "corrected"):
+        recorded.write_text(content)
+        generate(get_preset("smoke"), samples.TASK, Arm("human"))
+    first, second = made
+    assert first["recorded"] != second["recorded"]  # so none of the first file's is continued
+    generate(get_preset("smoke"), samples.TASK, Arm("operator"))
+    assert "recorded" not in made[2]
 
 
 def test_libero_makes_the_ladder_s_data_and_a_vla_of_each():

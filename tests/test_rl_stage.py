@@ -25,6 +25,7 @@ from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Candidate, Learner
 from diffrl.rl.rollout import Rollout
 from diffrl.rl.stage import evaluate_again, train_expert
+from diffrl.sim.tasks import get_task
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -102,6 +103,27 @@ def test_a_restart_goes_on_with_a_run_begun_by_force_and_other_experts_stay(tmp_
     with pytest.raises(KeyboardInterrupt):
         train_expert(smoke, *names, folder=tmp_path, force=True)
     assert not same.stage.marker.exists()
+
+
+def test_another_file_of_people_s_demonstrations_leaves_their_expert_undone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIBERO_DATASETS", str(tmp_path))
+    smoke, names = get_preset("smoke"), ("libero_object/0", "diffusion")
+    human = smoke.with_settings({"demonstrations.source": "human"})
+    recorded = tmp_path / f"{get_task(names[0]).name}_demo.hdf5"
+    recorded.write_text("first")
+    before = train.Training(human, *names, folder=tmp_path / "human")
+    before.stage.finish({"rows": []})
+    checkpoint.save(before.checkpoint("clone"), {"a": 1}, before.key)
+    assert train.Training(human, *names, folder=tmp_path / "human").stage.done
+    recorded.write_text("corrected")
+    after = train.Training(human, *names, folder=tmp_path / "human")
+    assert not after.stage.done
+    with pytest.raises(UserError, match="belongs to other settings"):
+        after.train()
+    recorded.unlink()
+    ours = train.Training(smoke, *names, folder=tmp_path / "ours")
+    assert ours.key == artifacts.config_hash(ours.config)  # as ever: what was begun goes on
+    assert ours.stage.inputs == ()
 
 
 def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 from diffrl.base.arm import Arm, Mode
-from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.presets import OperatorConfig, Preset
@@ -57,14 +56,13 @@ def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
     Raises:
         UserError: an expert is missing, or was trained with other settings than the preset's.
     """
-    from diffrl.rl.records import FORMAT, config_of, expert_folder  # torch: only for policies
+    from diffrl.rl.records import expert_folder, expert_stage  # torch: only for policies
 
     folders = []
     for algorithm, seed in experts_behind(preset, task, source):
         folder = expert_folder(preset, task, algorithm, seed)
         known = (folder / "policy.safetensors").is_file()
-        config = config_of(preset, task, algorithm, seed)
-        if not known or not Stage(folder, "expert", config, format=FORMAT).found:
+        if not known or not expert_stage(preset, task, algorithm, seed).found:
             raise UserError(
                 f"There is no {algorithm} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "

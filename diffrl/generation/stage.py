@@ -32,7 +32,7 @@ from diffrl.base.progress import progress
 from diffrl.base.scale import map_tasks, shares
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
-from diffrl.data.human import VARIABLE, find_human_file, replay
+from diffrl.data.human import VARIABLE, find_human_file, human_file, replay
 from diffrl.data.integrity import check_bytes
 from diffrl.generation.attempts import (
     ATTEMPT,
@@ -158,11 +158,14 @@ def generate(
     wanted, limit = settings.pop("episodes"), settings.pop("max_attempts")
     options = {"repeats": config["repeats"]} if repeated else {}
     weights = [folder / "policy.safetensors" for folder in experts]
-    stage = Stage(path.parent, path.stem, config, inputs=weights, format=FORMAT)
+    recorded = [human_file(get_task(task))] if source == "human" else []
+    stage = Stage(path.parent, path.stem, config, [*weights, *recorded], FORMAT)
     damaged = path.exists() and any(check_bytes(path))
     if not stage.due(force or damaged):
         return pd.DataFrame([stage.records], columns=RECORD)
     settings["experts"] = [file_hash(file) for file in weights]
+    if source == "human":
+        settings["recorded"] = file_hash(find_human_file(get_task(task)))
     if FORMAT != 1:  # a data set of another format is made anew, not continued
         settings["format"] = FORMAT
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}

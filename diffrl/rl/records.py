@@ -11,6 +11,7 @@ import pandas as pd
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
 from diffrl.base.intervals import wilson
+from diffrl.data.human import human_file
 from diffrl.presets import Algorithm, Preset
 from diffrl.rl.rollout import Rollout
 from diffrl.sim.tasks import get_task
@@ -45,6 +46,25 @@ def config_of(preset: Preset, task: str, algorithm: Algorithm, seed: int) -> dic
             preset.rl, seeds=(), evaluation_seeds=preset.rl.evaluation_seeds[:1]
         ),
     }
+
+
+def demonstration_files(preset: Preset, task: str) -> list[Path]:
+    """Return the file of people's demonstrations that an expert begins from; none of operators'."""
+    human = preset.of(task).demonstrations.source == "human"
+    return [human_file(get_task(task))] if human else []
+
+
+def expert_stage(
+    preset: Preset, task: str, algorithm: Algorithm, seed: int, folder: Path | None = None
+) -> Stage:
+    """Return the stage of one expert, whose default folder is `expert_folder`."""
+    return Stage(
+        folder or expert_folder(preset, task, algorithm, seed),
+        "expert",
+        config_of(preset, task, algorithm, seed),
+        demonstration_files(preset, task),
+        FORMAT,
+    )
 
 
 def trial_table(trials: Sequence[Rollout]) -> pd.DataFrame:
@@ -101,8 +121,7 @@ def _finished(preset: Preset) -> list[Stage]:
 def _stage(folder: Path, preset: Preset) -> Stage:
     """The stage of an expert that says itself which one it is."""
     row = Stage(folder, "expert", None).records["rows"][0]
-    config = config_of(preset, row["task"], row["algorithm"], row["seed"])
-    return Stage(folder, "expert", config, format=FORMAT)
+    return expert_stage(preset, row["task"], row["algorithm"], row["seed"], folder)
 
 
 def collect_records(preset: Preset) -> pd.DataFrame:

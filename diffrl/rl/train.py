@@ -21,7 +21,14 @@ import torch
 from diffrl import policy as policies
 from diffrl.base import checkpoint
 from diffrl.base.arm import POLICY_MODES, Mode
-from diffrl.base.artifacts import Stage, config_hash, forced, write_csv, write_json
+from diffrl.base.artifacts import (
+    Stage,
+    config_hash,
+    file_hash,
+    forced,
+    write_csv,
+    write_json,
+)
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.demonstrator.episodes import operator_demonstrations
@@ -30,7 +37,7 @@ from diffrl.presets import Algorithm, Preset
 from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
-from diffrl.rl.records import FORMAT, config_of, expert_folder
+from diffrl.rl.records import expert_folder, expert_stage
 from diffrl.rl.rollout import Rollout, rollout, success_rate
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
@@ -63,9 +70,14 @@ class Training:
         self.threads, self.note = threads, note
         self.folder = Path(folder or expert_folder(preset, task, algorithm, seed))
         self.journal = journal or Journal(self.folder, f"{task} {algorithm}", bar=False)
-        self.config = config_of(preset, task, algorithm, seed)
-        self.key = config_hash(self.config)
-        self.stage = Stage(self.folder, "expert", self.config, format=FORMAT)
+        self.stage = expert_stage(preset, task, algorithm, seed, self.folder)
+        self.config, self.shown = self.stage.config, self.stage.inputs
+
+    @functools.cached_property
+    def key(self) -> str:
+        """What its checkpoints belong to: the settings, and the people's file that was cloned."""
+        files = [file_hash(path) for path in self.shown]
+        return config_hash([self.config, files] if files else self.config)
 
     @property
     def work(self) -> Path:
@@ -101,7 +113,7 @@ class Training:
     def clone(self) -> tuple[ChainPolicy, float]:
         """The cloned policy and the seconds that it took; loaded if it is there."""
         folder = self.work / "clone"
-        stage = Stage(folder, "clone", self.config)
+        stage = Stage(folder, "clone", self.config, self.shown)
         if stage.done:
             return policies.load(folder), stage.records["seconds"]
         path, config = self.checkpoint("clone"), self.preset.clone
