@@ -83,13 +83,27 @@ def test_a_finished_file_can_be_continued_to_the_same_bytes(tmp_path):
     write_with_writer(tmp_path / "parts.hdf5", 2)
     write_with_writer(tmp_path / "parts.hdf5", 5, first=2)
     assert (tmp_path / "whole.hdf5").read_bytes() == (tmp_path / "parts.hdf5").read_bytes()
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["parts.hdf5", "whole.hdf5"]
+    assert [path.name for path in sorted(tmp_path.glob("[!.]*"))] == ["parts.hdf5", "whole.hdf5"]
 
 
 def test_a_file_begun_with_other_settings_is_not_continued(tmp_path):
     write_with_writer(tmp_path / "a.hdf5", 2)
     with pytest.raises(UserError, match=r"a\.hdf5.*other settings.*tag"):
         write_with_writer(tmp_path / "a.hdf5", 3, {**samples.ATTRS, "tag": "new"}, first=2)
+
+
+def test_no_part_of_other_settings_gets_into_a_file(tmp_path):
+    path, part = tmp_path / "a.hdf5", tmp_path / "a.hdf5.parts" / "000001.hdf5"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        EpisodeWriter(path, samples.TASK, samples.ATTRS) as writer,
+    ):
+        for seed in range(3):
+            writer.append(samples.sample_episode(seed))
+        raise KeyboardInterrupt
+    write_episodes(part, [samples.sample_episode(7)], {**samples.ATTRS, "tag": "new"})
+    with pytest.raises(UserError, match=r"000001\.hdf5 was begun with other settings.*tag"):
+        EpisodeWriter(path, samples.TASK, samples.ATTRS)
 
 
 def test_a_file_system_without_locks_holds_data_sets_all_the_same(tmp_path, monkeypatch, capsys):
@@ -166,7 +180,8 @@ def test_thirty_kills_while_writing_leave_whole_episodes_and_end_in_the_same_byt
         for seed in range(len(writer), count):
             writer.append(samples.sample_episode(seed))
     assert path.read_bytes() == (tmp_path / "unbroken.hdf5").read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.hdf5", "unbroken.hdf5"]
+    left = sorted(file.name for file in tmp_path.iterdir() if file.suffix != ".lock")
+    assert left == ["killed.hdf5", "unbroken.hdf5"]
 
 
 def test_an_official_file_round_trips_with_all_attributes(tmp_path):

@@ -1,6 +1,7 @@
 """Generation: the first n successes of a fixed plan, whatever the batches, threads and kills."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -98,6 +99,21 @@ def test_thirty_kills_while_generating_end_in_the_same_bytes(tmp_path):
             assert validate_file(file) == []
     run(path)
     assert contents(path) == contents(tmp_path / "unbroken.hdf5")
+
+
+def test_a_data_set_that_is_being_written_is_neither_removed_nor_mixed(tmp_path):
+    path, other = tmp_path / "a.hdf5", samples.ATTRS | {"generation": "other settings"}
+    run(tmp_path / "alone.hdf5")
+
+    def intruded(first, count):
+        if first:  # in the middle
+            clear = functools.partial(stage._discard_other, path, other, True)
+            with pytest.raises(UserError, match="is being written by another process"):
+                collect(path, samples.TASK, other, play, 4, 100, clear=clear)
+        return play(first, count)
+
+    collect(path, samples.TASK, samples.ATTRS, intruded, 12, 100, 5)
+    assert contents(path) == contents(tmp_path / "alone.hdf5")
 
 
 def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, monkeypatch):

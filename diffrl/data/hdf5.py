@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -83,21 +83,30 @@ class EpisodeWriter:
         path: the HDF5 file.
         task: id of the only task that its episodes may have.
         attrs: attributes of the ``data`` group; those of a file that is continued must be the same.
+        clear: removes what is not to be continued. It is called when no other process can write.
 
     Raises:
         UserError: another process writes it, it was begun with other settings, or is damaged.
     """
 
-    def __init__(self, path: Path, task: str, attrs: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        task: str,
+        attrs: Mapping[str, Any],
+        clear: Callable[[], object] = lambda: None,
+    ):
         self.path, self.task, self.attrs = Path(path), task, dict(attrs)
         self._folder = self.path.with_name(self.path.name + ".parts")
         busy = f"{self.path} is being written by another process: wait for it, or stop it."
-        self._lock = lock(make_folder(self._folder) / ".lock", busy)  # a kill releases it
+        beside = make_folder(self.path.parent) / f".{self.path.name}.lock"  # it is never removed
+        self._lock = lock(beside, busy)  # a kill releases it
         try:
+            clear()
             assembled = iterate_episodes(self.path) if self.path.exists() else ()
             self._known = dict(enumerate(assembled))  # index -> episode, as far as it was seen here
             self._count = self._recover(len(self._known))
-        except UserError:
+        except BaseException:
             os.close(self._lock)
             raise
 
@@ -157,7 +166,7 @@ class EpisodeWriter:
                 f"{self._folder}: an episode is missing between {parts[0].name} and "
                 f"{parts[-1].name}. Delete the folder and generate again."
             )
-        for begun in [self.path][:assembled] + parts[:1]:
+        for begun in [self.path][:assembled] + parts:
             self._compare(begun)
         return assembled + len(parts)
 

@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -78,6 +78,7 @@ def collect(
     batch: int = BATCH,
     bar: tqdm | None = None,
     sign: Heartbeat | None = None,
+    clear: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
     """Store the first `wanted` successes among at most `limit` attempts; return all attempts.
 
@@ -94,10 +95,11 @@ def collect(
         batch: attempts per call of `play`.
         bar: counts the successes.
         sign: shows the successes while the run is at work.
+        clear: removes what another run made; it is called when no other process can write.
     """
     log = path.with_suffix(".attempts.csv")
     began = time.perf_counter()
-    with EpisodeWriter(path, task, attrs) as writer:
+    with EpisodeWriter(path, task, attrs, clear) as writer:
         rows = pd.read_csv(log).to_dict("records") if log.exists() else []
         before = sum(row["steps"] for row in rows)
         successes = _successes(rows)
@@ -169,13 +171,14 @@ def generate(
     if FORMAT != 1:  # a data set of another format is made anew, not continued
         settings["format"] = FORMAT
     attrs = libero_attributes(get_task(task)) | {"generation": json.dumps(settings, sort_keys=True)}
-    _discard_other(path, attrs, force or _listed(path) > wanted or _forced(path))
+    anew = force or _listed(path) > wanted or _forced(path)
+    clear = functools.partial(_discard_other, path, attrs, anew)
     began = time.perf_counter()
     play = Player(load_scene(task), arm, preset, experts, threads, **options)
     batch = limit if repeated else BATCH  # a turn's start states side by side
     with heartbeat(path.parent, path.stem) as sign:
         sign.tell(phase="attempts", done=_listed(path), total=wanted)
-        attempts = collect(path, task, attrs, play, wanted, limit, batch, bar, sign)
+        attempts = collect(path, task, attrs, play, wanted, limit, batch, bar, sign, clear)
     row = _record(task, arm, attempts, (time.perf_counter() - began) / 60)
     if source == "human":
         print(f"{task}: {replay(load_scene(task), read_episodes(path)[:REPLAYED])}.")
@@ -215,7 +218,7 @@ def config_of(preset: Preset, task: str, arm: Arm, repeated: bool = False) -> di
 def _discard_other(path: Path, attrs: dict, force: bool) -> None:
     """Remove what other settings or experts made; what these made is kept and continued."""
     parts = path.with_name(path.name + ".parts")
-    begun = [file for file in (path, *sorted(parts.glob("[0-9]*.hdf5"))[:1]) if file.exists()]
+    begun = [file for file in (path, *parts.glob("[0-9]*.hdf5")) if file.exists()]
     with contextlib.suppress(UserError):  # a damaged file is made anew as well
         if begun and not force and all(read_attributes(file) == attrs for file in begun):
             return
