@@ -224,7 +224,28 @@ def test_gripper_commands_of_0_and_1_are_read_as_signs(tmp_path):
     actions = {"actions": lambda i, n: np.c_[np.zeros((n, 6)), np.arange(n) // 10 % 2]}
     found, told = read(robomimic_file(tmp_path / "a.hdf5", **actions))
     assert quality.trajectory_measures(found[0])["gripper_switches"] == 3
-    assert "0 and 1: read as -1 and 1" in told
+    assert "between 0 and 1: read as from -1 to 1" in told
+
+
+@pytest.mark.parametrize("near_one", [1.0, 0.9, 0.99999994])
+def test_gripper_commands_between_0_and_1_count_as_those_of_both_signs(tmp_path, near_one):
+    def closing(index, n):
+        share = np.clip(np.convolve(np.arange(n) // 10 % 2, np.ones(3) / 3, "same"), 0, near_one)
+        return np.c_[np.zeros((n, 6)), share]
+
+    found, told = read(robomimic_file(tmp_path / "a.hdf5", actions=closing))
+    assert quality.trajectory_measures(found[0])["gripper_switches"] == 3
+    assert "between 0 and 1: read as from -1 to 1" in told
+
+
+@pytest.mark.parametrize("always", [0.0, 0.3, 1.0])
+def test_gripper_commands_that_never_change_sides_are_not_counted_and_it_is_told(tmp_path, always):
+    actions = {"actions": lambda i, n: np.c_[np.zeros((n, 6)), np.full(n, always)]}
+    found, told = read(robomimic_file(tmp_path / "a.hdf5", **actions))
+    values = quality.trajectory_measures(found[0])
+    assert np.isnan(values["gripper_switches"])
+    assert np.isfinite(values["action_change"])
+    assert "do not tell open from closed: gripper switches are left out" in told
 
 
 ENDS, NEVER = [0, 0, 1], [0, 0, 0]

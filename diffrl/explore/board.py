@@ -192,7 +192,7 @@ class Board:
         """The opening; where it is unknown the command, 1 open and 0 closed."""
         if t.opening is not None:
             axes.plot(np.arange(len(t.opening)) / t.rate, 100 * t.opening, **line)
-        elif t.has_commands:
+        elif t.has_commands and t.grips:
             command = t.actions[:, 6] < 0
             axes.step(np.arange(len(command)) / t.rate, command, where="post", **line)
 

@@ -231,14 +231,14 @@ def _anybodys(
                 )
     if not demos and first_problem:
         raise first_problem
-    actions = commands([d.actions for d in demos], demos[0].description, path, tell)
+    actions, grips = commands([d.actions for d in demos], demos[0].description, path, tell)
     success = successes(
         [d.description.success() for d in demos],
         [d.rewards for d in demos],
         [d.dones for d in demos],
     )
     return [
-        replace(demo.trajectory, actions=command, success=succeeded)
+        replace(demo.trajectory, actions=command, grips=grips, success=succeeded)
         for demo, command, succeeded in zip(demos, actions, success)
     ]
 

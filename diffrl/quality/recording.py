@@ -261,8 +261,10 @@ def _array(
 # -- actions ---------------------------------------------------------------------------------------
 def commands(
     stored: list[np.ndarray], description: Description, path: Path, tell: Callable[[str], object]
-) -> list[np.ndarray]:
+) -> tuple[list[np.ndarray], bool]:
     """Return the actions of a file as LIBERO's commands, (T, 7) in [-1, 1] – or all as (T, 0).
+
+    And whether the seventh is known to open and close the gripper.
 
     They are clipped where the file names the controller that does so. Whatever else is not plainly
     a command is left out, and a note says so: measures in other units would look like LIBERO's.
@@ -282,7 +284,7 @@ def commands(
         why = f"its actions reach {max(beyond):.4g}, beyond [-1, 1], and it names no controller"
     if why:
         tell(f"{path}: {why}: measures of actions are left out.")
-        return [actions[:, :0] for actions in stored]
+        return [actions[:, :0] for actions in stored], False
     if far:
         tell(
             f"{path}: actions of {far} of {len(stored)} episodes leave [-1, 1] (up to "
@@ -295,10 +297,16 @@ def commands(
 
 def _signed_gripper(
     found: list[np.ndarray], path: Path, tell: Callable[[str], object]
-) -> list[np.ndarray]:
-    """Gripper commands that a file writes as 0 and 1 become -1 and 1."""
-    values = {float(value) for actions in found for value in np.unique(actions[:, 6])}
-    if values != {0.0, 1.0}:
-        return found
-    tell(f"{path}: its gripper commands are 0 and 1: read as -1 and 1.")
-    return [np.c_[actions[:, :6], 2 * actions[:, 6] - 1] for actions in found]
+) -> tuple[list[np.ndarray], bool]:
+    """Gripper commands that a file writes from 0 to 1 become those from -1 to 1."""
+    values = np.concatenate([actions[:, 6] for actions in found])
+    if values.min(initial=0) < 0:
+        return found, True
+    if values.min() < 0.5 < values.max():
+        tell(f"{path}: its gripper commands lie between 0 and 1: read as from -1 to 1.")
+        return [np.c_[actions[:, :6], 2 * actions[:, 6] - 1] for actions in found], True
+    tell(
+        f"{path}: its gripper commands, {values.min():.4g} to {values.max():.4g}, do not tell "
+        "open from closed: gripper switches are left out."
+    )
+    return found, False

@@ -169,7 +169,9 @@ def trajectory_measures(trajectory: Trajectory) -> dict[str, float]:
         "steps": float(len(actions)),
         "idle_share": idle_share(actions) if commands else np.nan,
         "still_share": still_share(position, rate),
-        "gripper_switches": float(gripper_switches(actions)) if commands else np.nan,
+        "gripper_switches": float(gripper_switches(actions))
+        if commands and trajectory.grips
+        else np.nan,
     }
 
 

@@ -29,7 +29,8 @@ class Trajectory:
     position (N, 3) m: end-effector, N = T or T+1; actions (T, 7) in [-1, 1], the last the gripper,
     or (T, 0) where a file's actions are no such commands: then their measures are left out;
     rate Hz; quaternion (N, 4) xyzw; opening (N,) m between the fingers; objects (N, K, 3) m;
-    success None where the file does not tell.
+    success None where the file does not tell; grips whether the sign of the gripper's command means
+    open or close.
     Raises UserError when an array is too short, not finite, or of another shape; `label` names it.
 
     >>> line = np.linspace([0, 0, 0], [0.3, 0, 0.4], 21)  # half a metre in one second
@@ -52,6 +53,7 @@ class Trajectory:
     start_state: str = ""
     success: bool | None = True
     label: str = "trajectory"
+    grips: bool = True
 
     def __post_init__(self) -> None:
         n, steps = len(self.position), len(self.actions)
