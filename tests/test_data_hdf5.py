@@ -230,6 +230,15 @@ def test_a_collector_file_round_trips_with_every_state(tmp_path):
         np.testing.assert_array_equal(back.actions, np.clip(episode.actions, -1, 1))
 
 
+@pytest.mark.parametrize("said", ["False", b"False", "0", np.bytes_(b"0"), 0, np.array([False])])
+def test_a_collector_s_failure_is_one_however_it_is_written(tmp_path, said):
+    samples.write_collected(tmp_path / "raw.hdf5", [samples.sample_episode()])
+    with h5py.File(tmp_path / "raw.hdf5", "r+") as file:
+        file["data/demo_1"].attrs["success"] = said
+    (episode,) = read_episodes(tmp_path / "raw.hdf5")
+    assert not episode.success
+
+
 @pytest.mark.skipif(not RAW.is_dir(), reason="the recordings of LIBERO's collector are not here")
 def test_real_collector_files_keep_every_step(tmp_path):
     for path in sorted(RAW.glob("*.hdf5")):

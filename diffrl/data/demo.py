@@ -128,7 +128,7 @@ def read_demo(group: h5py.Group, layout: str) -> Episode:
         rewards = group["rewards"][()].astype(np.float64)
     else:
         rewards = np.zeros(len(actions))
-        rewards[-1:] = bool(group.attrs.get("success", True))
+        rewards[-1:] = told_success(group.attrs.get("success")) is not False
     if layout == "diffrl":
         metadata = json.loads(group.attrs["episode"])
     else:
@@ -144,6 +144,16 @@ def read_demo(group: h5py.Group, layout: str) -> Episode:
         fixtures=group["fixtures"][()] if "fixtures" in group else np.zeros((0, 7)),
         observations=_observations(rows),
     )
+
+
+def told_success(said: object) -> bool | None:
+    """What a demo's attribute ``success`` says; None if it is not there or says something else."""
+    if isinstance(said, np.ndarray) and said.size == 1:
+        said = said.item()
+    if isinstance(said, bytes):
+        said = said.decode(errors="replace")
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    return known.get(str(said).lower())
 
 
 def task_of(data: h5py.Group) -> dict[str, str]:

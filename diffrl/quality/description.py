@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from diffrl.base.errors import UserError
-from diffrl.data.demo import task_of
+from diffrl.data.demo import task_of, told_success
 from diffrl.data.episode import IMAGES
 from diffrl.data.integrity import own_group, text_or_number
 from diffrl.sim.tasks import SUITES, suite_tasks
@@ -114,9 +114,7 @@ class Description:
 
     def success(self) -> bool | None:
         """What the attribute ``success`` says; None if it is not there or says something else."""
-        said = str(self.attrs.get("success")).lower()
-        known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-        return known.get(said)
+        return told_success(self.attrs.get("success"))
 
     def clips(self) -> bool | None:
         """Whether the controller takes shares of a motion in [-1, 1] and clips what is beyond.
