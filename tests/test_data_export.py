@@ -145,9 +145,13 @@ def test_the_card_names_licence_and_protocol_of_what_is_in_it(tmp_path, monkeypa
     pd.DataFrame({"outcome": ["success", "failure", "error"]}).to_csv(
         ours.with_suffix(".attempts.csv")
     )
-    write_episodes(human, [replace(samples.sample_episode(1), source="human")], samples.ATTRS)
+    people = samples.ATTRS | {"generation": json.dumps(made | {"source": "human", "experts": []})}
+    write_episodes(human, [replace(samples.sample_episode(1), source="human")], people)
+    layout = tmp_path / "layout_demo.hdf5"  # LIBERO's layout alone tells no licence
+    samples.write_official(layout, [samples.sample_episode(2, images=8)])
+    monkeypatch.setattr(lerobot, "completed", lambda file: read_episodes(file))
     cards = {}
-    for name, files in {"ours": [ours], "both": [ours, human]}.items():
+    for name, files in {"ours": [ours], "both": [ours, human], "layout": [layout]}.items():
         lerobot.export_lerobot(files, tmp_path / name, PICTURES)
         cards[name] = (tmp_path / name / "README.md").read_text()
     assert "license: mit" in cards["ours"]
@@ -156,6 +160,8 @@ def test_the_card_names_licence_and_protocol_of_what_is_in_it(tmp_path, monkeypa
     assert "CC BY" not in cards["ours"]
     assert "license: cc-by-4.0" in cards["both"]
     assert "licensed CC BY" in cards["both"]
+    assert "license: unknown" in cards["layout"]
+    assert "that is LIBERO's own upload" in " ".join(cards["layout"].split())
 
 
 def test_an_export_does_not_overwrite_and_does_not_leave_halves(exported, tmp_path):
@@ -165,6 +171,41 @@ def test_an_export_does_not_overwrite_and_does_not_leave_halves(exported, tmp_pa
     with pytest.raises(UserError, match=r"b_demo\.hdf5"):
         lerobot.export_lerobot([tmp_path / "b_demo.hdf5"], tmp_path / "new", PICTURES)
     assert not (tmp_path / "new").exists()
+
+
+UNTOLD = ["[]", "{}x", '{"a": 1}', '{"experts": "abc"}']
+LISTS = ["", "a,b\n1,2\n", "attempt,start_state,policy,outcome,steps\n0,fresh/0,p,succ"]
+
+
+@pytest.mark.parametrize(
+    ("generation", "attempts"), [*((text, None) for text in UNTOLD), *((None, t) for t in LISTS)]
+)
+def test_an_export_whose_origin_cannot_be_read_ends_before_anything_is_drawn(
+    tmp_path, monkeypatch, generation, attempts
+):
+    monkeypatch.setattr(lerobot, "with_frames", lambda *_: pytest.fail("it drew"))
+    path = tmp_path / "a_demo.hdf5"
+    attrs = samples.ATTRS | ({"generation": generation} if generation else {})
+    write_episodes(path, [samples.sample_episode(0)], attrs)
+    if attempts is not None:
+        path.with_suffix(".attempts.csv").write_text(attempts)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"a_demo\.(hdf5|attempts\.csv).*enerat"):
+        lerobot.export_lerobot([path], tmp_path / "out", PICTURES)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_export_that_fails_while_it_draws_leaves_nothing(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("the renderer is gone")
+        yield
+
+    monkeypatch.setattr(lerobot, "with_frames", broken)
+    path = tmp_path / "a_demo.hdf5"
+    write_episodes(path, [samples.sample_episode(0)], samples.ATTRS)
+    with pytest.raises(RuntimeError, match="renderer"):
+        lerobot.export_lerobot([path], tmp_path / "out", PICTURES)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_hdf5_gets_liberos_images_and_nothing_else_changes(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from diffrl.base import artifacts
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import FORCE
 from diffrl.base.errors import UserError
-from diffrl.data.hdf5 import read_episodes, validate_file
+from diffrl.data.hdf5 import read_attributes, read_episodes, validate_file
 from diffrl.demonstrator.episodes import operator_episodes
 from diffrl.generation import stage
 from diffrl.generation.attempts import Attempt, Player, demonstrations_of, expert_folders
@@ -114,6 +114,17 @@ def test_a_data_set_that_is_being_written_is_neither_removed_nor_mixed(tmp_path)
 
     collect(path, samples.TASK, samples.ATTRS, intruded, 12, 100, 5)
     assert contents(path) == contents(tmp_path / "alone.hdf5")
+
+
+@pytest.mark.parametrize("damage", ["", "a,b\n1,2\n", "attempt,outcome\n0,succ"])
+def test_a_damaged_list_of_attempts_is_made_anew_with_its_data_set(tmp_path, damage):
+    path = tmp_path / "a.hdf5"
+    run(path, wanted=3)
+    whole = contents(path)
+    path.with_suffix(".attempts.csv").write_text(damage)
+    clear = functools.partial(stage._discard_other, path, read_attributes(path), False)
+    collect(path, samples.TASK, samples.ATTRS, play, 3, 100, 5, clear=clear)
+    assert contents(path) == whole
 
 
 def test_a_missing_expert_is_named_with_the_command_that_trains_it(tmp_path, monkeypatch):

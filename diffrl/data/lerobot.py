@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from diffrl.base.artifacts import make_folder, write_json
 from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError
-from diffrl.data.card import write_card
+from diffrl.data.card import source_of, write_card
 from diffrl.data.demo import axis_angle
 from diffrl.data.episode import Episode
 from diffrl.data.human import completed
@@ -78,20 +78,24 @@ def export_lerobot(
     LIBERO's to their models. The folder appears when it is whole.
 
     Raises:
-        UserError: the folder exists, a file is not sound, or no renderer works.
+        UserError: the folder exists, a file is not sound, does not say its origin as diffrl's do,
+            or no renderer works.
     """
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} exists: remove it, or choose another folder for the export.")
+    sources = [source_of(file) for file in files]  # before hours of drawing
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    make_folder(partial)
-    export = _Export(partial, pictures.size)
-    for number, file in enumerate(files):
-        _write_file(export, number, with_frames(completed(file), pictures, workers))
-    info = _write_meta(export)
-    write_card(partial / "README.md", files, info, pictures.detail)
-    os.replace(partial, folder)
+    try:
+        export = _Export(make_folder(partial), pictures.size)
+        for number, file in enumerate(files):
+            _write_file(export, number, with_frames(completed(file), pictures, workers))
+        info = _write_meta(export)
+        write_card(partial / "README.md", sources, info, pictures.detail)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return info
 
 

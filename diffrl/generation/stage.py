@@ -34,6 +34,7 @@ from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import EpisodeWriter, read_attributes, read_episodes
 from diffrl.data.human import VARIABLE, find_human_file, human_file, replay
 from diffrl.data.integrity import check_bytes
+from diffrl.data.outcomes import attempts_path, read_attempts
 from diffrl.generation.attempts import (
     ATTEMPT,
     CLONE,
@@ -97,10 +98,10 @@ def collect(
         sign: shows the successes while the run is at work.
         clear: removes what another run made; it is called when no other process can write.
     """
-    log = path.with_suffix(".attempts.csv")
+    log = attempts_path(path)
     began = time.perf_counter()
     with EpisodeWriter(path, task, attrs, clear) as writer:
-        rows = pd.read_csv(log).to_dict("records") if log.exists() else []
+        rows = read_attempts(path, ATTEMPT).to_dict("records")
         before = sum(row["steps"] for row in rows)
         successes = _successes(rows)
         if successes > len(writer):  # the file was deleted, its list was not
@@ -219,10 +220,11 @@ def _discard_other(path: Path, attrs: dict, force: bool) -> None:
     """Remove what other settings or experts made; what these made is kept and continued."""
     parts = path.with_name(path.name + ".parts")
     begun = [file for file in (path, *parts.glob("[0-9]*.hdf5")) if file.exists()]
-    with contextlib.suppress(UserError):  # a damaged file is made anew as well
+    with contextlib.suppress(UserError):  # a damaged file or list is made anew as well
+        read_attempts(path, ATTEMPT)
         if begun and not force and all(read_attributes(file) == attrs for file in begun):
             return
-    for file in (path, path.with_suffix(".attempts.csv")):
+    for file in (path, attempts_path(path)):
         file.unlink(missing_ok=True)
     shutil.rmtree(parts, ignore_errors=True)
 
@@ -232,13 +234,14 @@ def _successes(rows: list[dict]) -> int:
 
 
 def _listed(path: Path) -> int:
-    """Successes in the list of attempts beside a data set, which may not be there."""
-    log = path.with_suffix(".attempts.csv")
-    return _successes(pd.read_csv(log).to_dict("records")) if log.exists() else 0
+    """Successes in the list of attempts beside a data set; 0 without one that can be read."""
+    with contextlib.suppress(UserError):
+        return _successes(read_attempts(path).to_dict("records"))
+    return 0
 
 
 def _forced(path: Path) -> bool:
-    logs = (path, path.with_suffix(".attempts.csv"))
+    logs = (path, attempts_path(path))
     return any(forced(file) for file in logs if file.exists())
 
 
