@@ -19,6 +19,7 @@ from diffrl.data import export as exports
 from diffrl.data import lerobot
 from diffrl.data.demo import axis_angle
 from diffrl.data.hdf5 import read_episodes, validate_file, write_episodes
+from diffrl.data.validate import data_files
 from diffrl.data.validate import main as validate
 from diffrl.sim.pictures import Pictures
 
@@ -234,6 +235,13 @@ def test_validate_prints_remedies_and_tells_by_its_exit_code(tmp_path, capsys):
     assert "good.hdf5: sound" in printed
     assert "bad.hdf5: file:" in printed
     assert "Remedy" in printed
+
+
+def test_a_file_that_also_lies_in_a_folder_that_is_named_is_taken_once(tmp_path):
+    files = [tmp_path / "a_demo.hdf5", tmp_path / "b_demo.hdf5"]
+    for file in files:
+        write_episodes(file, [samples.sample_episode()], samples.ATTRS)
+    assert data_files((files[0], tmp_path, files[1])) == files
 
 
 @pytest.mark.parametrize("command", ["validate", "reseal", "export"])

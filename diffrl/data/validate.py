@@ -11,6 +11,7 @@ from diffrl.data.hdf5 import validate_file
 def data_files(paths: tuple[Path, ...]) -> list[Path]:
     """Return the files that are meant: HDF5 files, and all of them (.hdf5, .h5) in folders.
 
+    A file that is named twice, or also lies in a folder that is named, is taken once.
     What an interrupted generation has left in a folder is passed over.
 
     Raises:
@@ -18,7 +19,7 @@ def data_files(paths: tuple[Path, ...]) -> list[Path]:
     """
     if not paths:
         raise UserError("No file given: name HDF5 data sets, or folders of them.")
-    files = []
+    files: dict[Path, Path] = {}
     for path in paths:
         inside = [path]
         if path.is_dir():
@@ -26,8 +27,9 @@ def data_files(paths: tuple[Path, ...]) -> list[Path]:
             inside = [file for file in both if not _unfinished(file, path)]
         if not inside:
             raise UserError(f"{path} holds no .hdf5 file: name a data set or a folder of them.")
-        files += inside
-    return files
+        for file in inside:
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
 
 
 def _unfinished(file: Path, folder: Path) -> bool:
