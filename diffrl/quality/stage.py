@@ -102,10 +102,11 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     """
     config, folder = get_preset(preset).quality, artifacts.runs_dir(preset)
     files, again = dataset_files(preset), repeated_files(preset)
-    trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
     stage = artifacts.Stage(folder, "quality", config, [*files, *again], FORMAT, report.MEASURES)
-    if not stage.due(force):
+    due = stage.due(force)
+    trajectories = _pairs(report.select(load_datasets(files), config.episodes))
+    if not due:
         return Quality(trajectories, *map(pd.read_csv, paths))
     units = report.measure(trajectories, config)
     if repeats := _pairs([t for t in load_datasets(again) if t.success is not False]):
