@@ -1,5 +1,6 @@
 """Strangers' files of demonstrations are measured with the right values, or refused with reason."""
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -246,6 +247,54 @@ def test_gripper_commands_that_never_change_sides_are_not_counted_and_it_is_told
     assert np.isnan(values["gripper_switches"])
     assert np.isfinite(values["action_change"])
     assert "do not tell open from closed: gripper switches are left out" in told
+
+
+def by_feedback(seed, steps=60):
+    """An episode whose actions depend on nothing but where the hand is."""
+    episode = samples.sample_episode(seed, steps, images=4)
+    path = [np.random.default_rng(seed).normal([0, 0, 1], 0.03)]
+    actions = np.zeros((steps, 7))
+    for action in actions:
+        law = 3 * ([0.1, 0.1, 0.9] - path[-1]) + 0.8 * np.sign(np.sin(60 * path[-1]))
+        action[:3] = np.clip(law, -1, 1)
+        path.append(path[-1] + 0.02 * action[:3])
+    seen = episode.observations | {"eef_pos": np.array(path)}
+    seen |= {"eef_quat": np.tile([1.0, 0, 0, 0], (steps + 1, 1))}
+    seen |= {"gripper_qpos": np.full((steps + 1, 2), 0.04)}
+    return dataclasses.replace(episode, actions=actions, observations=seen)
+
+
+def test_the_state_before_an_action_is_found_in_libero_s_own_files_too(tmp_path):
+    episodes = [by_feedback(seed) for seed in range(12)]
+    with h5py.File(tmp_path / "arrays.hdf5", "w") as file:  # from the second action on
+        for index, episode in enumerate(episodes):
+            demo, seen = file.create_group(f"data/demo_{index}"), episode.observations
+            demo["actions"] = episode.actions[1:]
+            demo["obs/eef_pos"] = seen["eef_pos"][1:-1]
+            demo["obs/gripper_qpos"] = seen["gripper_qpos"][1:-1]
+    late = [{k: np.r_[v[1:], v[-1:]] for k, v in e.observations.items()} for e in episodes]
+    official = [dataclasses.replace(e, observations=seen) for e, seen in zip(episodes, late)]
+    samples.write_official(tmp_path / "official.hdf5", official)
+    found = []
+    for name in ("arrays", "official"):
+        units = quality.measure(read(tmp_path / f"{name}.hdf5", rate=20.0)[0], CONFIG)
+        found.append(units[units["measure"] == "conditional_action_variance"]["value"].to_numpy())
+    np.testing.assert_allclose(*found)
+
+
+def test_too_few_episodes_for_neighbours_and_too_few_neighbours_are_told(tmp_path, capsys):
+    path = robomimic_file(tmp_path / "a.hdf5", demos=4)
+    command_line(["quality", str(path), "--neighbours", "4"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "action variance given the state is left out; it needs more than 4 episodes" in told
+    command_line(["quality", str(path), "--neighbours", "3"])
+    assert "left out; it needs" not in capsys.readouterr().err
+    for few in ("1", "0", "-3"):
+        assert command_line(["quality", str(path), "--neighbours", few]) == 1
+        told = capsys.readouterr().err
+        assert f"neighbours is {few}: give a whole number that is at least 2" in " ".join(
+            told.split()
+        )
 
 
 ENDS, NEVER = [0, 0, 1], [0, 0, 0]

@@ -60,6 +60,11 @@ class Description:
         return self.libero_names or "problem_info" in self.attrs
 
     @property
+    def observes_late(self) -> bool:
+        """Whether LIBERO's create_dataset.py wrote it: it plays an action, then looks."""
+        return self.libero_names and {"problem_info", "env_args"} <= self.attrs.keys()
+
+    @property
     def is_robosuite(self) -> bool:
         """Whether ``states`` are robosuite's flat ones: time, positions, velocities."""
         return self.is_libero or self.env_args.get("type") == ROBOSUITE or bool(self._robosuite)

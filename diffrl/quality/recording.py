@@ -104,6 +104,7 @@ def read_recording(
         source=description.source(name),
         start_state=f"{name}/{key}",  # another file's is another
         label=label,
+        late=1 if description.observes_late and not from_states else 0,
     )
     rewards, dones = (_array(demo, ((k, 1, slice(1)),), path) for k in ("rewards", "dones"))
     return Recording(trajectory, actions, description, rewards, dones)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffrl.base import intervals
 from diffrl.base.arm import Arm
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, whole
 from diffrl.presets import QualityConfig
 from diffrl.quality import consistency
 from diffrl.quality.smoothness import trajectory_measures
@@ -93,8 +93,10 @@ def measure(trajectories: list[Trajectory], config: QualityConfig) -> pd.DataFra
     """Every measure of every successful trajectory, at most `config.episodes` per arm and task.
 
     Returns rows (source, mode, task, start_state, measure, value); the variances have one row per
-    start state. Raises UserError for mixed control rates and for an arm with one trajectory only.
+    start state. Raises UserError for mixed control rates, for an arm with one trajectory only and
+    for fewer than two neighbours.
     """
+    whole(config.neighbours, "neighbours", 2)  # one alone does not vary
     kept = select(trajectories, config.episodes)
     rates = sorted({t.rate for t in kept})
     if len(rates) > 1:
@@ -116,6 +118,17 @@ def measure(trajectories: list[Trajectory], config: QualityConfig) -> pd.DataFra
     columns = [*_ARM, "task", "start_state", "measure", "value"]
     table = pd.DataFrame(rows, columns=columns)
     return table[np.isfinite(table["value"])].reset_index(drop=True)
+
+
+def without_neighbours(units: pd.DataFrame, config: QualityConfig) -> list[str]:
+    """Return a sentence for each arm and task with commands but too few trajectories to compare."""
+    measured = units.groupby([*_ARM, "task"])["measure"].agg(set)
+    return [
+        f"{task}, {source} {mode}: the action variance given the state is left out; it needs more "
+        f"than {config.neighbours} episodes (--neighbours)."
+        for (source, mode, task), names in measured.items()
+        if "action_variance" in names and "conditional_action_variance" not in names
+    ]
 
 
 def select(trajectories: list[Trajectory], episodes: int) -> list[Trajectory]:
@@ -344,7 +357,7 @@ def _rows(
         fingers = all(t.opening is not None for t in group)
         given_state = consistency.conditional_action_variance(
             [_state(t, moved, fingers) for t in group],
-            [t.actions[:, :6] for t in group],
+            [t.actions[t.late :, :6] for t in group],
             config.neighbours,
         )
         yield from zip(starts, ["conditional_action_variance"] * len(group), given_state)
@@ -352,8 +365,11 @@ def _rows(
 
 
 def _state(trajectory: Trajectory, moved: NDArray[np.bool_] | None, fingers: bool) -> np.ndarray:
-    """What a clone sees before each action, in m: gripper, its opening, objects relative to it."""
-    steps = len(trajectory.actions)
+    """What a clone sees before each action, in m: gripper, its opening, objects relative to it.
+
+    Before the first action of a trajectory that was seen late it saw what is not stored.
+    """
+    steps = len(trajectory.actions) - trajectory.late
     parts = [trajectory.position[:steps]]
     if fingers and trajectory.opening is not None:
         parts.append(trajectory.opening[:steps, None])

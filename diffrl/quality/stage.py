@@ -166,7 +166,10 @@ def main(
     if skip_bad:
         found = _pairs(report.select(found, len(found)), tell_user)
     config = QualityConfig(episodes=len(found), neighbours=neighbours)
-    summary = report.summarise(report.measure(found, config), config)
+    units = report.measure(found, config)
+    for line in report.without_neighbours(units, config):
+        tell_user(line)
+    summary = report.summarise(units, config)
     if as_json:
         print(summary.to_json(orient="records", indent=2))
     elif as_csv:

@@ -30,7 +30,7 @@ class Trajectory:
     or (T, 0) where a file's actions are no such commands: then their measures are left out;
     rate Hz; quaternion (N, 4) xyzw; opening (N,) m between the fingers; objects (N, K, 3) m;
     success None where the file does not tell; grips whether the sign of the gripper's command means
-    open or close.
+    open or close; row t was seen before action t + late, where late is 1 in LIBERO's own files.
     Raises UserError when an array is too short, not finite, or of another shape; `label` names it.
 
     >>> line = np.linspace([0, 0, 0], [0.3, 0, 0.4], 21)  # half a metre in one second
@@ -54,6 +54,7 @@ class Trajectory:
     success: bool | None = True
     label: str = "trajectory"
     grips: bool = True
+    late: int = 0
 
     def __post_init__(self) -> None:
         n, steps = len(self.position), len(self.actions)
