@@ -6,6 +6,7 @@ python cluster/jobs.py paper 17     # number 17, counted from 0, for an array of
 
 import sys
 
+from diffrl.base.errors import UserError
 from diffrl.presets import ALGORITHMS, get_preset
 
 
@@ -20,6 +21,28 @@ def jobs(preset: str) -> list[str]:
     ]
 
 
+def chosen(arguments: list[str]) -> list[str]:
+    """Return the lines that the command line asks for.
+
+    Raises:
+        UserError: no preset is named, or no expert has the number.
+    """
+    if len(arguments) not in (1, 2):
+        raise UserError("Name a preset, or a preset and a number: python cluster/jobs.py paper 17.")
+    preset, *numbers = arguments
+    lines = jobs(preset)
+    for number in numbers:
+        if not number.isdecimal() or int(number) >= len(lines):
+            raise UserError(
+                f"Preset {preset} has no expert number {number}: its experts are 0 to "
+                f"{len(lines) - 1}, so submit the array with --array=0-{len(lines) - 1}."
+            )
+        return [lines[int(number)]]
+    return lines
+
+
 if __name__ == "__main__":
-    lines = jobs(sys.argv[1])
-    print("\n".join(lines if len(sys.argv) == 2 else [lines[int(sys.argv[2])]]))
+    try:
+        print("\n".join(chosen(sys.argv[1:])))
+    except UserError as error:
+        sys.exit(str(error))

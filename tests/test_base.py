@@ -87,6 +87,14 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path):
     assert str(other.state_dict()) == str(optimiser.state_dict())
 
 
+def test_an_array_of_a_checkpoint_keeps_its_shape(tmp_path):
+    for array in (np.array(3.0), np.zeros((0, 3)), np.ones((2, 3)).T):
+        checkpoint.save(tmp_path / "c.safetensors", {"a": array}, "key")
+        again = checkpoint.load(tmp_path / "c.safetensors", "key")["a"]
+        assert (again.shape, again.dtype) == (array.shape, array.dtype)
+        assert np.array_equal(again, array)
+
+
 def test_tensors_that_share_memory_are_saved_whole(tmp_path):
     weight = torch.ones(3)
     checkpoint.save(tmp_path / "c.safetensors", {"a": weight, "b": weight[:2]}, "key")
@@ -174,6 +182,12 @@ def test_a_killed_run_is_lost(tmp_path):
     code = "import os,sys,signal\nfrom diffrl.base.heartbeat import heartbeat\n"
     code += "with heartbeat(sys.argv[1], 'expert'): os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert read(tmp_path, "expert")["state"] == "lost"
+
+
+def test_a_run_with_a_number_that_no_process_can_have_is_lost(tmp_path):
+    sign = {"host": socket.gethostname(), "pid": 10**20}
+    (tmp_path / "expert.running.json").write_text(json.dumps(sign))
     assert read(tmp_path, "expert")["state"] == "lost"
 
 

@@ -103,6 +103,24 @@ def test_the_jobs_of_a_preset_are_its_experts(preset):
     assert last.strip() == lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "Name a preset"),
+        (["smoke", "0", "1"], "Name a preset"),
+        (["nothing"], "nothing"),
+        *((["smoke", number], f"no expert number {number}") for number in ("-1", "2", "x", "1.0")),
+    ],
+)
+def test_a_job_that_does_not_exist_is_told_in_words_and_is_no_other(arguments, told):
+    command = [sys.executable, CLUSTER / "jobs.py", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert told in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_ray_up_s_example_is_valid_and_starts_ray_on_every_node():
     config = yaml.safe_load((CLUSTER / "ray.yaml").read_text(encoding="utf-8"))
     util = pytest.importorskip("ray.autoscaler._private.util", reason="needs the extra cluster")

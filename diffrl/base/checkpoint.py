@@ -80,7 +80,7 @@ def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         name = str(len(tensors))
         kind = "torch" if isinstance(node, torch.Tensor) else "numpy"
         if isinstance(node, np.ndarray):
-            node = torch.from_numpy(np.ascontiguousarray(node))
+            node = torch.from_numpy(np.array(node, order="C"))  # a number's array keeps its shape
         tensors[name] = node.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {_ARRAY: name, "kind": kind}
     if isinstance(node, dict):

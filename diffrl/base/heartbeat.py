@@ -124,7 +124,7 @@ def _gone(sign: Mapping[str, Any]) -> bool:
         return False
     try:
         os.kill(sign["pid"], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has such a number
         return True
     except OSError:
         return False
