@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import data_samples as samples
 import h5py
 import imageio.v3 as imageio
 import nbclient
@@ -26,6 +27,8 @@ from diffrl.explore.board import SIDE, Board
 from diffrl.explore.pictures import Pictures
 from diffrl.explore.view import chosen
 from diffrl.explore.widget import Explorer
+from diffrl.sim.scene import load_scene
+from diffrl.sim.starts import official_start_states
 
 
 def shades(index, steps, size=32):
@@ -76,6 +79,47 @@ def test_stored_frames_of_libero_are_turned_upright(tmp_path):
     assert (shown.frame(9)[top + 5, left + 5] == 9).all()
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (32, 32, 1), (32, 32, 4)])
+def test_frames_without_colours_on_their_last_axis_are_told_in_words(tmp_path, shape):
+    def frames(index, steps):
+        return np.full((steps, *shape), 90, np.uint8)
+
+    path = robomimic_file(tmp_path / "film.hdf5", **{"obs/agentview_image": frames})
+    shown = board(path)
+    if shape[-1] == 4:  # what is transparent is drawn, too
+        assert (shown.picture(0, 5) == 90).all()
+        return
+    assert shown.picture(0, 5) is None
+    why = shown.pictures.missing(shown.entries[0])
+    assert f"obs/agentview_image {(40, *shape)}; colours are expected on the last axis" in why
+
+
+@pytest.mark.sim
+def test_a_collector_s_file_is_drawn_with_the_fixtures_of_its_own_model(tmp_path):
+    scene = load_scene("libero_goal/7")  # a stove
+    starts = official_start_states(scene)[:1]
+    states = starts.states.repeat(13, axis=0)
+    states[:, 0] = np.arange(13) / 20
+    assert scene.fixture_names
+    bodies = "".join(
+        f'<body name="{body}" pos="{" ".join(map(str, pose[:3]))}" '
+        f'quat="{" ".join(map(str, pose[3:]))}"/>'
+        for body, pose in zip(scene.meta["fixtures"].values(), starts.fixtures[0])
+    )
+    xml = f"<mujoco><worldbody>{bodies}</worldbody></mujoco>"
+    path = tmp_path / "raw.hdf5"
+    episode = replace(samples.sample_episode(), task=scene.task.id, states=states)
+    samples.write_collected(path, [episode], xml)
+    with h5py.File(path, "r+") as file:
+        name = f"{scene.task.suite}/{scene.task.name}.bddl"
+        file["data"].attrs["bddl_file_name"] = name
+    pictures = Pictures(32)
+    entry = Library.of_files([path]).entries[0]
+    assert pictures.missing(entry) == ""
+    assert pictures.at(entry, 0).std() > 0
+    pictures.close()
+
+
 def test_dots_lie_on_the_drawn_path_from_its_black_start_to_its_black_end(film):
     shown = board(film)
     for dots in shown.dots[0]:
@@ -93,6 +137,18 @@ def test_the_shorter_episode_of_two_stays_at_its_end(tmp_path):
     shown = Board([long, short], Pictures())
     assert [shown.row(1, step) for step in (0, 29, 30, 49)] == [0, 29, 29, 29]
     assert shown.steps == 50
+
+
+def test_a_board_of_two_rates_ends_when_both_episodes_have_ended(tmp_path):
+    fast, slow = (
+        Library.of_files([robomimic_file(tmp_path / f"{rate}.hdf5", steps=n, rate=rate)]).entries[0]
+        for n, rate in ((100, 20), (80, 10))
+    )
+    for pair in ([fast, slow], [slow, fast]):
+        shown = Board(pair, Pictures())
+        assert shown.time(shown.steps - 1) == pytest.approx(7.9)  # the slow one's last sample
+        ends = [shown.row(index, shown.steps - 1) for index in (0, 1)]
+        assert ends == [len(entry.trajectory.position) - 1 for entry in pair]
 
 
 def test_boundaries_of_chunks_are_drawn_for_policies_and_not_for_people(arms):

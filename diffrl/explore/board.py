@@ -4,6 +4,7 @@ matplotlib draws the curves once; a step then only pastes pictures and sets curs
 The same geometry, in pixels, serves the widget, the film and the page.
 """
 
+import math
 import textwrap
 from dataclasses import dataclass
 
@@ -41,8 +42,9 @@ class Board:
 
     def __init__(self, entries: list[Entry], pictures: Pictures, chunk: int | None = None):
         self.entries, self.pictures, self.chunk = list(entries), pictures, chunk
-        self.steps = max(len(e.trajectory.position) for e in entries)
         self.rate = entries[0].trajectory.rate
+        longest = max((len(t.position) - 1) / t.rate for t in (e.trajectory for e in entries))  # s
+        self.steps = 1 + math.ceil(longest * self.rate - 1e-6)  # of the first one's clock
         self._styles = [arm_style(*e.trajectory.arm) for e in entries]
         self._figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
         canvas = FigureCanvasAgg(self._figure)

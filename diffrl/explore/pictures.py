@@ -16,7 +16,7 @@ from diffrl.base.errors import UserError
 from diffrl.data import integrity
 from diffrl.data.demo import DAMAGE
 from diffrl.data.episode import Episode
-from diffrl.data.hdf5 import iterate_episodes
+from diffrl.data.human import completed
 from diffrl.explore.library import Entry
 from diffrl.sim.camera import Renderer
 from diffrl.sim.pictures import Detail
@@ -74,8 +74,8 @@ class Pictures:
                 self._sources[entry.place] = f"no picture: {error}"
         return self._sources[entry.place]
 
-    def _stored(self, entry: Entry) -> Callable | None:
-        """Frames of the file; LIBERO stores them upside down, robomimic upright."""
+    def _stored(self, entry: Entry) -> Callable | str | None:
+        """Frames of the file, or why they are none; LIBERO's are upside down, robomimic's not."""
         path, demo = entry.place
         with integrity.open_hdf5(path) as file:
             data = file.get("data", file)
@@ -83,6 +83,11 @@ class Pictures:
             for name in STORED:
                 item = integrity.find_array(data[demo], name, path)
                 if item is not None and item.ndim == 4 and item.dtype == np.uint8:
+                    if item.shape[3] not in (3, 4):
+                        return (
+                            f"no picture: {name} {item.shape}; colours are expected on the last "
+                            "axis, (N, H, W, 3)"
+                        )
                     place, last = item.name, len(item) - 1
                     upside_down = flipped and name.endswith("_rgb")
                     return lambda row: _frame(path, place, min(row, last), upside_down)
@@ -93,7 +98,7 @@ class Pictures:
         if path not in self._episodes:
             with integrity.open_hdf5(path) as file:
                 names = sorted(file["data"], key=lambda name: (len(name), name))
-            self._episodes[path] = dict(zip(names, iterate_episodes(path, images=False)))
+            self._episodes[path] = dict(zip(names, completed(path)))
         episode = self._episodes[path][demo]
         scene = load_scene(episode.task)
         if episode.states.shape[1] != scene.state_size:
@@ -121,4 +126,5 @@ class Pictures:
 def _frame(path: Path, place: str, row: int, upside_down: bool) -> np.ndarray:
     with integrity.open_hdf5(path) as file:
         frame = file[place][row]
+    frame = frame[..., :3]  # without transparency
     return frame[::-1].copy() if upside_down else frame
