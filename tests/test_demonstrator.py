@@ -19,6 +19,7 @@ from diffrl.demonstrator.things import is_covered
 from diffrl.demonstrator.workspace import Workspace
 from diffrl.presets import OperatorConfig
 from diffrl.sim.scene import load_scene
+from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import fresh_start_states
 from diffrl.sim.tasks import SUITES
 
@@ -187,6 +188,26 @@ def test_demonstrations_are_successes_and_too_few_are_an_error():
     assert all(e.start_state.startswith("fresh/") for e in episodes)
     with pytest.raises(UserError, match="libero_object/0"):
         operator_demonstrations(scene, 2, 0, OperatorConfig(max_attempts=1))
+
+
+@pytest.mark.sim
+def test_no_more_episodes_play_side_by_side_than_demonstrations_are_wanted(monkeypatch):
+    sizes = []
+
+    class Counted(Simulator):
+        def __init__(self, scene, n, threads):
+            sizes.append(n)
+            super().__init__(scene, n, threads)
+
+    monkeypatch.setattr("diffrl.demonstrator.episodes.Simulator", Counted)
+    scene = load_scene(TASK)
+    found, attempts = operator_demonstrations(scene, 2, 0, OperatorConfig(), threads=1)
+    together = play(scene, fresh_start_states(scene, attempts + 2, seed=0), noise=1.0)
+    assert sizes == [2, attempts + 2]
+    same = [episode for episode in together[:attempts] if episode.success]
+    assert [e.states.tobytes() for e in found] == [e.states.tobytes() for e in same]
+    assert [e.actions.tobytes() for e in found] == [e.actions.tobytes() for e in same]
+    assert [e.attempt for e in found] == [e.attempt for e in same]
 
 
 def seen(task):

@@ -120,17 +120,18 @@ def operator_episodes(
     config: OperatorConfig,
     threads: int | None = None,
     manner: Manner | None = None,
+    copies: int = COPIES,
 ) -> Iterator[tuple[Episode | None, str]]:
     """Yield one episode per start state, in their order, and what was in the way if it failed.
 
-    None stands for an attempt whose physics diverged.
+    None stands for an attempt whose physics diverged. At most `copies` are simulated side by side.
     """
     manner = (manner or MANNERS[suite_of(scene.task.id)]).scaled(config.noise)
     if config.tremor is not None:
         manner = manner.with_tremor(config.tremor)
     finished: dict[int, tuple[Episode | None, str]] = {}
     wanted = 0
-    with Simulator(scene, min(COPIES, len(starts)), threads=threads) as simulator:
+    with Simulator(scene, min(copies, len(starts)), threads=threads) as simulator:
         actor = _Scripted(scene, starts, seed, manner, config.tremor is not None)
         for played in play(simulator, starts, actor):
             trouble = actor.operators.pop(played.number).trouble
@@ -229,7 +230,8 @@ def operator_demonstrations(
     starts = fresh_start_states(scene, config.max_attempts, seed, first)
     successes: list[Episode] = []
     attempts, trouble = 0, ""
-    for episode, why in operator_episodes(scene, starts, seed, config, threads):
+    copies = min(COPIES, n)  # what plays beside the last success that is wanted, plays in vain
+    for episode, why in operator_episodes(scene, starts, seed, config, threads, copies=copies):
         attempts, trouble = attempts + 1, why or trouble
         if episode is not None and episode.success:
             successes.append(episode.validate())
