@@ -76,7 +76,13 @@ def test_an_instruction_is_the_sentence_that_vlas_are_given():
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("libero_objet/0", "libero_object"), ("libero_object/10", "0 to 9"), ("libero_10", "<index>")],
+    [
+        ("libero_objet/0", "libero_object"),
+        ("libero_object/10", "0 to 9"),
+        ("libero_10", "<index>"),
+        ("libero_object/00", "without zeros in front"),
+        ("libero_object/\N{ARABIC-INDIC DIGIT ONE}", "0 to 9"),
+    ],
 )
 def test_an_unknown_task_is_refused_with_the_remedy(name, remedy):
     with pytest.raises(UserError, match=remedy):

@@ -75,14 +75,15 @@ def suite_tasks(suite: str) -> tuple[Task, ...]:
 
 def get_task(task_id: str) -> Task:
     """The task called `<suite>/<index>`, such as `libero_object/0`. Raises UserError if none."""
-    suite, slash, index = str(task_id).partition("/")
+    suite = str(task_id).partition("/")[0]
     tasks = suite_tasks(suite)
-    if not slash or not index.isdecimal() or int(index) >= len(tasks):
-        raise UserError(
-            f"Unknown task {task_id!r}: write it as {suite}/<index> with an index from 0 to "
-            f"{len(tasks) - 1} (`python -m diffrl tasks` lists them)."
-        )
-    return tasks[int(index)]
+    for task in tasks:
+        if task.id == task_id:  # one spelling only: results lie in folders of this name
+            return task
+    raise UserError(
+        f"Unknown task {task_id!r}: write it as {suite}/<index> with an index from 0 to "
+        f"{len(tasks) - 1}, without zeros in front (`python -m diffrl tasks` lists them)."
+    )
 
 
 def _nearest(word: str, known) -> str:
