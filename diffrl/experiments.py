@@ -24,7 +24,14 @@ import numpy as np
 import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import Stage, alone, runs_dir, write_csv, write_json
+from diffrl.base.artifacts import (
+    Stage,
+    alone,
+    runs_dir,
+    without_stale,
+    write_csv,
+    write_json,
+)
 from diffrl.base.errors import TrainingError
 from diffrl.base.intervals import holm, mean_interval, sign_flip_test
 from diffrl.base.scale import map_tasks, shares
@@ -295,9 +302,11 @@ def _collect(preset: str, runs: Sequence[tuple[Variant, str, int]]) -> pd.DataFr
 
 
 def _write_table(preset: str) -> None:
+    path = runs_dir(preset) / "experiments.csv"
     every = (_runs(name, physics) for physics in get_args(Physics) for name in EXPERIMENTS)
-    table = _collect(preset, list(itertools.chain.from_iterable(every)))
-    write_csv(runs_dir(preset) / "experiments.csv", table)
+    runs = dict.fromkeys(itertools.chain.from_iterable(every))
+    stages = {_stage(*run, preset): run for run in runs}
+    write_csv(path, _collect(preset, [stages[stage] for stage in without_stale(stages, path)]))
 
 
 def cut_iterations(preset: Preset, task: str) -> int:

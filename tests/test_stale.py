@@ -10,7 +10,7 @@ from diffrl import experiments
 from diffrl import quality as quality_room
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage, read_json, write_json
-from diffrl.base.errors import UserError
+from diffrl.base.errors import TrainingError, UserError
 from diffrl.demonstrator import stage as operator_stage
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.generation import stage as generation_stage
@@ -22,7 +22,7 @@ from diffrl.rl.stage import train_expert
 from diffrl.vla import stage as vla_stage
 
 TASK = "libero_object/0"
-TOLD = r"was made by format {} of its stage, now {}: use --force or delete this file"
+TOLD = r"was made by format {} of its stage, now {}: delete this file, or use --force"
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,35 @@ def test_an_experiments_run_is_as_old_as_its_expert():
     Stage(stage.folder, "run", stage.config).finish({"rows": []})
     with pytest.raises(UserError, match=TOLD.format(1, rl_records.FORMAT)):
         experiments._run((variant, TASK, 0), "smoke", 1)
+
+
+def test_a_stale_run_of_an_experiment_fails_no_run_of_another_and_is_told(
+    home, monkeypatch, capsys
+):
+    def train(self):
+        raise TrainingError("no success")
+
+    monkeypatch.setattr(rl_train.Training, "train", train)
+    old, new = experiments._runs("ablations")[3], experiments._runs("seeds")[0]
+    stage = experiments._stage(*old, "laptop")
+    Stage(stage.folder, "run", stage.config).finish({"rows": []})
+    experiments._run(new, "laptop", 1)
+    assert set(pd.read_csv(home / "runs/laptop/experiments.csv")["arm"]) == {new[0].name}
+    told = capsys.readouterr().err
+    assert f"leaves out what is stale (1). {stage.marker} was made by format 1" in told
+
+
+def test_a_stale_expert_hides_no_failure_of_another_and_is_told(home, monkeypatch, capsys):
+    smoke = get_preset("smoke")
+    old, new = (rl_train.Training(smoke, TASK, kind) for kind in ("gaussian", "diffusion"))
+    row = dict.fromkeys(rl_records.COLUMNS, 0) | {"task": TASK}
+    Stage(old.folder, "expert", old.config).finish({"rows": [row | {"algorithm": "gaussian"}]})
+    new.stage.finish({"rows": [row | {"algorithm": "diffusion"}]})
+    table = rl_records.collect_records(smoke)
+    assert list(table["algorithm"]) == ["diffusion"]
+    assert f"leaves out what is stale (1). {old.stage.marker}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=TOLD.format(1, rl_records.FORMAT)):
+        rl_records.finished_experts(smoke)
 
 
 def test_a_data_set_of_another_format_is_told_and_not_continued(home, monkeypatch):

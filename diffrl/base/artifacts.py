@@ -529,9 +529,14 @@ class Stage:
 
     def _stale(self, how: str) -> str:
         return (
-            f"{self.marker} was made {how}: use --force or delete this file to have it computed "
-            "again, or go on with the version of diffrl that made it."
+            f"{self.marker} was made {how}: delete this file, or use --force where the command "
+            "has it, to have it computed again; or go on with the version of diffrl that made it."
         )
+
+    @property
+    def stale(self) -> str | None:
+        """What makes a finished stage stale, and the remedy; None where nothing does."""
+        return self._judged() or None
 
     @property
     def records(self) -> dict[str, Any]:
@@ -565,3 +570,17 @@ class Stage:
         if self.measures:
             key["measures"] = self.measures
         return key
+
+
+def without_stale(stages: Iterable[Stage], table: Path) -> list[Stage]:
+    """Return the stages that `table` is made from; a warning tells of the stale ones left out.
+
+    So one of them stops none of the others, and hides no error.
+    """
+    judged = [(stage, stage.stale) for stage in stages]
+    stale = [why for _, why in judged if why]
+    if stale:
+        print(
+            f"Warning: {table} leaves out what is stale ({len(stale)}). {stale[0]}", file=sys.stderr
+        )
+    return [stage for stage, why in judged if not why]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import Stage, run_folder, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, run_folder, runs_dir, without_stale, write_csv
 from diffrl.base.intervals import wilson
 from diffrl.data.human import human_file
 from diffrl.presets import Algorithm, Preset
@@ -111,11 +111,15 @@ def expert_rows(
 
 def _finished(preset: Preset) -> list[Stage]:
     """The finished experts of today's settings, in the order of the preset's tasks."""
+    return [stage for stage in _marked(preset) if stage.found]
+
+
+def _marked(preset: Preset) -> list[Stage]:
+    """The experts with a marker, of any settings."""
     markers = sorted((runs_dir(preset.name) / "experts").glob("*/*/expert.done.json"))
     order = {task.replace("/", "-"): place for place, task in enumerate(preset.tasks)}
     markers.sort(key=lambda marker: order.get(marker.parent.parent.name, len(order)))
-    stages = [_stage(marker.parent, preset) for marker in markers]
-    return [stage for stage in stages if stage.found]
+    return [_stage(marker.parent, preset) for marker in markers]
 
 
 def _stage(folder: Path, preset: Preset) -> Stage:
@@ -126,10 +130,12 @@ def _stage(folder: Path, preset: Preset) -> Stage:
 
 def collect_records(preset: Preset) -> pd.DataFrame:
     """Write ``runs/<preset>/experts.csv`` from the finished experts, and return it."""
-    rows = [row for stage in _finished(preset) for row in stage.records["rows"]]
+    path = runs_dir(preset.name) / "experts.csv"
+    stages = [stage for stage in without_stale(_marked(preset), path) if stage.found]
+    rows = [row for stage in stages for row in stage.records["rows"]]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.sort_values(["task", "algorithm", "seed", "mode"], kind="stable")
-    write_csv(runs_dir(preset.name) / "experts.csv", table)
+    write_csv(path, table)
     return table.reset_index(drop=True)
 
 
