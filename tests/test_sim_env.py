@@ -358,6 +358,24 @@ def test_the_spec_tells_the_step_limit(scene):
 
 
 @pytest.mark.sim
+def test_gymnasiums_own_limit_only_shortens_the_episodes_of_mixed_tasks(scene):
+    tasks = [TASK, "libero_goal/7"]
+    own = [get_task(task).max_steps for task in tasks]
+
+    def limits(**settings):
+        vector = LiberoVectorEnv(tasks, num_envs=2, threads=1, **settings)
+        again = copy.deepcopy(vector)
+        assert again._body.simulator.limits.tolist() == vector._body.simulator.limits.tolist()
+        return vector._body.simulator.limits.tolist()
+
+    assert own[0] != own[1]
+    assert limits(max_episode_steps=max(own)) == own
+    assert limits(max_episode_steps=10_000) == own
+    assert limits(max_episode_steps=max(own) - 1) == [min(n, max(own) - 1) for n in own]
+    assert limits(max_episode_steps=5, max_steps=7) == [5, 5]
+
+
+@pytest.mark.sim
 def test_images_come_with_the_observation_when_asked_for(scene):
     environment = LiberoEnv(TASK, cameras=("agentview",), image_size=64, render_mode="rgb_array")
     observation, _ = environment.reset(seed=0)

@@ -52,7 +52,7 @@ class _Body:
         cameras: Sequence[str],
         image_size: int,
         detail: Detail,
-        max_steps: int | None,
+        max_steps: int | list[int] | None,
         render_mode: str | None,
         threads: int | None,
     ):
@@ -297,10 +297,12 @@ class LiberoVectorEnv(VectorEnv):
         if len(tasks) != num_envs:
             raise UserError(f"{len(tasks)} tasks for num_envs={num_envs}: give one task, or each.")
         scenes = [load_scene(one) for one in tasks]
+        limits: int | list[int] | None = max_steps
         if max_episode_steps is not None:
-            longest = max_steps or max(scene.task.max_steps for scene in scenes)
-            max_steps = min(longest, whole(max_episode_steps, "max_episode_steps"))
-        settings = (start, cameras, image_size, detail, max_steps, render_mode)
+            most = whole(max_episode_steps, "max_episode_steps")
+            own = [scene.task.max_steps if max_steps is None else max_steps for scene in scenes]
+            limits = [min(most, limit) for limit in own]
+        settings = (start, cameras, image_size, detail, limits, render_mode)
         self._body = _Body(scenes, *settings, threads)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_action_space = _action_space()

@@ -174,8 +174,8 @@ class Simulator:
     """n copies of one scene, or of n scenes, stepped by `threads` threads (default: one per core).
 
     `max_steps` ends an episode as time-out after so many control steps (default: the task's own
-    limit, `Task.max_steps`). Use `reset`, then `step`; read `observation`.
-    `limits` (n,) holds what that is for each copy.
+    limit, `Task.max_steps`; a list has one for each copy). Use `reset`, then `step`; read
+    `observation`. `limits` (n,) holds what that is for each copy.
 
     With `physics="training"` things that the goal does not need stand still (`TrainingFace`) and a
     control step takes `substeps` physics steps (default 12; LIBERO's and exact physics' are 25):
@@ -199,7 +199,7 @@ class Simulator:
         scenes: Scene | list[Scene],
         n: int,
         threads: int | None = None,
-        max_steps: int | None = None,
+        max_steps: int | list[int] | None = None,
         physics: Physics = "exact",
         substeps: int | None = None,
     ):
@@ -208,7 +208,7 @@ class Simulator:
             raise UserError(f"Simulator: {len(scenes)} scenes given for n={n} copies; give n.")
         self.n, self.scenes = n, scenes
         self.threads = min(cores() if threads is None else whole(threads, "threads"), n)
-        self.max_steps = None if max_steps is None else whole(max_steps, "max_steps")
+        limits = max_steps if isinstance(max_steps, list) else [max_steps] * n
         self.physics, self.substeps = physics, _substeps(physics, substeps)
         faces = (
             {s: training_face(s, settle_layouts) for s in set(scenes)}
@@ -220,7 +220,12 @@ class Simulator:
         played = exact | {scene: face.model for scene, face in faces.items()}
         self._models = [_own(played, CONTROL_PERIOD / self.substeps) for _ in range(self.threads)]
         self._exact = [_own(exact) for _ in range(self.threads if faces else 0)]
-        self.limits = np.array([self.max_steps or scene.task.max_steps for scene in scenes])
+        self.limits = np.array(
+            [
+                scene.task.max_steps if limit is None else whole(limit, "max_steps")
+                for scene, limit in zip(scenes, limits, strict=True)
+            ]
+        )
         # the caller is one of the threads
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._width = max(scene.state_size for scene in scenes)
@@ -247,7 +252,8 @@ class Simulator:
 
     def __reduce__(self):
         """How it is copied and pickled: made anew, as views of MjData would stay the original's."""
-        settings = (self.scenes, self.n, self.threads, self.max_steps, self.physics, self.substeps)
+        limits = self.limits.tolist()
+        settings = (self.scenes, self.n, self.threads, limits, self.physics, self.substeps)
         return _continued, (settings, self.snapshot())
 
     def _map(self, function, items) -> None:
