@@ -62,6 +62,31 @@ def outcome(trial):
     return trial.start_state, trial.success, trial.steps, trial.episode.checksum()
 
 
+@pytest.mark.parametrize("settle", [True, False])
+def test_an_episode_whose_physics_diverges_enters_no_rate_of_training(scene, settle, monkeypatch):
+    rl = dataclasses.replace(TINY, decisions=2, max_steps=40, physics="exact")
+    collector = Collector(make_policy(scene), scene, rl, 0, threads=1)
+    reset, step = collector.simulator.reset, collector.simulator.step
+
+    def diverge_at_first(starts, copies):
+        reset(starts, copies=copies)
+        if len(copies) == rl.copies:
+            collector.simulator.error[1] = collector.simulator.done[1] = True
+
+    def diverge(actions):
+        done = step(actions)
+        if not settle and collector.episodes == rl.copies:
+            collector.simulator.error[1] = collector.simulator.done[1] = done.error[1] = True
+        return done
+
+    if settle:
+        monkeypatch.setattr(collector.simulator, "reset", diverge_at_first)
+    monkeypatch.setattr(collector.simulator, "step", diverge)
+    batch = collector.collect(torch.Generator().manual_seed(0))
+    assert batch.ended[0].tolist() == [False, True, False, False]
+    assert (batch.successes, batch.lengths, batch.errors) == ([], [], 1)
+
+
 @pytest.mark.parametrize("algorithm", ["diffusion", "gaussian"])
 def test_a_trial_does_not_depend_on_its_company_nor_on_the_threads(scene, algorithm):
     policy = make_policy(scene, algorithm)

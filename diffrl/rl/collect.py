@@ -35,9 +35,9 @@ class Batch:
         truncated: (T, n) whether it ended by the time limit: its value is bootstrapped.
         last_features: rows of the truncated decisions' last observations, in order.
         next_features: n rows, the observations after decision T.
-        successes, lengths: of the episodes that ended, in control steps.
+        successes, lengths: of the episodes that ended without an error, in control steps.
         steps: control steps executed, resets' settling not counted.
-        errors: episodes that ended because the physics diverged.
+        errors: episodes that ended because the physics diverged, while settling or later.
     """
 
     features: Features
@@ -112,9 +112,10 @@ class Collector:
             seen.append(features)
             chains.append(chain)
             rows.append((step.reward, ended.copy(), truncated))
-            steps, errors = steps + int(step.steps.sum()), errors + int(step.error.sum())
-            successes.extend(step.success[ended].tolist())
-            lengths.extend(self.simulator.elapsed[ended].tolist())
+            fair = ended & ~self.simulator.error  # an error enters no rate
+            steps, errors = steps + int(step.steps.sum()), errors + int((ended & ~fair).sum())
+            successes.extend(step.success[fair].tolist())
+            lengths.extend(self.simulator.elapsed[fair].tolist())
             if truncated.any():
                 last.append(self._observe(np.flatnonzero(truncated)))
             if ended.any():

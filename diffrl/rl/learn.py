@@ -156,7 +156,7 @@ class Learner:
             self.optimisers[name].param_groups[0]["lr"] = rate
 
     def _outcomes(self, batch: Batch) -> dict[str, Any]:
-        """What happened to the robots: of the episodes that ended, NaN if none did."""
+        """What happened to the robots: of fair episodes that ended, NaN if none did."""
         ended = len(batch.successes)
         return {
             "episodes": ended,
