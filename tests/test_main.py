@@ -67,6 +67,21 @@ def test_an_unknown_algorithm_is_told_and_no_folder_is_made(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--seed", "-1"], "--seed is -1: give a whole number that is at least 0"),
+        (["--seed", "-1", "--task", "libero_object/0"], "--seed is -1"),
+        (["--tensorboard"], "--tensorboard follows a single expert: name its --task"),
+    ],
+)
+def test_options_that_no_training_can_have_are_told(options, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    assert main(["train", *options, "--preset", "smoke"]) == 1
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "bogus")
     for command in ("doctor", "tasks"):

@@ -14,6 +14,7 @@ from diffrl.base.errors import UserError
 from diffrl.policy.chain import NOISE_LIMIT, noise_factor
 from diffrl.policy.diffusion import leverage
 from diffrl.policy.nets import ResidualDenoiser
+from diffrl.presets import CloneConfig, RLConfig
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
@@ -81,6 +82,11 @@ def test_only_the_last_steps_are_finetuned_and_the_others_use_the_frozen_clone()
     assert not torch.equal(after[:, 1], chain[:, 1])
     policy.log_prob(features, chain).sum().backward()
     assert all(parameter.grad is None for parameter in policy.frozen.parameters())
+
+
+def test_to_train_none_of_the_sampling_steps_is_refused():
+    with pytest.raises(UserError, match=r"they are 0, 5, 100. Without rl.finetuned_steps"):
+        policies.make_config("diffusion", CloneConfig(), RLConfig(finetuned_steps=0))
 
 
 def test_the_noise_floor_bounds_sampling_and_log_probability_alike():

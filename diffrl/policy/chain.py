@@ -79,10 +79,12 @@ class PolicyConfig:
             raise UserError(
                 f"rl.noise_correlation is {self.noise_correlation}: it must lie in [0, 1)."
             )
-        if not 1 <= (self.finetuned_steps or 1) <= self.sampling_steps <= self.training_steps:
+        trained = self.sampling_steps if self.finetuned_steps is None else self.finetuned_steps
+        if not 1 <= trained <= self.sampling_steps <= self.training_steps:
             raise UserError(
                 "rl.finetuned_steps ≤ rl.sampling_steps ≤ rl.training_steps must hold, each ≥ 1; "
-                f"they are {self.finetuned_steps}, {self.sampling_steps}, {self.training_steps}."
+                f"they are {trained}, {self.sampling_steps}, {self.training_steps}. Without "
+                "rl.finetuned_steps (None) all sampling steps are trained."
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from diffrl import policy as policies
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, alone, runs_dir, write_csv
+from diffrl.base.errors import UserError, whole
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import Resources, cores, map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
@@ -213,11 +214,15 @@ def main(
         workers: processes without --task; default: one per core. They change no result.
         threads: threads of the simulator with --task; default: all cores. They change no result.
         force: train again even if the expert exists.
-        tensorboard: also write TensorBoard's files (needs the package tensorboard).
+        tensorboard: with --task, also write TensorBoard's files (needs the package tensorboard).
     """
     settings = get_preset(preset, suite)
     if algorithm is not None:
         policies.policy_class(algorithm)  # or a UserError, before a folder is made
+    if seed is not None:
+        whole(seed, "--seed", least=0)
+    if tensorboard and task is None:
+        raise UserError("--tensorboard follows a single expert: name its --task, or leave it out.")
     if task is None:
         _train_all(settings, algorithm, seed, workers, force)
         return

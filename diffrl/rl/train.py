@@ -29,7 +29,7 @@ from diffrl.base.artifacts import (
     write_csv,
     write_json,
 )
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, whole
 from diffrl.data.episode import Episode
 from diffrl.demonstrator.episodes import operator_demonstrations
 from diffrl.policy import ChainPolicy, Layout
@@ -65,7 +65,8 @@ class Training:
         note: Note | None = None,
     ):
         policies.policy_class(algorithm)  # or a UserError, before anything is computed
-        self.task, self.algorithm, self.seed = task, algorithm, seed
+        self.task, self.algorithm = task, algorithm
+        self.seed = whole(seed, "The training seed", least=0)
         self.preset = preset.of(task)
         self.threads, self.note = threads, note
         self.folder = Path(folder or expert_folder(preset, task, algorithm, seed))
