@@ -76,6 +76,14 @@ def test_a_policy_that_never_gets_to_90_percent_has_its_last_success_told(home):
     assert "reaches" not in said
 
 
+@pytest.mark.parametrize("preset", ["laptop", "libero"])
+def test_success_in_training_physics_is_named_so_beside_exact_rates(home, preset):
+    curves = records.learning_curves(get_preset("laptop"))
+    caption = training.learning_by_task(curves, preset).caption
+    named = "of the training episodes, in training physics," in " ".join(caption.split())
+    assert named == (preset == "libero")
+
+
 def test_the_gallery_of_the_reference_run_says_what_its_records_say(found):
     kept = gallery(ROOT / "figures" / "laptop")
     assert len(found.keys() & kept.keys()) >= 10

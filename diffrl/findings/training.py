@@ -6,6 +6,7 @@ from diffrl import experiments, figures
 from diffrl.base import intervals
 from diffrl.base.intervals import interval_over_tasks
 from diffrl.findings.finding import BETTER, Finding, listed, verdict, with_interval
+from diffrl.presets import get_preset
 
 MEASURED = {  # of an experiment's runs: title of the panel, unit and factor of the difference
     "success": ("Success (points)", 100),
@@ -109,9 +110,11 @@ def learning(curves: pd.DataFrame, preset: str) -> Finding:
 
 def learning_by_task(curves: pd.DataFrame, preset: str) -> Finding:
     """The appendix of `learning`: every task's own curves."""
+    physics = get_preset(preset).rl.physics
+    where = ", in training physics" if physics == "training" else ""
     caption = f"""Success during RL, a panel a task. Without noise: on held-out start states, with
     Wilson's 95 % intervals over n episodes (n in the table); the clone is at 0. With noise: of the
-    training episodes, of which the first are cut short. Preset {preset}."""
+    training episodes{where}, of which the first are cut short. Preset {preset}."""
     return Finding("01_learning_by_task", figures.learning_curves(curves), curves, caption)
 
 

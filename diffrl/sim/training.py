@@ -4,9 +4,10 @@ Most contacts of a LIBERO scene belong to things that nobody is asked to touch. 
 they stand, as fixtures already do, where exact physics settled them from the episode's own start
 state, and joints that the goal does not need are locked; a control step may take fewer, longer
 physics steps. Bodies, geoms and sites keep their ids, so goals and observations are evaluated as
-ever, and `TrainingFace.to_exact` gives the states of the exact scene that a copy stands for. What
-was played here shows no success rate and enters no data set: `Simulator.step` records none of it.
-(Our choice; LIBERO has nothing of the kind.)
+ever, and `Simulator.states` gives the states of the exact scene that a copy stands for. Only the
+curve of training itself shows success in this physics, and says so. What is measured, chosen by or
+stored is played in exact physics: `Simulator.step` records nothing here. (Our choice; LIBERO has
+nothing of the kind.)
 """
 
 import copy
