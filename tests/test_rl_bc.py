@@ -8,6 +8,7 @@ from diffrl.base import checkpoint
 from diffrl.base.errors import UserError
 from diffrl.presets import ALGORITHMS, CloneConfig
 from diffrl.rl.bc import Clone, fit_clone
+from diffrl.rl.rollout import Rollout
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -31,11 +32,15 @@ def equal(first, second):
     )
 
 
+def trials(successes, of=5):
+    return [Rollout(f"fresh/0/{i}", "deterministic", 0, success=i < successes) for i in range(of)]
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("killed_at", [1, 2])
 def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, killed_at, tmp_path):
     whole = make_clone(algorithm)
-    fit_clone(whole, lambda policy: 0.2)
+    fit_clone(whole, lambda policy: trials(1))
 
     class Killed(Exception):
         pass
@@ -49,10 +54,10 @@ def test_a_clone_that_was_interrupted_continues_to_the_same_weights(algorithm, k
             raise Killed
 
     with pytest.raises(Killed):
-        fit_clone(part, lambda policy: 0.2, save)
+        fit_clone(part, lambda policy: trials(1), save)
     again = make_clone(algorithm)
     again.restore(checkpoint.load(path, "key"))
-    fit_clone(again, lambda policy: 0.2)
+    fit_clone(again, lambda policy: trials(1))
     assert [row["steps"] for row in again.curve] == [row["steps"] for row in whole.curve]
     assert equal(weights(again.policy), weights(whole.policy))
 
@@ -74,7 +79,7 @@ def test_cloning_stops_at_the_set_success_and_keeps_the_averaged_weights():
 
     def measure(policy):
         measured.append(weights(policy))
-        return 0.2 * len(measured)
+        return trials(len(measured))
 
     assert fit_clone(clone, measure) == pytest.approx(0.4)
     assert clone.steps == 30  # first measured at 20, then at 30
@@ -90,18 +95,25 @@ def test_a_clone_is_measured_with_the_frozen_steps_that_rl_will_start_from():
     def measure(policy):
         pairs = zip(policy.frozen.parameters(), policy.denoiser.parameters(), strict=True)
         seen.append(all(torch.equal(frozen, learnt) for frozen, learnt in pairs))
-        return 0.2
+        return trials(1)
 
     fit_clone(clone, measure)
     assert len(seen) > 1
     assert all(seen)
 
 
+def test_a_start_state_that_ended_in_an_error_is_not_counted_as_measured():
+    clone = make_clone()
+    broken = Rollout("fresh/0/9", "deterministic", 0, error=True)
+    fit_clone(clone, lambda policy: [*trials(2, of=4), broken])
+    assert (clone.curve[-1]["success"], clone.curve[-1]["measured"]) == (0.5, 4)
+
+
 def test_a_clone_that_never_succeeds_is_told_with_what_to_change():
     with pytest.raises(UserError, match=r"libero_object/0 never succeeded .* demonstrations.count"):
-        fit_clone(make_clone(), lambda policy: 0.0)
+        fit_clone(make_clone(), lambda policy: trials(0))
 
 
 def test_a_cloning_loss_that_is_not_finite_is_told():
     with pytest.raises(UserError, match=r"clone\.learning_rate"):
-        fit_clone(make_clone(learning_rate=1e30), lambda policy: 0.5)
+        fit_clone(make_clone(learning_rate=1e30), lambda policy: trials(3))

@@ -385,6 +385,12 @@ def test_the_table_of_experts_is_collected_from_finished_runs_of_todays_settings
     assert list(table["mode"]) == ["deterministic", "stochastic"] * 2
 
 
+def test_trials_without_a_finished_expert_are_told_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"no finished expert of preset smoke .* train --preset"):
+        records.final_trials(get_preset("smoke"))
+
+
 def test_errors_enter_no_rate():
     modes = ["deterministic", "deterministic", "stochastic", "stochastic"]
     success, error = [True, False, True, True], [False, True, False, False]

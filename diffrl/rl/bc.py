@@ -21,11 +21,11 @@ from diffrl.data.episode import Episode
 from diffrl.policy import ChainPolicy
 from diffrl.policy.features import Features, concatenate, select
 from diffrl.presets import CloneConfig
-from diffrl.rl.rollout import painters_of
+from diffrl.rl.rollout import Rollout, fair, painters_of, success_rate
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene
 
-Measure = Callable[[ChainPolicy], float]  # success rate of a clone
+Measure = Callable[[ChainPolicy], Sequence[Rollout]]  # trials of a clone
 
 
 def demonstration_rows(
@@ -175,7 +175,7 @@ def fit_clone(
 
     Args:
         clone: fresh, or restored from a checkpoint.
-        measure: success of a policy on held-out start states.
+        measure: plays a policy on held-out start states; trials with an error do not count.
         save: called after each measurement.
         report: called with each row of the curve.
 
@@ -189,9 +189,9 @@ def fit_clone(
         goal = min(max(goal, clone.steps + 1), config.steps)
         loss = clone.train(goal - clone.steps)
         with clone.averaged() as policy:
-            success = measure(policy)
-        row = {"steps": clone.steps, "loss": loss, "success": success}
-        clone.curve.append(row | {"measured": config.measure_starts})
+            trials = measure(policy)
+        row = {"steps": clone.steps, "loss": loss, "success": success_rate(trials)}
+        clone.curve.append(row | {"measured": fair(trials)})
         clone.seconds += time.perf_counter() - began
         report(row)
         save()

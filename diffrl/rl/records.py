@@ -10,6 +10,7 @@ import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, run_folder, runs_dir, without_stale, write_csv
+from diffrl.base.errors import UserError
 from diffrl.base.intervals import wilson
 from diffrl.data.human import human_file
 from diffrl.presets import Algorithm, Preset
@@ -146,13 +147,22 @@ def finished_experts(preset: Preset) -> list[tuple[str, Algorithm, int, Path]]:
 
 
 def final_trials(preset: Preset) -> pd.DataFrame:
-    """Return every trial of the finished experts' final evaluations, clones included."""
+    """Return every trial of the finished experts' final evaluations, clones included.
+
+    Raises:
+        UserError: there is no finished expert.
+    """
     tables = []
     for stage in _finished(preset):
         row = stage.records["rows"][0]
         table = pd.read_csv(stage.marker.parent / "trials.csv")
         names = {"task": row["task"], "source": row["algorithm"], "training_seed": row["seed"]}
         tables.append(table.assign(**names))
+    if not tables:
+        raise UserError(
+            f"There is no finished expert of preset {preset.name} in {runs_dir(preset.name)}: "
+            f"`python -m diffrl train --preset {preset.name}` trains them."
+        )
     return pd.concat(tables, ignore_index=True)
 
 

@@ -38,7 +38,7 @@ from diffrl.rl.bc import Clone, demonstration_rows, fit_clone
 from diffrl.rl.journal import Journal
 from diffrl.rl.learn import Learner, Note, improve
 from diffrl.rl.records import expert_folder, expert_stage
-from diffrl.rl.rollout import Rollout, rollout, success_rate
+from diffrl.rl.rollout import Rollout, rollout
 from diffrl.sim.observation import observe
 from diffrl.sim.scene import Scene, load_scene
 from diffrl.sim.starts import fresh_start_states, official_start_states
@@ -129,7 +129,7 @@ class Training:
         self.journal.phase("clone", config.steps, clone.steps, CLONE)
         fit_clone(
             clone,
-            lambda p: success_rate(self.measure(config.measure_starts, p)),
+            lambda p: self.measure(config.measure_starts, p),
             lambda: checkpoint.save(path, clone.state(), self.key),
             lambda row: self.journal.row(row, clone.steps, SHOWN_CLONE),
         )
