@@ -315,6 +315,8 @@ def cut_iterations(preset: Preset, task: str) -> int:
     Such an episode is no success however good the policy is (see `diffrl.rl.collect`).
     """
     own = preset.of(task)
+    if not own.rl.staggered:
+        return 0
     limit = own.rl.max_steps or get_task(task).max_steps
     return math.ceil(limit / (own.rl.decisions * own.clone.chunk))
 

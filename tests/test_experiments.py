@@ -305,9 +305,25 @@ def test_the_first_training_episodes_that_count_are_those_after_the_cut_ones():
     assert experiments.cut_iterations(one, "libero_object/0") == 2  # 280 a trial
     longer = base.with_settings({"rl.decisions": 35})
     assert experiments.cut_iterations(longer, "libero_object/0") == 1
+    together = longer.with_settings({"rl.staggered": False})  # nothing is cut
+    assert experiments.cut_iterations(together, "libero_object/0") == 0
     runs = evidence.packed_table(LAPTOP, "experiments_diagnostics.csv")
     by_iteration = runs.groupby("iteration")["success"].mean()
     assert by_iteration[1] < 0.3 < 0.5 < by_iteration[3]
+
+
+def test_the_record_of_an_arm_that_restarts_counts_its_first_iterations(tmp_path):
+    skipped = experiments.cut_iterations(
+        ARMS["diffusion synchronous"].preset(get_preset("laptop")), "libero_object/0"
+    )
+    runs = evidence.packed_table(LAPTOP, "experiments_diagnostics.csv").set_index("run")
+    table = pd.read_csv(LAPTOP / "experiments.csv").query("arm == 'diffusion synchronous'")
+    assert len(table) == 6
+    for row in table.to_dict("records"):
+        path = tmp_path / "diagnostics.csv"
+        runs.loc[f"diffusion-synchronous/libero_object-0-seed{row['seed']}/"].to_csv(path)
+        found = experiments.training_success(path, skipped)
+        assert {name: row[name] for name in experiments.TRAINING} == pytest.approx(found)
 
 
 def test_the_summary_has_success_with_noise_beside_that_without():
