@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from diffrl.base.arm import POLICY_MODES, Mode
 from diffrl.base.artifacts import added
 from diffrl.base.errors import UserError
+from diffrl.sim.choices import Detail, Physics
 from diffrl.sim.tasks import PRO_SUITES
 
 
@@ -38,8 +39,6 @@ class _Settings:
         check_choices(self)
 
 
-Physics = Literal["exact", "training"]
-Detail = Literal["exact", "reduced"]
 Source = Literal["operator", "human"]
 Algorithm = str  # a policy class that `diffrl.policy` knows by this name
 ALGORITHMS: tuple[Algorithm, ...] = ("diffusion", "gaussian")  # those that the series compares

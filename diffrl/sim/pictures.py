@@ -8,7 +8,7 @@ takes some ten seconds to make and is kept in the cache folder, a few MB a task.
 import hashlib
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import mujoco
 import numpy as np
@@ -18,9 +18,8 @@ from diffrl.base.artifacts import cache_dir
 from diffrl.base.errors import UserError
 from diffrl.base.scale import cores
 from diffrl.sim.cache import made_once, read_cached, write_cached
+from diffrl.sim.choices import Detail
 from diffrl.sim.scene import Scene
-
-Detail = Literal["exact", "reduced"]
 
 
 class Pictures(NamedTuple):

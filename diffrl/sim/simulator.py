@@ -9,7 +9,7 @@ others.
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import mujoco
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from diffrl.base.control import ACTION_SIZE, SETTLE_STEPS
 from diffrl.base.errors import UserError, whole
 from diffrl.base.scale import cores
+from diffrl.sim.choices import Physics
 from diffrl.sim.goals import Goal
 from diffrl.sim.observation import Observation, Sensor, place_fixtures
 from diffrl.sim.osc import GRIPPER_SPEED, SUBSTEPS, control_step
@@ -28,7 +29,6 @@ SETTLE_ACTION = np.array([0.0, 0, 0, 0, 0, 0, -1])  # OpenVLA-OFT's and openpi's
 _DIVERGED = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQACC + 1)
 _FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 CONTROL_PERIOD = 0.05  # s, LIBERO's 20 Hz
-Physics = Literal["exact", "training"]
 TRAINING_SUBSTEPS = 12  # of 4.17 ms; with 10 experts begin to lose success (our choice)
 
 
