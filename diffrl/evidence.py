@@ -362,10 +362,13 @@ def _unpack_weights(results: Path, runs: Path) -> None:
 
 
 def _leave_undone(runs: Path) -> None:
-    """Remove the markers of stages whose outputs are not kept: a run that goes on needs those."""
+    """Remove the markers of stages whose outputs are not kept: a run that goes on needs those.
+
+    Of an expert outside `experts` nothing but what was measured is needed, which is kept.
+    """
     for marker in runs.rglob("*.done.json"):
         outputs = artifacts.read_json(marker)["outputs"]
-        if marker.name == EXPERT:
+        if marker.name == EXPERT and marker.is_relative_to(runs / "experts"):
             outputs = [*outputs, POLICY]
         if not all((marker.parent / name).exists() for name in outputs):
             marker.unlink()

@@ -221,7 +221,7 @@ def test_a_marker_of_thousands_of_inputs_comes_back(run, tmp_path):
 def test_a_stage_made_by_another_format_is_told_and_not_used(tmp_path, monkeypatch):
     Stage(tmp_path, "quality", {"k": 1}).finish()
     assert Stage(tmp_path, "quality", {"k": 1}).done
-    with pytest.raises(UserError, match=r"done\.json was made by format 1 .* now 2: use --force"):
+    with pytest.raises(UserError, match=r"done\.json was made by format 1 .* now 2: delete"):
         _ = Stage(tmp_path, "quality", {"k": 1}, format=2).done
     assert not Stage(tmp_path, "quality", {"k": 2}, format=2).done  # other settings: just not done
     monkeypatch.setenv(artifacts.FORCE, "1e12")

@@ -53,7 +53,7 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     )
     clone = CloneConfig(width=32, steps=20, first_measure=20, measure_starts=1)
     # twenty steps clone nothing, and a clone that never succeeds is not trained
-    monkeypatch.setattr("diffrl.rl.train.success_rate", lambda trials: 1.0)
+    monkeypatch.setattr("diffrl.rl.bc.success_rate", lambda trials: 1.0)
     tiny = Preset(
         name="tiny",
         tasks=("libero_goal/7",),
@@ -80,6 +80,7 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     path.unlink()
     tool.main(**options, preset="tiny", workers=1)  # a clone of git goes on where the run was
     pd.testing.assert_frame_equal(pd.read_csv(path), table)
+    evidence.pack(runs_dir("tiny"), results_dir("tiny"))  # and nothing of it is lost
 
 
 @pytest.mark.sim

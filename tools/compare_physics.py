@@ -74,7 +74,9 @@ def play(run: Run, wanted: list[Run], preset: Preset, threads: int) -> None:
         row = dict(zip(COLUMNS, run))
         try:
             settings = settings_of(run, preset)
-            made = train_expert(settings, *run[:3], threads=threads, folder=work.folder)
+            lost = not (work.folder / policies.WEIGHTS).is_file()  # as where git kept the records
+            options = {"threads": threads, "folder": work.folder, "force": lost}
+            made = train_expert(settings, *run[:3], **options)
         except TrainingError as error:  # it succeeds nowhere
             print(error)
             row |= {"trials": STARTS, "successes": 0, "success": 0.0}
