@@ -57,7 +57,7 @@ SMALL = Preset(
     generation=GenerationConfig(
         episodes=2, modes=("deterministic",), max_attempts=8, repeats=2, repeated_starts=1
     ),
-    quality=QualityConfig(episodes=2, neighbours=1, phases=10, resamples=20),
+    quality=QualityConfig(episodes=2, neighbours=2, phases=10, resamples=20),
     vla=VLAConfig(
         data=tuple(map(str, ARMS)),
         further=(),
