@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import fisher_exact
 
 from diffrl.base.artifacts import read_json
 from diffrl.base.intervals import mean_interval
@@ -476,6 +477,30 @@ def test_the_log_s_first_runs_of_both_physics_are_those_of_the_record():
     assert told == share.to_dict()
     flattered = share["libero_goal/0", "diffusion", 0, "training"]
     assert f"with {flattered:.1f} % of the 192 states" in log_text()
+
+
+def test_no_measurement_of_laptops_experts_would_have_left_training_physics():
+    """Their training was in exact physics: the check compares what `Learner` compares."""
+    smallest = []
+    for name in ("experts_diagnostics.csv", "tried_diagnostics.csv"):
+        for _, run in packed_table(LAPTOP, name).groupby("run"):
+            block = run["measured"].gt(0).shift(fill_value=False).cumsum()
+            for _, rows in run.groupby(block):
+                last, ended = rows.iloc[-1], rows["episodes"].sum()
+                if last["measured"] and ended:
+                    good = (rows["success"] * rows["episodes"]).sum().round()
+                    won = round(last["measured_success"] * last["measured"])
+                    table = [(good, ended - good), (won, last["measured"] - won)]
+                    smallest.append(fisher_exact(table, alternative="greater").pvalue)
+    assert min(smallest) > get_preset("libero").rl.physics_check == 0.01
+    assert f"Among {len(smallest)} measurements of `laptop`'s experts" in log_text()
+
+
+def test_the_log_says_when_libero_goal_0_left_training_physics():
+    runs = packed_table(LAPTOP.parent / "libero", "experts_diagnostics.csv")
+    played = runs.loc[runs["run"] == "libero_goal-0/diffusion-seed0/", "physics"]
+    assert played.tolist() == ["training"] * 10 + ["exact"] * 10
+    assert "leaves training physics after ten iterations and ends after twenty" in log_text()
 
 
 def test_the_readme_counts_libero_s_experts_so_far():

@@ -64,7 +64,15 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     monkeypatch.setattr(tool, "get_preset", lambda name: tiny)
     monkeypatch.setattr(tool, "STARTS", 2)
     options = {"tasks": ("libero_goal/7",), "algorithms": ("gaussian",), "seeds": (1,)}
+    anew, train = [], tool.train_expert
+
+    def spy(*names, **settings):
+        anew.append(settings["force"])
+        return train(*names, **settings)
+
+    monkeypatch.setattr(tool, "train_expert", spy)
     tool.main(**options, preset="tiny", workers=1)
+    assert anew == [False, False]  # what a kill left would go on
     path = tmp_path / "results" / "training_physics.csv"
     table = pd.read_csv(path)
     assert list(table.columns) == tool.COLUMNS
@@ -81,6 +89,10 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
     tool.main(**options, preset="tiny", workers=1)  # a clone of git goes on where the run was
     pd.testing.assert_frame_equal(pd.read_csv(path), table)
     evidence.pack(runs_dir("tiny"), results_dir("tiny"))  # and nothing of it is lost
+    next((runs_dir("tiny") / "physics").glob("*/physics.done.json")).unlink()
+    monkeypatch.setattr(tool, "judged", lambda *_: {})
+    tool.main(**options, preset="tiny", workers=1)
+    assert anew[2:] == [True]  # its weights are nowhere
 
 
 @pytest.mark.sim

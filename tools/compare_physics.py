@@ -74,7 +74,8 @@ def play(run: Run, wanted: list[Run], preset: Preset, threads: int) -> None:
         row = dict(zip(COLUMNS, run))
         try:
             settings = settings_of(run, preset)
-            lost = not (work.folder / policies.WEIGHTS).is_file()  # as where git kept the records
+            # git keeps the records of some runs alone; what was merely begun goes on instead
+            lost = work.stage.found and not (work.folder / policies.WEIGHTS).is_file()
             options = {"threads": threads, "folder": work.folder, "force": lost}
             made = train_expert(settings, *run[:3], **options)
         except TrainingError as error:  # it succeeds nowhere
