@@ -23,8 +23,7 @@ Evaluation follows the protocol of OpenVLA-OFT and openpi: official start states
 at most {limits} control steps.
 Success is the share of all trials, pooled; a trial that ended in an error of the simulator enters
 no rate. One training seed stands behind each expert of `laptop`, whose minutes are of cloning and
-RL alone; in the other presets the minutes include
-scene and demonstrations.
+RL alone; in the other presets the minutes include scene and demonstrations.
 """
 SUITE_NAMES = {
     "libero_spatial": "Spatial",
