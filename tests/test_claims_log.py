@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact
 
 from diffrl.base.artifacts import read_json
 from diffrl.base.intervals import mean_interval
@@ -455,52 +454,6 @@ def test_the_log_says_for_how_many_tests_a_claim_is_corrected():
     said = f"points, has p {alone} over tasks uncorrected, and {whole} corrected for the factorial"
     assert said in log_text()
     assert f"(p {alone} over tasks, uncorrected)" in log_text()
-
-
-def test_the_log_s_first_runs_of_both_physics_are_those_of_the_record():
-    table = pd.read_csv(LAPTOP.parent / "training_physics.csv")
-    assert (table["trials"] == 192).all()
-    assert (table["success"] - table["successes"] / 192).abs().max() < 1e-9
-    share = (
-        (100 * table["success"])
-        .round(1)
-        .set_axis(pd.MultiIndex.from_frame(table[["task", "algorithm", "seed", "physics"]]))
-    )
-    rows = log_rows("task", "policy", "training", "exact")
-    told = {
-        (task, policy, 0, physics): float(cell)
-        for task, policy, *cells in rows
-        for physics, cell in zip(("training", "exact"), cells)
-        if cell != "–"
-    }
-    assert len(told) == 16
-    assert told == share.to_dict()
-    flattered = share["libero_goal/0", "diffusion", 0, "training"]
-    assert f"with {flattered:.1f} % of the 192 states" in log_text()
-
-
-def test_no_measurement_of_laptops_experts_would_have_left_training_physics():
-    """Their training was in exact physics: the check compares what `Learner` compares."""
-    smallest = []
-    for name in ("experts_diagnostics.csv", "tried_diagnostics.csv"):
-        for _, run in packed_table(LAPTOP, name).groupby("run"):
-            block = run["measured"].gt(0).shift(fill_value=False).cumsum()
-            for _, rows in run.groupby(block):
-                last, ended = rows.iloc[-1], rows["episodes"].sum()
-                if last["measured"] and ended:
-                    good = (rows["success"] * rows["episodes"]).sum().round()
-                    won = round(last["measured_success"] * last["measured"])
-                    table = [(good, ended - good), (won, last["measured"] - won)]
-                    smallest.append(fisher_exact(table, alternative="greater").pvalue)
-    assert min(smallest) > get_preset("libero").rl.physics_check == 0.01
-    assert f"Among {len(smallest)} measurements of `laptop`'s experts" in log_text()
-
-
-def test_the_log_says_when_libero_goal_0_left_training_physics():
-    runs = packed_table(LAPTOP.parent / "libero", "experts_diagnostics.csv")
-    played = runs.loc[runs["run"] == "libero_goal-0/diffusion-seed0/", "physics"]
-    assert played.tolist() == ["training"] * 10 + ["exact"] * 10
-    assert "leaves training physics after ten iterations and ends after twenty" in log_text()
 
 
 def test_the_readme_counts_libero_s_experts_so_far():
