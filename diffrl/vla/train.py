@@ -108,10 +108,7 @@ def train(
         made = {"seed": seed, "steps": config.steps, "precision": precision}
         save(run.model, folder, made | (about or {}))
         write_csv(folder / "losses.csv", losses)
-        for old in path.parent.glob("*.safetensors"):  # those of other settings, too
-            old.unlink()
-        if path.parent.exists() and not any(path.parent.iterdir()):  # or an evaluation's records
-            path.parent.rmdir()
+        _clear(path.parent)
     crew.wait_for_everyone()
     return losses, run.seconds / 60
 
@@ -239,6 +236,15 @@ def _log(run: Run, frames: Frames, held_out: Frames, every: int, device: torch.d
     run.model.load_state_dict(trained, strict=False)
     run.history.append((run.step, run.running / count, *averaged))
     run.running = 0.0
+
+
+def _clear(folder: Path) -> None:
+    """Remove checkpoints, those of other settings, too, and what a kill left half written."""
+    if folder.exists():
+        for old in filter(Path.is_file, folder.iterdir()):  # an evaluation's records are folders
+            old.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _checkpoint(run: Run, path: Path, key: str) -> None:
