@@ -43,6 +43,18 @@ def tasks_of_units(gaps, states=50):
     return pd.DataFrame(rows, columns=["source", "mode", "task", "start_state", "measure", "value"])
 
 
+def test_levels_are_over_the_tasks_that_all_arms_have_and_teleoperation_stands_as_it_is():
+    units = tasks_of_units([1.0, 2.0, 9.0])
+    lacking = (units["source"] == "gaussian") & (units["task"] == "libero_object/2")
+    people = units.tail(50).assign(source="teleoperation", task="square")
+    summary = quality.summarise(pd.concat([units[~lacking], people]), CONFIG)
+    means = quality.levels(summary, ["jerk_rms"])
+    assert means.loc["jerk_rms", ("diffusion", "deterministic")] == pytest.approx(1.52)
+    assert list(means.loc["tasks"]) == [2, 2, 2, 1]
+    everywhere = quality.levels(quality.summarise(units, CONFIG), ["jerk_rms"])
+    assert everywhere.loc["jerk_rms", ("diffusion", "deterministic")] == pytest.approx(4.02)
+
+
 def test_one_rough_expert_is_one_witness_however_many_trajectories_it_made():
     row = quality.compare(tasks_of_units([9.0, 0, 0, 0, 0, 0]), CONFIG).iloc[0]
     assert row["p"] < 1e-3  # over start states of these data it is certain

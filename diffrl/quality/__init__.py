@@ -5,7 +5,16 @@
 """
 
 from diffrl.quality.files import read_files, read_trajectories
-from diffrl.quality.report import MEASURES, PLANNED, compare, findings, measure, select, summarise
+from diffrl.quality.report import (
+    MEASURES,
+    PLANNED,
+    compare,
+    findings,
+    levels,
+    measure,
+    select,
+    summarise,
+)
 from diffrl.quality.smoothness import boundary_share, trajectory_measures
 from diffrl.quality.stage import load_datasets, main, printable, run_quality
 from diffrl.quality.trajectory import Trajectory, panda_forward_kinematics
@@ -17,6 +26,7 @@ __all__ = [
     "boundary_share",
     "compare",
     "findings",
+    "levels",
     "load_datasets",
     "main",
     "measure",

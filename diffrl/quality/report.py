@@ -167,6 +167,23 @@ def summarise(units: pd.DataFrame, config: QualityConfig) -> pd.DataFrame:
     return over_tasks(table.sort_values(order, key=_record_order, ignore_index=True))
 
 
+def levels(summary: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Means of each arm over the tasks that all arms have: a row a measure, and their number.
+
+    summary: of `summarise`. Its rows of task "all" are means over the tasks of their own arm;
+    where one arm lacks a task, they differ by that task, too. Teleoperation is of another task,
+    and stands beside the others as it is. Columns: (source, mode).
+    """
+    single = summary[(summary["task"] != "all") & summary["measure"].isin(measures)]
+    foreign = single["source"] == "teleoperation"
+    arm = single.groupby(_ARM).ngroup()
+    met = arm.groupby(single["task"]).transform("nunique")
+    shown = single[foreign | (met == arm[~foreign].nunique())]
+    means = shown.pivot_table("value", "measure", _ARM).reindex(list(measures))
+    means.loc["tasks"] = shown.groupby(_ARM)["task"].nunique()
+    return means
+
+
 def over_tasks(summary: pd.DataFrame) -> pd.DataFrame:
     """Add to the rows of task "all" what holds over tasks, from the rows of the single tasks.
 
