@@ -75,9 +75,11 @@ def success(trials: pd.DataFrame, preset: str) -> Finding:
         for source in _sources(rates)
     ]
     if {"diffusion", "gaussian"} <= set(rates["source"]):
-        gap = share["diffusion", "expert"] - share["gaussian", "expert"]
-        told = with_interval(*interval_over_tasks(gap), "points")
-        sentences.append(f"Diffusion − Gaussian is {told} over {_count(len(gap), 'task')}.")
+        gap = (share["diffusion", "expert"] - share["gaussian", "expert"]).dropna()
+        shared = f"the {_count(len(gap), 'task')} that both have learned"
+        where = _count(len(gap), "task") if len(gap) == len(share) else shared
+        told = with_interval(*interval_over_tasks(gap), "points") if len(gap) else ""
+        sentences += [f"Diffusion − Gaussian is {told} over {where}."] * bool(told)
     starts = fair.groupby(["task", "source", "mode", "policy", "training_seed"]).size().max()
     seeds = _range(fair.groupby("task")["training_seed"].nunique())
     low, high = intervals.wilson(rates["trials"].min() // 2, rates["trials"].min())
