@@ -15,6 +15,7 @@ from diffrl.evaluation.scores import (
     effects,
     excluded,
     factorial,
+    levels,
     mixtures,
     protocol,
     scaling,
@@ -67,6 +68,33 @@ def test_two_training_seeds_share_their_start_states_and_keep_their_own_rows():
     twice = compare(pd.concat([one, one.assign(training_seed=1)])).iloc[0]
     assert (twice["low"], twice["high"]) == (alone["low"], alone["high"])
     assert twice["p"] == pytest.approx(alone["p"])
+
+
+def test_tasks_weigh_alike_in_a_difference_its_test_and_each_seed_s_where_errors_thin_one_out():
+    rare = {"diffusion": "ssss" + 46 * "e", "gaussian": "ffff" + 46 * "e"}
+    often = {"diffusion": 20 * "s" + 30 * "f", "gaussian": 30 * "s" + 20 * "f"}
+    tables = [trials_table(rare), trials_table(often, TASK[:-1] + "1")]
+    row = compare(pd.concat(tables)).iloc[0]
+    assert row.difference == pytest.approx((1.0 - 0.2) / 2)
+    assert row.by_seed == "+0.400"
+    both = pd.concat([table.assign(training_seed=seed) for table in tables for seed in (0, 1)])
+    assert compare(both).iloc[0].p == pytest.approx(2 / 2**4, abs=0.01)  # all four must turn
+
+
+def test_levels_of_arms_that_met_different_trials_are_shown_on_the_shared_ones_too():
+    alike = trials_table({"diffusion": "ssff", "gaussian": "ffss"})
+    assert list(levels(alike)["met"]) == ["own", "own"]
+    few = trials_table({"diffusion": "ssffff", "gaussian": "ff"})
+    found = levels(few).set_index(["met", "source"])["success"]
+    assert found["own", "diffusion"] == pytest.approx(1 / 3)
+    assert (found["shared", "diffusion"], found["shared", "gaussian"]) == (1.0, 0.0)
+
+
+def test_a_trial_that_ended_in_an_error_for_one_arm_is_none_that_all_have_met():
+    table = trials_table({"diffusion": "ssffff", "diffusion:10": "sseeee"})
+    points = scaling(table, 48).set_index("demonstrations")
+    assert list(points["trials"]) == [2, 2]
+    assert list(points["success"]) == [1.0, 1.0]
 
 
 def four_arms(outcomes: dict[str, str]) -> pd.DataFrame:

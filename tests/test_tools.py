@@ -299,6 +299,20 @@ def test_the_second_path_takes_several_suites_unequal_arms_and_the_ladder(tmp_pa
         assert done.stdout.count(f"mean_tasks, {name}:") == 4
 
 
+def test_rows_of_other_trials_or_tasks_are_told_apart_in_the_page_of_results():
+    page = load_tool("results_table")
+    rates = pd.read_csv(ROOT / "results" / "laptop" / "evaluation.csv")
+    assert page.UNEQUAL not in page.evaluation(rates)
+    few = rates.assign(trials=rates["trials"].where(rates["source"] != "operator", 20))
+    assert page.evaluation(few).endswith(page.UNEQUAL)
+    absent = rates.assign(trials=rates["trials"].where(rates["source"] != "operator", 0))
+    assert page.UNEQUAL not in page.evaluation(absent)
+    means = pd.read_csv(ROOT / "results" / "laptop" / "quality.csv")
+    assert page.UNLIKE not in page.quality(means)
+    lacking = (means["source"] == "diffusion") & (means["task"] == "libero_goal/0")
+    assert page.quality(means[~lacking]).endswith(page.UNLIKE)
+
+
 def test_the_second_path_uses_nothing_of_the_package():
     assert "diffrl." not in (ROOT / "tools" / "second_path.py").read_text()
 

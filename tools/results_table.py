@@ -44,6 +44,16 @@ def percent(success: float, low: float, high: float) -> str:
     return f"{100 * success:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
+UNLIKE = (
+    "Rows of unequal tasks are means over other tasks, too: `quality_tests.csv` compares arms on\n"
+    "the tasks that both have."
+)
+UNEQUAL = (
+    "Arms of more trials met other start states and training seeds as well: only rows of equally\n"
+    "many trials are of the same ones. `effects.csv` compares arms on the trials that both met."
+)
+
+
 def markdown(rows: list[list], header: list[str]) -> str:
     """Return a table, each cell as it is written."""
     lines = [header, ["---"] * len(header), *rows]
@@ -94,10 +104,10 @@ def quality(table: pd.DataFrame) -> str:
     Teleoperation is of another task and beside the repository: it has no row here.
     """
     table = table[table["source"] != "teleoperation"]
-    means = table[(table["task"] == "all") & table["measure"].isin(SHOWN)]
+    whole = table[(table["task"] == "all") & table["measure"].isin(SHOWN)]
     tasks = table[table["task"] != "all"].groupby(["source", "mode"])["task"].nunique()
     rows = []
-    for (source, mode), group in means.groupby(["source", "mode"]):
+    for (source, mode), group in whole.groupby(["source", "mode"]):
         found = group.set_index("measure")
         cells = [
             "{value:.3g} [{low:.3g}, {high:.3g}]".format(**found.loc[name])
@@ -109,7 +119,8 @@ def quality(table: pd.DataFrame) -> str:
     titles = [
         f"{MEASURES[m].label}{f' ({MEASURES[m].unit})' * bool(MEASURES[m].unit)}" for m in SHOWN
     ]
-    return markdown(rows, ["data", "collection", "tasks", *titles])
+    means = markdown(rows, ["data", "collection", "tasks", *titles])
+    return means if tasks.nunique() < 2 else f"{means}\n\n{UNLIKE}"
 
 
 def evaluation(table: pd.DataFrame) -> str:
@@ -128,7 +139,10 @@ def evaluation(table: pd.DataFrame) -> str:
         if len(counts) > 2 and len(set(counts[1:])) == 1:  # of the suites that no data are of
             trials = f"{counts[0]} + {len(counts) - 1} × {counts[1]}"
         rows.append([source, mode, trials, *(_rate(found.get(column)) for column in columns)])
-    return markdown(rows, ["trained on", "collection", "trials", *titles])
+    rates = markdown(rows, ["trained on", "collection", "trials", *titles])
+    own = table[table["suite"].isin(suites)]
+    met = (own["trials"] + own["errors"]).where(lambda count: count > 0).groupby(own["suite"])
+    return f"{rates}\n\n{UNEQUAL}" if (met.nunique() > 1).any() else rates
 
 
 def _rate(row) -> str:

@@ -37,7 +37,7 @@ _TESTED = ["p", "p_holm", "tasks", "low_tasks", "high_tasks", "p_tasks", "p_task
 _CELLS = [Arm(source, mode).joined(" ") for source in ALGORITHMS for mode in POLICY_MODES]
 _DIFFUSION, _GAUSSIAN = _CELLS[:2], _CELLS[2:]
 _DEMONSTRATOR = [Arm("operator").joined(" ")]
-CONTRASTS = {  # planned: each a mean over (firsts, seconds) of mean(firsts) − mean(seconds)
+CONTRASTS = {  # each a mean over (firsts, seconds) of mean(firsts) − mean(seconds)
     "RL − demonstrator": [(_CELLS, _DEMONSTRATOR)],
     "diffusion − gaussian": [([d], [g]) for d, g in zip(_DIFFUSION, _GAUSSIAN)],
     "without noise − with it": [(both[:1], both[1:]) for both in (_DIFFUSION, _GAUSSIAN)],
@@ -46,13 +46,23 @@ CONTRASTS = {  # planned: each a mean over (firsts, seconds) of mean(firsts) −
     "diffusion − demonstrator, without noise": [(_DIFFUSION[:1], _DEMONSTRATOR)],
     "gaussian − demonstrator, without noise": [(_GAUSSIAN[:1], _DEMONSTRATOR)],
 }
-LADDER = {  # planned, too: smoothness alone; cloning and filtering alone; RL's share; the latent
+LADDER = {  # smoothness alone; cloning and filtering alone; RL's share; the latent
     "steady demonstrator − demonstrator": [(["steady recorded"], _DEMONSTRATOR)],
     "diffusion clone − demonstrator": [(["diffusion_clone deterministic"], _DEMONSTRATOR)],
     "gaussian clone − demonstrator": [(["gaussian_clone deterministic"], _DEMONSTRATOR)],
     "diffusion − its clone": [(_DIFFUSION[:1], ["diffusion_clone deterministic"])],
     "gaussian − its clone": [(_GAUSSIAN[:1], ["gaussian_clone deterministic"])],
     "zero first latent − diffusion": [(["diffusion_zero deterministic"], _DIFFUSION[:1])],
+}
+REGISTERED = {  # of a preset: written into docs/LOG.md before its runs, each family tested alone
+    "libero": {
+        "primary": (
+            "diffusion − gaussian, without noise",
+            "diffusion − demonstrator, without noise",
+            "gaussian − demonstrator, without noise",
+        ),
+        "secondary": (*LADDER, "without noise − with it"),
+    },
 }
 PAPER = {"diffusion": 0.819, "operator": 0.766, "human": 0.766, "gaussian": 0.693}
 """Mean success on 130 tasks by training data: 81.9 %, and what follows from the abstract's +5.3 and
@@ -84,6 +94,18 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("suite", *ARM)) -> pd.Da
     columns = [*by, "trials", "errors", "successes", "success", "low", "high"]
     result = pd.DataFrame(rows, columns=[*columns, "low_tasks", "high_tasks"])
     return result[columns] if "task" in by else result
+
+
+def levels(table: pd.DataFrame) -> pd.DataFrame:
+    """`summarise` per suite and arm; where arms met different trials, on the shared ones, too.
+
+    Only rows of the same trials stand beside each other: the new first column, ``met``, tells
+    whether a row is of all that its arm met ("own") or of what every arm met ("shared").
+    """
+    shared = table[met_by_all(table, ["suite"], ARM)]
+    parts = [("own", table)] if len(shared) == len(table) else [("own", table), ("shared", shared)]
+    rates = pd.concat([summarise(part).assign(met=met) for met, part in parts], ignore_index=True)
+    return rates[["met", *rates.columns.drop("met")]]
 
 
 def readable(summary: pd.DataFrame) -> str:
@@ -187,12 +209,15 @@ def met_by_all(table: pd.DataFrame, within: Sequence[str], among: Sequence[str] 
     """Tell of each trial whether all groups `among` `within` have one of the same start and seeds.
 
     Rates of groups that met other trials differ by those, too: start states are not equally hard.
+    A trial that ended in an error for one group has no result there, and counts for none.
     """
     among = [among] if isinstance(among, str) else list(among)
     trial = list(dict.fromkeys([*within, *TRIAL]))
     each = table[trial].assign(group=table.groupby(among).ngroup())
+    each = each[table["status"] != "error"]
     wanted = each.groupby(list(within))["group"].transform("nunique")
-    return each.groupby(trial)["group"].transform("nunique") == wanted
+    met = each.groupby(trial)["group"].transform("nunique") == wanted
+    return met.reindex(table.index, fill_value=False)
 
 
 def compare(table: pd.DataFrame, chosen: Sequence[tuple[str, str]] | None = None) -> pd.DataFrame:
@@ -246,7 +271,7 @@ def factorial(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """Planned contrasts (CONTRASTS, LADDER) of each suite, as points and odds ratios, over tasks.
+    """Contrasts (CONTRASTS, LADDER) of each suite, as points and odds ratios, over tasks.
 
     Near the ceiling points hide effects: the paper's odds ratio of 2.00 would be 3.3 points at
     93 %. All arms of a contrast meet the same trials; training seeds and start states are
@@ -391,13 +416,14 @@ def _effect(gaps: pd.Series) -> dict[str, Any]:
     mean, low, high = stratified_bootstrap(states, states.index.get_level_values("task"))
     if not states.any():
         low = high = np.nan  # nothing differed: resampling that would claim to be certain
-    by_seed = gaps.groupby("training_seed").mean()
+    per_seed = gaps.groupby(["training_seed", gaps.index.get_level_values("task")]).mean()
+    by_seed = per_seed.groupby("training_seed").mean()  # tasks weigh alike, as in the difference
     _, low_tasks, high_tasks = interval_over_tasks(tasks)
     return {
         "difference": mean,
         "low": low,
         "high": high,
-        "p": sign_flip_test(states),
+        "p": sign_flip_test(states, states.index.get_level_values("task")),
         "tasks": f"{(tasks > 0).sum()} of {len(tasks)}",
         "n_tasks": len(tasks),
         "low_tasks": low_tasks,

@@ -1,5 +1,8 @@
 """Notebooks 04 and 05: what the VLAs learn, and which data train the better one."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +13,7 @@ from diffrl.evaluation import scores
 from diffrl.figures.style import of_arm
 from diffrl.figures.vla import loss_curves, predicted_chunks
 from diffrl.findings.finding import Finding, listed, signed, verdict, with_interval
-from diffrl.findings.training import _count
+from diffrl.findings.training import _count, _range
 from diffrl.presets import VLAConfig
 
 SCALING = """## Fewer demonstrations, and mixed ones
@@ -24,6 +27,11 @@ LIBERO-PRO plays LIBERO's tasks with other words (`lan`), other looks of the thi
 changed places (`swap`) and other goals (`task`). A routine that is tied to places should fail under
 `swap`, and a model that does not listen under `task`. Success under `lan` alone shows neither."""
 
+TOLD = {  # contrasts in words; where none was registered, these stand in the text
+    "RL − demonstrator": "RL's data teach the VLA {} compared with the demonstrator's",
+    "diffusion − gaussian": "Diffusion − Gaussian is {}",
+    "without noise − with it": "Collecting without noise instead of with it is worth {}",
+}
 FACTORIAL = "three effects"  # those of the factorial: policy, noise and their interaction
 CHANGED = {  # what a suite of LIBERO-PRO changes
     **{"lan": "other words", "object": "other looks"},
@@ -39,10 +47,13 @@ def losses(table: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
     told = [f"{Arm(*arm).label} {mean[arm]:.3f}" for arm in figures.arm_order(table)]
     text = f"Held-out loss at the end: {listed(told)}. **This is no ranking**: consistent data are "
     text += "easier to predict, and only success in notebook 5 says which teach more."
+    counts = table.groupby(["source", "mode"])["training_seed"].nunique()
+    alike = counts.nunique() == 1
+    seeds = _count(counts.max(), "training seed") if alike else f"{_range(counts)} training seeds"
     same = "both of the averaged weights" if "train" in table else "thin: of the current weights"
     caption = f"""Flow-matching loss of the compact VLA on each source's own data: training (thin)
     and {config.held_out} held-out episodes of each task (bold; at most 64 frames), {same}; mean
-    over {_count(len(config.seeds), "training seed")}, no interval. The VLA sees
+    over {seeds}, no interval. The VLA sees
     {scores.pictures_in_words(config)}. Preset {preset}."""
     return Finding("04_losses", loss_curves(table), table, caption, text)
 
@@ -77,7 +88,8 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
     trials: of the suites that the data are of, whose tasks are taken together. None where the arms
     of all contrasts are missing.
     """
-    table, points = contrast_rows(trials)
+    plan = scores.REGISTERED.get(preset.partition(":")[0], {})
+    table, points = contrast_rows(trials, plan)
     if table.empty:
         return None
     tasks = points["task"].nunique()
@@ -89,26 +101,25 @@ def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
         digits=1,
         width=6.2,
     )
-    family = _count(len(table), "contrast")
+    families = {name: family for family, names in plan.items() for name in names}
+    sizes = Counter(families.get(name, "") for name in table["label"])
     factors = scores.factorial(scores.pooled(trials)).set_index("effect")["p_tasks_holm"]
     sentences = []
-    for contrast, words in {
-        "RL − demonstrator": "RL's data teach the VLA {} compared with the demonstrator's",
-        "diffusion − gaussian": "Diffusion − Gaussian is {}",
-        "without noise − with it": "Collecting without noise instead of with it is worth {}",
-    }.items():
+    for contrast in families or TOLD:
         for row in table[table["label"] == contrast].itertuples():
+            words = TOLD.get(contrast, _capital(contrast) + " is {}")
             told = words.format(with_interval(row.value, row.low, row.high, "points"))
             told += f" over {_count(row.tasks, 'task')} "
-            if contrast in factors:
+            family = families.get(contrast, "")
+            if not family and contrast in factors:
                 told += verdict(float(factors[contrast]), FACTORIAL)
             else:
-                told += verdict(row.p_holm, family)
+                told += verdict(row.p_holm, _count(sizes[family], f"{family} contrast".strip()))
             sentences.append(f"{told}{_beside_paper(row, trials)}.")
     caption = f"""Differences in success of a compact VLA trained on one source each: a dot per task
     ({tasks}), mean with Student's t interval (95 %) over tasks; bars: the paper's gaps, of π0 on
     130 tasks, its people beside our demonstrator. {_capital(protocol)}; training seeds:
-    {trials["training_seed"].nunique()}.{_shared(trials)} Preset {preset}."""
+    {_range(table["seeds"])}.{_shared(trials)} Preset {preset}."""
     return Finding("05_success", figure, table, caption, " ".join(sentences))
 
 
@@ -144,8 +155,14 @@ def _capital(contrast: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def contrast_rows(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows and points of `figures.gap_plot` for the planned contrasts over all tasks."""
+def contrast_rows(
+    trials: pd.DataFrame, plan: Mapping[str, Sequence[str]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows and points of `figures.gap_plot` for the contrasts over all tasks.
+
+    plan: families of contrasts that were registered, in their order. Holm's correction is within a
+    family; the contrasts that are of none are one more, and come last.
+    """
     trials = scores.pooled(trials)
     effects = scores.effects(trials)
     if effects.empty:
@@ -153,7 +170,11 @@ def contrast_rows(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     paper = scores.excluded(effects)[["paper_points", "paper_odds_ratio"]]
     table = effects.rename(columns={"contrast": "label", "points": "value"}).reset_index(drop=True)
     table = table.join(paper.rename(columns={"paper_points": "paper"}))
-    table["p_holm"] = holm(table["p_tasks"], least_p(table["tasks"]))
+    ranks = {name: rank for rank, names in enumerate(plan.values()) for name in names}
+    rank = table["label"].map(ranks).fillna(len(plan))
+    families = [part for _, part in table.groupby(rank)]
+    corrected = [holm(part["p_tasks"], least_p(part["tasks"])) for part in families]
+    table = pd.concat(families, ignore_index=True).assign(p_holm=np.concatenate(corrected))
     each = scores.contrasts_by_task(trials).rename(columns={"contrast": "label", "points": "value"})
     return table, each
 
