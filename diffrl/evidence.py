@@ -19,8 +19,9 @@
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence; it never
 replaces runs or tables by none. Stages that are restored count as done although their data sets are
 not there, so that `reproduce` renders every table and figure from them without training anything. A
-run that was packed before its last table was there goes on instead: what git kept of it is found
-by every command that works on the preset, all else is computed.
+run that was packed before its last table was there goes on instead: every command that works on the
+preset first takes from git what its own run lacks, all else is computed. Nothing of an own run is
+replaced or removed.
 """
 
 import csv
@@ -49,6 +50,13 @@ from diffrl.presets import get_preset
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
 EXPERT, POLICY = "expert.done.json", "policy.safetensors"  # an expert's marker and its weights
 MARKERS = (EXPERT, "run.done.json", "vla.done.json")  # one a run
+DONE, UNDONE = (
+    ".done.json",
+    ".undone.json",
+)  # ends of a marker, and of one whose outputs are elsewhere
+TAKEN = ".evidence"  # in a run that goes on: hash of the bundle from which it took what it lacked
+# What commands leave that are no work of a run: pictures, and what a machine was found to be
+BESIDE = {"figures", "notebooks", "videos", "dry_run.csv", "doctor.json"}
 MOST_WEIGHTS = 25 * 2**20  # bytes of weights that git keeps of a preset
 LARGE = 2**20  # bytes above which a table of the preset goes into the zip
 DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
@@ -96,8 +104,15 @@ def _files(runs: Path) -> Iterator[Path]:
         parts = path.relative_to(runs).parts
         hidden = path.name.startswith(".") or parts == (artifacts.EVIDENCE,)
         hidden |= path.name.endswith((heartbeat.RUNNING, heartbeat.FAILED))
+        hidden |= path.name.endswith(UNDONE) and _place(path).exists()
         if path.suffix in (".csv", ".json") and not hidden and not WORK & set(parts):
             yield path
+
+
+def _place(path: Path) -> Path:
+    """Where a file of a run lies in what is unpacked: of an undone stage, where its marker was."""
+    name = path.name
+    return path.with_name(name.removesuffix(UNDONE) + DONE) if name.endswith(UNDONE) else path
 
 
 def _pack_tables(runs: Path, files: list[Path], packed: Path) -> dict[str, str]:
@@ -158,8 +173,8 @@ def _pack_documents(runs: Path, files: list[Path], packed: Path) -> dict[str, st
     for path in files:
         if path.suffix != ".json":
             continue
-        place, document = path.relative_to(runs).as_posix(), artifacts.read_json(path)
-        if not path.name.endswith(".done.json"):
+        place, document = _place(path).relative_to(runs).as_posix(), artifacts.read_json(path)
+        if not place.endswith(DONE):
             configs[artifacts.config_hash(document)] = document
             rows.append({"path": place, "config": artifacts.config_hash(document)})
             continue
@@ -237,7 +252,7 @@ def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _check(runs: Path, files: list[Path], packed: Path, again: Path) -> None:
     unpack(packed, again)
     for path in files:
-        copy = again / path.relative_to(runs)
+        copy = again / _place(path).relative_to(runs)
         if not copy.is_file() or _content(copy) != _content(path):
             raise UserError(
                 f"{path} cannot be packed without loss: it is no table or JSON of ours."
@@ -250,21 +265,21 @@ def _lose_nothing(results: Path, packed: Path) -> None:
     if lost := sorted(old - new):
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise UserError(
-            f"{results} holds what this run lacks: {', '.join(lost[:3])}{more}. Restore that "
-            "evidence before you go on with it (move the run away and call reproduce), or delete "
-            "the folder if it is no longer wanted; git has it."
+            f"{results} holds what this run lacks: {', '.join(lost[:3])}{more}. Move the run away "
+            "and restore that evidence before you go on (`reproduce`, or any command that works "
+            "on the preset), or delete the folder if it is no longer wanted; git has it."
         )
 
 
 def _held(folder: Path) -> set[str]:
     """The names of the tables and runs of some evidence; none if there is none."""
-    if not (folder / BUNDLE).is_file():
-        return set()
-    with zipfile.ZipFile(folder / BUNDLE) as bundle:
-        large = _large_tables(bundle)
-    runs = _rows(RUN_TABLE, (folder / RUN_TABLE).read_text(encoding="utf-8"))
-    tables = {path.name for path in folder.glob("*.csv")}
-    return tables | set(large) | {f"{row['kind']}/{row['run']}" for row in runs}
+    held = {path.name for path in folder.glob("*.csv")}
+    if (folder / BUNDLE).is_file():
+        with zipfile.ZipFile(folder / BUNDLE) as bundle:
+            held |= set(_large_tables(bundle))
+        runs = _rows(RUN_TABLE, (folder / RUN_TABLE).read_text(encoding="utf-8"))
+        held |= {f"{row['kind']}/{row['run']}" for row in runs}
+    return held
 
 
 def _large_tables(bundle: zipfile.ZipFile) -> list[str]:
@@ -362,16 +377,17 @@ def _unpack_weights(results: Path, runs: Path) -> None:
 
 
 def _leave_undone(runs: Path) -> None:
-    """Remove the markers of stages whose outputs are not kept: a run that goes on needs those.
+    """Set aside the markers of stages whose outputs are not kept: a run that goes on needs those.
 
-    Of an expert outside `experts` nothing but what was measured is needed, which is kept.
+    They are packed again with it, unless the stage is done anew. Of an expert outside `experts`
+    nothing but what was measured is needed, which is kept.
     """
-    for marker in runs.rglob("*.done.json"):
+    for marker in list(runs.rglob(f"*{DONE}")):
         outputs = artifacts.read_json(marker)["outputs"]
         if marker.name == EXPERT and marker.is_relative_to(runs / "experts"):
             outputs = [*outputs, POLICY]
         if not all((marker.parent / name).exists() for name in outputs):
-            marker.unlink()
+            marker.rename(marker.with_name(marker.name.removesuffix(DONE) + UNDONE))
 
 
 def _inside(folder: Path, place: str) -> Path:
@@ -429,23 +445,84 @@ def packed_table(results: Path, name: str) -> pd.DataFrame:
 
 
 def restore(preset: str) -> bool:
-    """Unpack a preset's evidence if there is some and nothing was computed yet; tell whether.
+    """Take from a preset's evidence what its run lacks; tell whether that was anything.
 
-    Of several processes that begin at once, as the jobs of an array do, one does it.
+    A finished run's evidence is unpacked where nothing was computed yet. Of an unfinished one all
+    runs and tables come that are not there, once for each evidence: what was begun here stays as
+    it is. Of several processes that begin at once, as the jobs of an array do, one does it.
     """
     runs, results = artifacts.root() / "runs" / preset, artifacts.results_dir(preset)
-    if any(_files(runs)) or not (results / BUNDLE).is_file():
+    if not (results / BUNDLE).is_file():
+        return False
+    finished = _finished(results)
+    wanted = "" if finished else artifacts.file_hash(results / BUNDLE)
+    if _has_its_own(runs, wanted):
         return False
     handle = artifacts.lock(artifacts.make_folder(runs.parent) / f".{preset}.lock", None)
     try:
-        if any(_files(runs)):  # by another process, meanwhile
+        if _has_its_own(runs, wanted):  # by another process, meanwhile
             return False
-        if runs.exists():
-            shutil.rmtree(runs)
-        unpack(results, runs, goes_on=not _finished(results))
-        return True
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=runs.parent) as temporary:
+            whole = Path(temporary) / "whole"
+            unpack(results, whole, goes_on=not finished)
+            if not finished:
+                taken = _take(whole, artifacts.make_folder(runs))
+                (runs / TAKEN).write_text(wanted, encoding="utf-8")
+                return taken
+            if runs.exists():
+                shutil.copytree(runs, whole, dirs_exist_ok=True)  # what lies beside a run's work
+                runs.rename(Path(temporary) / "beside")
+            whole.rename(runs)
+            return True
     finally:
         os.close(handle)
+
+
+def _has_its_own(runs: Path, wanted: str) -> bool:
+    """Whether a run took the evidence of hash `wanted`; without a hash, whether it has begun."""
+    if wanted:
+        taken = runs / TAKEN
+        return taken.is_file() and taken.read_text(encoding="utf-8") == wanted
+    return any(
+        not BESIDE & set(path.relative_to(runs).parts) and not path.name.startswith(".")
+        for path in runs.rglob("*")
+        if path.is_file()
+    )
+
+
+def _take(whole: Path, runs: Path) -> bool:
+    """Move into `runs` what it lacks of `whole`; tell whether there was anything.
+
+    The folder of an expert, an experiment's run or a VLA comes as one if nothing is there; of all
+    other files those of one name (a data set's list and marker) come together.
+    """
+    own = {path.parent for path in whole.rglob("*.json") if _place(path).name in MARKERS}
+    units: dict[Path, list[Path]] = {}
+    for path in sorted(filter(Path.is_file, whole.rglob("*"))):
+        folder = next((parent for parent in path.parents if parent in own), None)
+        units.setdefault(folder or path.with_name(path.name.partition(".")[0]), []).append(path)
+    taken = False
+    for unit, paths in units.items():
+        target = runs / unit.relative_to(whole)
+        if _is_begun(target, unit in own):
+            continue
+        taken = True
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if unit in own:
+            shutil.rmtree(target, ignore_errors=True)  # no file is in there
+            unit.rename(target)
+        else:
+            for path in sorted(paths, key=lambda path: path.name.endswith((DONE, UNDONE))):
+                path.rename(target.parent / path.name)  # the marker last
+    return taken
+
+
+def _is_begun(target: Path, is_folder: bool) -> bool:
+    """Whether a run has a file in the folder `target`, or one beside it of that name."""
+    if is_folder:
+        return any(filter(Path.is_file, target.rglob("*")))
+    beside = target.parent.iterdir() if target.parent.is_dir() else ()
+    return any(path.name.startswith(f"{target.name}.") for path in beside)
 
 
 def _finished(results: Path) -> bool:

@@ -201,10 +201,85 @@ def test_evidence_is_never_replaced_by_a_part_of_it(run, tmp_path):
     before = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
     shutil.rmtree(run / "experts")
     (run / "vla_trials.csv").unlink()
-    lost = "lacks: experts/libero_object-0/diffusion-seed0, vla_trials.csv. Restore that evidence"
+    lost = "lacks: experts/libero_object-0/diffusion-seed0, vla_trials.csv. Move the run away"
     with pytest.raises(UserError, match=lost):
         evidence.pack(run, results)
     assert {p.name: p.read_bytes() for p in results.iterdir() if p.is_file()} == before
+
+
+def test_tables_without_a_bundle_are_not_replaced_by_a_part_of_them_either(run, tmp_path):
+    results = tmp_path / "results"  # as git keeps those of preset pixels
+    artifacts.write_csv(results / "quality.csv", pd.DataFrame({"a": [1]}))
+    with pytest.raises(UserError, match=r"lacks: quality\.csv"):
+        evidence.pack(run, results)
+    assert [path.name for path in results.iterdir()] == ["quality.csv"]
+
+
+def test_what_is_at_work_stays_and_takes_from_git_what_it_lacks(run, tmp_path, monkeypatch):
+    """Another run of the preset was begun here before anything was restored."""
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    second = run / "experts/libero_object-1/diffusion-seed0"
+    shutil.copytree(run / "experts/libero_object-0/diffusion-seed0", second)
+    evidence.pack(run, artifacts.results_dir("libero"))
+    here = artifacts.run_folder("libero")
+    begun = here / "experts/libero_object-0/diffusion-seed0/checkpoint/rl.safetensors"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"hours of work")
+    (here / "experts.csv").write_text("own\n")
+    (here / "dry_run.csv").write_text("own\n")
+    assert evidence.go_on("libero")
+    assert begun.read_bytes() == b"hours of work"
+    assert [path.name for path in begun.parents[1].iterdir()] == ["checkpoint"]
+    assert (here / "experts.csv").read_text() == "own\n"
+    again = here / second.relative_to(run)
+    assert {p.name for p in again.iterdir()} == {p.name for p in second.iterdir()}
+    assert Stage(again, "expert", {"seed": 0}).done
+    assert not evidence.go_on("libero")  # once for this evidence
+
+
+def test_work_that_was_begun_is_no_empty_run_that_a_finished_one_may_replace(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"trials": [9]}))
+    evidence.pack(run, artifacts.results_dir("smoke"))
+    here = artifacts.run_folder("smoke")
+    for name in ("figures/05_success.png", "dry_run.csv", ".lock"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("kept")
+    assert evidence.restore("smoke")  # nothing of these is work
+    assert (here / "figures/05_success.png").read_text() == "kept"
+    shutil.rmtree(here)
+    (here / "experts/x/checkpoint").mkdir(parents=True)
+    (here / "experts/x/checkpoint/rl.safetensors").write_bytes(b"hours of work")
+    assert not evidence.restore("smoke")
+    assert (here / "experts/x/checkpoint/rl.safetensors").exists()
+
+
+def test_a_run_that_went_on_elsewhere_is_packed_with_what_lies_only_there(
+    run, tmp_path, monkeypatch
+):
+    """Its VLA is not in git, nor the weights of an expert beyond the room."""
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.setattr(evidence, "MOST_WEIGHTS", 0)
+    model = run / "vla/operator-recorded-seed0"
+    artifacts.write_csv(model / "losses.csv", pd.DataFrame({"loss": [0.5]}))
+    (model / "model.safetensors").write_bytes(b"large")
+    Stage(model, "vla", {"steps": 9}).finish({}, outputs=[model / "model.safetensors"], seed=0)
+    results = artifacts.results_dir("libero")
+    evidence.pack(run, results)
+    before = (results / evidence.RUN_TABLE).read_text()
+    assert evidence.go_on("libero")
+    here = artifacts.run_folder("libero")
+    vla, expert = here / "vla/operator-recorded-seed0", "experts/libero_object-0/diffusion-seed0"
+    assert not Stage(vla, "vla", {"steps": 9}).done
+    assert not Stage(here / expert, "expert", {"seed": 0}).done
+    evidence.pack(here, results)
+    assert (results / evidence.RUN_TABLE).read_text() == before
+    Stage(vla, "vla", {"steps": 10}).finish({}, outputs=[], seed=0)  # done anew: that one counts
+    evidence.pack(here, results)
+    configs = json.loads(bundles.read(results / evidence.BUNDLE)[evidence.CONFIGS])
+    assert [c["steps"] for c in configs.values() if "steps" in c] == [10]
 
 
 def test_a_marker_of_thousands_of_inputs_comes_back(run, tmp_path):
