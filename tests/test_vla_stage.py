@@ -16,6 +16,7 @@ from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import write_episodes
+from diffrl.evaluation.stage import tasks_of
 from diffrl.generation.stage import arms_of, dataset_path
 from diffrl.presets import PRESETS
 from diffrl.sim.tasks import get_task
@@ -180,7 +181,7 @@ print(config.dataset.repo_id, config.steps, config.batch_size, config.rename_map
 
 def test_the_recipe_s_commands_name_the_preset_s_data():
     lines = recipes.commands(PRESETS["smoke"], "diffusion-deterministic")
-    assert all("--suite libero_object" in typed[-1] for typed in list(lines.values())[1:])
+    assert all("--suite libero_object/0 --out" in typed[-1] for typed in list(lines.values())[1:])
     assert all("exports/diffusion-deterministic" in lines[model][0] for model in ("SmolVLA", "π0"))
     assert "runs/smoke/datasets/diffusion-deterministic/libero_object --to" in lines["export"][0]
 
@@ -194,6 +195,16 @@ def test_the_recipe_exports_the_tasks_that_our_own_model_learns_and_no_others(pr
     }
     learned = {task for task in preset.tasks if task.split("/")[0] in exported}
     assert learned == set(preset.vla_tasks)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_recipe_plays_the_tasks_that_it_exports_and_no_others(preset):
+    for typed in list(recipes.commands(preset, "x").values())[1:]:
+        words = shlex.split(typed[-1])
+        named = words[words.index("--suite") + 1 : words.index("--out")]
+        assert set(tasks_of(named)) == set(preset.vla_tasks)
+    if preset.name == "laptop":
+        assert "libero_object" in named  # a suite that is whole goes by its name
 
 
 @pytest.mark.skipif(
