@@ -14,7 +14,7 @@ import pytest
 from diffrl.base import scale
 from diffrl.base.errors import UserError
 from diffrl.base.progress import advance, progress, report
-from diffrl.base.scale import RETRIES, StageError, map_tasks
+from diffrl.base.scale import RETRIES, StageError, map_tasks, shares
 
 
 def later_first(item):
@@ -53,6 +53,13 @@ def test_results_come_in_the_items_order_whoever_finishes_first():
     results = map_tasks(later_first, [0, 1, 2, 3], workers=2)
     assert [value for value, _ in results] == [0, 10, 20, 30]
     assert os.getpid() not in {pid for _, pid in results}
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5])
+def test_no_processes_and_parts_of_one_are_refused(workers):
+    for ask in (lambda: map_tasks(later_first, [1], workers=workers), lambda: shares(1, workers)):
+        with pytest.raises(UserError, match=f"workers is {workers}"):
+            ask()
 
 
 def test_one_worker_is_this_process():

@@ -97,6 +97,16 @@ def test_a_server_s_model_has_a_name_by_which_its_trials_are_kept():
     assert two.fingerprint == open_policy("openpi:ws://127.0.0.1:10?model=two").fingerprint
 
 
+@pytest.mark.parametrize("option", ["timeout", "replan", "start"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e20", "0", "-1", "soon", ""])
+def test_a_wait_or_a_number_of_steps_without_end_is_refused_by_name(option, value):
+    name = "openpi:ws://127.0.0.1:9?model=m"
+    if option == "start":
+        name = "lerobot:python?checkpoint=far/away"
+    with pytest.raises(UserError, match=f"^{option} is '{value}': give a"):
+        open_policy(f"{name}&{option}={value}")
+
+
 def test_a_server_that_is_not_there_gives_errors_and_advice():
     policy = open_policy("openpi:ws://127.0.0.1:9?model=none&timeout=2")
     trial = Trial(TASK, "official/0", 0)

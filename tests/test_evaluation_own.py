@@ -160,7 +160,10 @@ def test_a_chunk_that_changes_its_length_is_refused():
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("cameras", ("front",)), ("image_size", 0), ("detail", "fine"), ("replan", 2.5)],
+    [
+        *[("cameras", wrong) for wrong in (("front",), None, 2, [["agentview"]], "agentview")],
+        *(("image_size", 0), ("detail", "fine"), ("detail", None), ("replan", 2.5)),
+    ],
 )
 def test_a_setting_that_means_nothing_is_refused(setting, value):
     policy = Answers(np.zeros(7))

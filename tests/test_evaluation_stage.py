@@ -1,6 +1,7 @@
 """Plans and records of an evaluation, which depend on nothing else."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from diffrl.base import artifacts
 from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.evaluation import stage as evaluation_stage
-from diffrl.evaluation.policies import open_policy
+from diffrl.evaluation.policies import Oracle, open_policy
 from diffrl.evaluation.protocol import Trial
 from diffrl.evaluation.stage import Job, plan
 from diffrl.presets import get_preset
@@ -64,8 +65,100 @@ def test_unknown_suites_tasks_and_policies_are_refused_by_name():
         open_policy("robot:arm")
     with pytest.raises(UserError, match="not complete"):
         open_policy("compact:")
-    with pytest.raises(UserError, match="must be numbers"):
-        open_policy("openpi:ws://127.0.0.1:1?model=m&timeout=soon")
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Trials are not played: each fails at once, or ends in an error as long as that is told."""
+    ends = {"status": "failure"}
+
+    def play_all(items, workers):
+        for job, key, trials, *_ in items:
+            rows = [[*trial, ends["status"], 9, 1.0, "told"] for trial in trials]
+            place = job.folder / "checkpoint" / key
+            artifacts.write_json(place / f"{artifacts.config_hash(trials)}.json", rows)
+
+    monkeypatch.setattr(evaluation_stage, "_play_all", play_all)
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"trials": 3}, "--trials is the preset's own"),
+        ({"seed": 0}, "--seed is the preset's own"),
+        ({"out": Path("o")}, "--out is the preset's own"),
+        ({"copies": 0}, "--copies is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"videos": ("official/77",)}, "No trial begins from 'official/77'.*official/0"),
+    ],
+)
+def test_what_a_preset_s_evaluation_cannot_have_is_refused_by_name(options, told, monkeypatch):
+    monkeypatch.setattr(evaluation_stage, "finished", lambda *_: True)
+    with pytest.raises(UserError, match=told):
+        evaluation_stage.main(preset="smoke", **options)
+
+
+def test_a_preset_s_evaluation_plays_errors_again_films_and_copies_as_it_is_told(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.setattr(evaluation_stage, "finished", lambda *_: True)
+    seen = []
+
+    def evaluate(jobs, **options):
+        seen.append(options)
+        rows = [[*("libero_object", TASK), *job.arm, 0, "official/0", 0] for job in jobs]
+        rows = [[*row, "failure", 9, 1.0] for row in rows]
+        return pd.DataFrame(rows, columns=evaluation_stage.COLUMNS)
+
+    monkeypatch.setattr(evaluation_stage, "evaluate", evaluate)
+    told = {"retry_errors": True, "videos": ("official/0",), "copies": 2}
+    evaluation_stage.main(preset="smoke", **told)
+    evaluation_stage.main(preset="smoke")
+    own = {"retry_errors": False, "videos": (), "copies": get_preset("smoke").evaluation.copies}
+    assert seen == [{**told, "workers": None}, {**own, "workers": None}]
+
+
+def test_a_second_plan_in_the_same_folder_adds_its_trials_to_the_table(tmp_path, played, capsys):
+    options = {"trials": 2, "workers": 1, "out": tmp_path}
+    assert evaluation_stage.main("random:", suite=(TASK,), **options) == 0
+    played["status"] = "error"
+    assert evaluation_stage.main("random:", suite=("libero_goal/7",), **options) == 1
+    table = pd.read_csv(tmp_path / "trials.csv")
+    assert table["task"].tolist() == ["libero_goal/7"] * 2 + [TASK] * 2
+    about = artifacts.read_json(tmp_path / "trials.json")
+    assert "280" in about["protocol"]
+    assert "300" in about["protocol"]
+    assert len(about["errors"]) == 2
+    capsys.readouterr()
+    found = run("random:", plan([TASK], 1), tmp_path, workers=1)  # a part of what is there
+    assert found["task"].tolist() == [TASK]
+    assert len(pd.read_csv(tmp_path / "trials.csv")) == 4
+    run("random:", plan([TASK], 1), tmp_path / "other", workers=1)
+    assert len(pd.read_csv(tmp_path / "other" / "trials.csv")) == 1
+
+
+@pytest.mark.usefixtures("played")
+def test_an_oracle_plays_all_of_its_episodes_unless_fewer_are_asked_for(tmp_path, monkeypatch):
+    episodes = {Trial(TASK, f"fresh/0/{i}", 0): None for i in range(60)}
+    oracle = Oracle.__new__(Oracle)
+    oracle.__dict__ |= {"episodes": episodes, "fingerprint": "oracle"}
+    monkeypatch.setattr(evaluation_stage, "open_policy", lambda name: oracle)
+    for trials, count in ((None, 60), (3, 3), (99, 60)):
+        out = tmp_path / str(trials)
+        evaluation_stage.main("oracle:x", trials=trials, out=out, workers=1)
+        assert len(pd.read_csv(out / "trials.csv")) == count
+    for trials in (0, -1):
+        with pytest.raises(UserError, match=f"--trials is {trials}"):
+            evaluation_stage.main("oracle:x", trials=trials, out=tmp_path)
+    with pytest.raises(UserError, match="--seed is each episode's own"):
+        evaluation_stage.main("oracle:x", seed=1, out=tmp_path)
+
+
+def test_a_seed_below_zero_is_refused():
+    with pytest.raises(UserError, match="seed of an evaluation is -1"):
+        plan([TASK], 1, seed=-1)
 
 
 @pytest.mark.sim

@@ -73,11 +73,37 @@ def test_an_unknown_algorithm_is_told_and_no_folder_is_made(tmp_path, monkeypatc
         (["--seed", "-1"], "--seed is -1: give a whole number that is at least 0"),
         (["--seed", "-1", "--task", "libero_object/0"], "--seed is -1"),
         (["--tensorboard"], "--tensorboard follows a single expert: name its --task"),
+        (["--threads", "2"], "--threads is for a single expert: name its --task"),
+        (["--task", "libero_object/0", "--workers", "2"], "--workers is for many experts"),
+        (["--task", "libero_object/0", "--suite", "libero_object"], "--suite is for many experts"),
     ],
 )
 def test_options_that_no_training_can_have_are_told(options, told, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     assert main(["train", *options, "--preset", "smoke"]) == 1
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("generate --task libero_object/0 --suite libero_object", "leave it out beside --task"),
+        ("quality a.hdf5 --json --csv", "--json and --csv exclude each other"),
+        ("operator --attempts 0", "--attempts is 0"),
+        ("operator --seed -1", "--seed is -1"),
+        ("operator --noise nan", "--noise is nan"),
+        ("operator --noise inf", "--noise is inf"),
+        ("benchmark simulator --seconds nan", "--seconds, --rounds and --states must be positive"),
+        ("benchmark simulator --seconds inf", "--seconds, --rounds and --states must be positive"),
+        ("experiment seeds --seeds 9", "The experiment seeds has no seed 9"),
+    ],
+)
+def test_options_that_would_be_ignored_or_mean_nothing_are_told(
+    arguments, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    assert main(arguments.split()) == 1
     assert told in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
 

@@ -121,8 +121,12 @@ def test_a_vla_learns_from_as_many_frames_as_recorded_and_holds_their_pictures(r
     planned = frames_of(LAPTOP, rates)
     assert planned == pytest.approx(recorded("vla.csv")["frames"].mean(), rel=0.15)
     cells = 64 * 272 * 2  # of a picture of 128²: 8 × 8 cells of 272 float16
+    vla = LAPTOP.vla
+    held = planned * vla.demonstrations / (vla.demonstrations - vla.held_out)  # those that validate
     memory = plan(LAPTOP, 1, 2, 0, rates)["memory_gib"].max()
-    assert memory * 2**30 == pytest.approx(planned * 2 * cells)
+    assert memory * 2**30 == pytest.approx(held * 2 * cells)
+    union = LAPTOP.with_settings({"vla.data": ("a-recorded", "b-recorded+c-recorded")})
+    assert plan(union, 1, 2, 0, rates)["memory_gib"].max() == pytest.approx(2 * memory)
 
 
 def test_training_physics_makes_the_rl_of_smoke_cheaper(rates):

@@ -16,6 +16,7 @@ from diffrl.base.arm import Arm
 from diffrl.base.errors import UserError
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.hdf5 import write_episodes
+from diffrl.evaluation.stage import tasks_of
 from diffrl.generation.stage import arms_of, dataset_path
 from diffrl.presets import PRESETS
 from diffrl.sim.tasks import get_task
@@ -23,6 +24,8 @@ from diffrl.vla import recipes
 from diffrl.vla import stage as vla_stage
 from diffrl.vla.frames import make_frames
 from diffrl.vla.train import split
+
+OWN = {"data": (Path("a.hdf5"),), "out": Path("model")}
 
 
 def data_file(path: Path, episodes: int, rate: int = 20) -> Path:
@@ -74,11 +77,12 @@ def test_a_part_of_a_data_set_is_learned_from_whole(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(vla_stage, "_files", lambda part, preset: [file])
     monkeypatch.setattr(
-        vla_stage, "make_frames", lambda e, *_: asked.append(len(e)) or toy_frames()
+        vla_stage, "mix_frames", lambda e, *_: asked.append([*map(len, e)]) or toy_frames()
     )
-    for data in ("operator-recorded:3", "operator-recorded"):
-        vla_stage.mix(data, preset)
-    assert asked == [3, 2, 4, 2]  # episodes to learn from and held-out ones, each time
+    taught = [vla_stage.mix(f"operator-recorded{part}", preset)[-1] for part in (":3", "")]
+    # episodes to learn from and held-out ones, each time
+    assert asked == [[3], [2], [4], [2]]
+    assert taught == [3, 4]
     with pytest.raises(UserError, match="ask for 4 at most"):
         vla_stage.mix("operator-recorded:5", preset)
 
@@ -115,6 +119,72 @@ def test_data_that_are_missing_stop_no_vla_of_others(tmp_path, monkeypatch):
     assert str(told.value) == "gone"
 
 
+def smoke_data(**episodes):
+    """Write data sets of smoke, of so many episodes for each source; return the preset."""
+    for data, count in episodes.items():
+        arm = Arm(data, "recorded" if data == "operator" else "deterministic")
+        path = dataset_path(PRESETS["smoke"], "libero_object/0", arm)
+        path.parent.mkdir(parents=True)
+        data_file(path, count)
+    return PRESETS["smoke"]
+
+
+def test_a_data_set_with_a_single_episode_stops_no_vla_of_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = smoke_data(operator=4, gaussian=1, diffusion=4)
+    for data, seed in vla_stage.models_of(smoke):
+        if not data.startswith("gaussian"):
+            about = {"source": data.partition("-")[0], "steps": 900}
+            vla_stage._stage(data, seed, smoke).finish({"episodes": 2, **about})
+    told = r"left out, all others are done.*need 2 episodes of a task.*holds 1\. Train"
+    with pytest.raises(UserError, match=told):
+        vla_stage.fit_all(smoke, workers=1)
+    table = pd.read_csv(tmp_path / "runs" / "smoke" / "vla.csv")
+    assert table["source"].tolist() == ["operator", "diffusion"]
+    assert table.columns[-1] == "episodes"
+    drawn = []
+    monkeypatch.setattr(vla_stage, "render", lambda episodes, *_: drawn.append(len(episodes)))
+    vla_stage.render_all(smoke)
+    assert drawn == [4 + 4]
+    dataset_path(smoke, "libero_object/0", Arm("gaussian", "deterministic")).write_text("no HDF5")
+    (damaged,) = vla_stage.lacking_data(smoke, smoke.vla.data).values()
+    assert "cannot be counted" in damaged
+
+
+def test_a_part_that_its_files_cannot_give_is_lacking(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = smoke_data(diffusion=4)
+    names = [f"diffusion-deterministic{part}" for part in ("", ":2", ":3", ":10")]
+    lacking = vla_stage.lacking_data(smoke, names)
+    assert list(lacking) == names[2:]
+    assert "need 12 episodes of a task, 10 to learn from" in lacking[names[3]]
+    assert "holds 4" in lacking[names[3]]
+    assert "ask for fewer than 10" in lacking[names[3]]
+
+
+def test_a_vla_says_how_many_episodes_it_learned_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = smoke_data(operator=5)
+    config = dataclasses.replace(smoke.vla, steps=2)
+    frames = toy_frames(config=config)
+    monkeypatch.setattr(vla_stage, "mix_frames", lambda *_: frames)
+    row = vla_stage.fit(("operator-recorded", 0), dataclasses.replace(smoke, vla=config))
+    assert row["episodes"] == 3  # of 5, two of which only validate; the preset asks for 36
+    folder = vla_stage.model_folder(smoke, "operator-recorded", 0)
+    assert json.loads((folder / "model.json").read_text())["about"]["episodes"] == 3
+
+
+def test_all_episodes_of_the_files_that_a_person_names_are_used(tmp_path, monkeypatch):
+    read, smoke = [], PRESETS["smoke"]
+    frames = toy_frames(config=smoke.vla)
+    files = (data_file(tmp_path / "a_demo.hdf5", 60), data_file(tmp_path / "b_demo.hdf5", 3))
+    monkeypatch.setattr(
+        vla_stage, "mix_frames", lambda parts, *_: read.append([*map(len, parts)]) or frames
+    )
+    vla_stage.main("smoke", data=files, out=tmp_path / "model", steps=1)
+    assert read == [[58, 1], [2, 2]]
+
+
 def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     path = dataset_path(PRESETS["smoke"], "libero_object/0", Arm("gaussian", "stochastic"))
@@ -132,12 +202,30 @@ def test_a_source_that_never_succeeded_is_told_as_such(tmp_path, monkeypatch):
         ({"out": Path("model")}, "give --data and --out together"),
         ({"data": (Path("a.hdf5"),)}, "give --data and --out together"),
         ({"data": (Path("a"),), "out": Path("m"), "weights": (1.0, 2.0)}, "2 --weights"),
-        ({"steps": 3}, "--steps would overwrite"),
+        ({"steps": 3}, "--steps is for a VLA on data of your own"),
+        ({"seed": 0}, "--seed is for a VLA on data of your own"),
+        ({"weights": (1.0,)}, "--weights is for a VLA on data of your own"),
+        (OWN | {"suite": ("libero_object",)}, "--suite is for a preset's VLAs"),
+        (OWN | {"force": True}, "--force is for a preset's VLAs"),
+        (OWN | {"further": True}, "--further is for a preset's VLAs"),
+        (OWN | {"steps": 0}, "--steps is 0: give a whole number that is at least 1"),
+        (OWN | {"steps": -5}, "--steps is -5"),
+        (OWN | {"seed": -1}, "--seed is -1"),
+        ({"device": "gpu"}, "--device is 'gpu'"),
+        ({"preset": "pixels", "further": True}, r"pixels has no further VLAs.*vla\.further"),
     ],
 )
 def test_options_that_do_not_belong_together_are_told_before_any_work(options, message):
     with pytest.raises(UserError, match=message):
-        vla_stage.main("smoke", **options)
+        vla_stage.main(**{"preset": "smoke", **options})
+
+
+@pytest.mark.parametrize("env_args", ["{'control_freq': 20}", '{"env_kwargs": null}', "[]", "5"])
+def test_a_file_that_does_not_describe_its_recording_is_refused_with_its_name(tmp_path, env_args):
+    with h5py.File(tmp_path / "odd_demo.hdf5", "w") as file:
+        file.create_group("data").attrs["env_args"] = env_args
+    with pytest.raises(UserError, match=r"odd_demo\.hdf5: its attribute data@env_args"):
+        vla_stage.load([tmp_path / "odd_demo.hdf5"], 10)
 
 
 def test_the_first_episodes_teach_and_the_last_validate(tmp_path):
@@ -180,7 +268,7 @@ print(config.dataset.repo_id, config.steps, config.batch_size, config.rename_map
 
 def test_the_recipe_s_commands_name_the_preset_s_data():
     lines = recipes.commands(PRESETS["smoke"], "diffusion-deterministic")
-    assert all("--suite libero_object" in typed[-1] for typed in list(lines.values())[1:])
+    assert all("--suite libero_object/0 --out" in typed[-1] for typed in list(lines.values())[1:])
     assert all("exports/diffusion-deterministic" in lines[model][0] for model in ("SmolVLA", "π0"))
     assert "runs/smoke/datasets/diffusion-deterministic/libero_object --to" in lines["export"][0]
 
@@ -194,6 +282,16 @@ def test_the_recipe_exports_the_tasks_that_our_own_model_learns_and_no_others(pr
     }
     learned = {task for task in preset.tasks if task.split("/")[0] in exported}
     assert learned == set(preset.vla_tasks)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_recipe_plays_the_tasks_that_it_exports_and_no_others(preset):
+    for typed in list(recipes.commands(preset, "x").values())[1:]:
+        words = shlex.split(typed[-1])
+        named = words[words.index("--suite") + 1 : words.index("--out")]
+        assert set(tasks_of(named)) == set(preset.vla_tasks)
+    if preset.name == "laptop":
+        assert "libero_object" in named  # a suite that is whole goes by its name
 
 
 @pytest.mark.skipif(

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from vla_samples import TINY, make_model, toy_frames
+from vla_samples import LEFT, RIGHT, TINY, make_model, toy_frames
 
 from diffrl.base.errors import UserError
 from diffrl.vla import model as vla
-from diffrl.vla.frames import Frames, chunks
-from diffrl.vla.train import draw, has_bfloat16, loss_on, train
+from diffrl.vla.frames import chunks
+from diffrl.vla.train import data_hash, draw, has_bfloat16, loss_on, train
 
 
 def test_a_trained_model_follows_the_instruction_and_the_proprioception(tmp_path):
@@ -72,15 +72,6 @@ def test_flow_times_lean_towards_the_noise():
     assert float(flow_time.max()) < 1.0
 
 
-def test_a_mixture_draws_each_data_set_by_its_weight():
-    parts = [toy_frames(10), toy_frames(30, seed=1)]
-    mixed = Frames.concatenate(parts, (3.0, 1.0))
-    assert np.isclose(mixed.weights[:10].sum(), 0.75)
-    assert np.isclose(mixed.weights.sum(), 1.0)
-    with pytest.raises(UserError, match="one positive weight"):
-        Frames.concatenate(parts, (1.0,))
-
-
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
     frames = toy_frames()
     with interrupted(after=20):
@@ -92,6 +83,39 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
     assert names == ["losses.csv", "model.json", "model.safetensors"]
     for name in names:
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_checkpoint_of_other_words_or_other_steps_that_count_is_not_continued(tmp_path):
+    """All that a set of frames holds decides what is learned from it."""
+    told = toy_frames()
+    swapped = np.where(told.instructions == LEFT, RIGHT, LEFT)
+    shorter = told.real & (np.arange(TINY.horizon) < 2)
+    others = {"words": {"instructions": swapped}, "steps": {"real": shorter}}
+    for name, change in others.items():
+        other = dataclasses.replace(told, **change)
+        with interrupted(after=30):
+            train(told, told, TINY, 0, tmp_path / name)
+        train(other, other, TINY, 0, tmp_path / name)
+        train(other, other, TINY, 0, tmp_path / f"{name}, anew")
+        files = [tmp_path / n / "model.safetensors" for n in (name, f"{name}, anew")]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    for field in dataclasses.fields(told):
+        changed = getattr(told, field.name).copy()
+        changed[0] = changed[0] == 0 if changed.dtype == bool else changed[1]
+        other = dataclasses.replace(told, **{field.name: changed})
+        same = np.array_equal(changed, getattr(told, field.name))
+        assert (data_hash(other) == data_hash(told)) == same, field.name
+
+
+def test_a_finished_training_removes_its_own_checkpoints_and_no_other_file(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    own = ["0123456789ab.safetensors", ".0123456789ab-x_1.tmp.safetensors", ".tmpAbCdEf"]
+    foreign = ["pi0.safetensors", "notes.txt", ".keep", "0123456789ab.json"]
+    for name in own + foreign:
+        (folder / name).touch()
+    train(toy_frames(), toy_frames(), dataclasses.replace(TINY, steps=2), 0, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(foreign)
 
 
 def test_a_broken_checkpoint_is_refused_with_its_name(tmp_path):

@@ -44,7 +44,7 @@ def attempt(name: str, preset: Preset, seed: int, trials: int, workers: int | No
     """Train one VLA with one change; its success on held-out start states."""
     folder = root() / "build" / "tuning-vla" / preset.name / f"{name}-{seed}"
     render_all(preset, workers)
-    learn, check = mix(DATA, preset)
+    learn, check, _ = mix(DATA, preset)
     losses, minutes = train(learn, check, preset.vla, seed, folder)
     plan = [
         Trial(task, f"fresh/{STARTS}/{k}", 0) for task in preset.vla_tasks for k in range(trials)

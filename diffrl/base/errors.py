@@ -52,6 +52,22 @@ def whole(value: Any, name: str, least: int = 1) -> int:
     return number
 
 
+def refuse_options(given: Mapping[str, Any], why: str) -> None:
+    """Refuse options of a command that would be ignored.
+
+    Args:
+        given: what each option was set to, by its name ("--seed"); None, False, "" and () are what
+            an option is that nobody gave.
+        why: the rest of the message, after "--seed ".
+
+    Raises:
+        UserError: one was given; the message begins with its name.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False and value not in ("", ()):
+            raise UserError(f"{name} {why}")
+
+
 # what a machine refuses to any program: rights, room, devices and folders that are gone
 _MACHINE = tuple(
     getattr(errno, name)

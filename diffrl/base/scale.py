@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from diffrl.base.errors import UserError, refused_by_the_machine
+from diffrl.base.errors import UserError, refused_by_the_machine, whole
 from diffrl.base.progress import POLL, Shares, advance, progress, report, use_slot
 
 RETRIES = 2  # of an item whose worker died; an item that raised an error is not tried again
@@ -71,6 +71,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes(workers: int | None) -> int:
+    """Return how many processes are asked for; None: one per core.
+
+    Raises:
+        UserError: it is no positive whole number.
+    """
+    return cores() if workers is None else whole(workers, "workers")
+
+
 def shares(count: int, workers: int | None = None) -> tuple[int, int]:
     """Return how many of `count` items run at once, and the cores that each of them gets.
 
@@ -82,7 +91,7 @@ def shares(count: int, workers: int | None = None) -> tuple[int, int]:
         return max(count, 1), 1
     if workers is None and cores() < count < 2 * cores():
         return count, 1  # in two rounds a core would have nothing to do in the second
-    workers = max(1, min(workers or cores(), count))
+    workers = max(1, min(processes(workers), count))
     share = cores() // workers
     return workers, max(1, min(cores(), 2 * share) if count == workers > 1 else share)
 
@@ -117,7 +126,7 @@ def map_tasks(
     names = [str(item) for item in items] if names is None else list(names)
     if len(names) != len(items):
         raise ValueError(f"{len(names)} names for {len(items)} items")
-    workers = min(workers or cores(), len(items))
+    workers = min(processes(workers), len(items))
     with progress(len(items), description) as bar:
         if executor is not None:
             outcomes = _collect(executor, function, items, names, bar)

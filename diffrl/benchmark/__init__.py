@@ -1,5 +1,6 @@
 """``python -m diffrl benchmark``: how fast simulator, camera, data, training and evaluation are."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +55,7 @@ def main(
     unknown = [suite for suite in suites if suite not in SUITES]
     if unknown:
         raise UserError(f"There is no suite {unknown[0]!r} to measure: use {', '.join(SUITES)}.")
-    if seconds <= 0 or rounds < 1 or states < 1:
+    if not 0 < seconds < math.inf or rounds < 1 or states < 1:
         raise UserError("--seconds, --rounds and --states must be positive.")
     path = artifacts.root() / "results" / "throughput.json"
     artifacts.make_folder(path.parent)

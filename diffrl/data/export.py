@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from diffrl.base.errors import UserError
-from diffrl.base.scale import cores
+from diffrl.base.scale import processes
 from diffrl.data.attributes import libero_attributes
 from diffrl.data.episode import IMAGES, Episode
 from diffrl.data.hdf5 import iterate_episodes, read_attributes, write_episodes
@@ -71,7 +71,7 @@ def main(
         workers: rendering processes; default: one per core.
     """
     files = data_files(paths)
-    pictures, workers = Pictures(size, detail), workers or cores()
+    pictures, workers = Pictures(size, detail), processes(workers)
     if format == "hdf5":
         for target in export_hdf5(files, to, pictures, workers):
             print(target)

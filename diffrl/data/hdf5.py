@@ -228,6 +228,19 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return {key: value for key, value in attrs.items() if key not in _COUNTED}
 
 
+def count_episodes(path: Path) -> int:
+    """Return how many episodes a data set holds; only their names are looked at, and no checksum.
+
+    Raises:
+        UserError: the file cannot be opened, or has no group ``data``.
+    """
+    try:
+        with integrity.open_hdf5(path) as file:
+            return len(integrity.own_group(file, "data", path))
+    except DAMAGE as error:
+        raise UserError(f"{path}: its episodes cannot be counted ({error}).") from error
+
+
 def validate_file(path: Path) -> list[Finding]:
     """Return everything that is wrong with a data set; an empty list means that it is sound."""
     return [item for item in inspect_file(Path(path)) if isinstance(item, Finding)]

@@ -5,6 +5,7 @@ successful actions against LIBERO's human demonstrations, suite by suite.
 """
 
 import json
+import math
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from diffrl.base.artifacts import config_hash, runs_dir, write_csv
-from diffrl.base.errors import UserError
+from diffrl.base.errors import UserError, whole
 from diffrl.base.intervals import wilson
 from diffrl.data.episode import Episode
 from diffrl.demonstrator.episodes import operator_episodes, skills_of, suite_of
@@ -49,8 +50,10 @@ def main(
         threads: simulator threads; they change no result.
         force: also try the tasks that the table already holds.
     """
-    if attempts < 1:
-        raise UserError(f"--attempts must be at least 1, it is {attempts}.")
+    whole(attempts, "--attempts")
+    whole(seed, "--seed", least=0)
+    if not 0 <= noise < math.inf:
+        raise UserError(f"--noise is {noise}: give 0 or a positive number.")
     folder = runs_dir(preset)
     paths = folder / "operator.csv", folder / "operator_motion.csv"
     for task in tqdm(_task_ids(tasks), unit="task"):

@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection
 
 from diffrl.base.artifacts import file_hash, read_json, user_path
 from diffrl.base.errors import UserError, bounded
-from diffrl.evaluation.openpi import RENDERED, OpenPI
+from diffrl.evaluation.openpi import RENDERED, OpenPI, seconds
 from diffrl.sim.pictures import Detail
 
 LARGEST_SIDE = 2048  # pixels of an image that is rendered for a checkpoint
@@ -60,10 +60,7 @@ class LeRobot(OpenPI):
             self.fingerprint += f" {self.image_size} {detail}"
         checkpoint = str(folder or checkpoint)
         self.command = [python, "-I", str(SERVER), checkpoint]  # -I: our folder is not importable
-        try:
-            self.start = float(start)
-        except ValueError as error:
-            raise UserError(f"lerobot's start must be a number of seconds: {error}.") from error
+        self.start = seconds(start, "start")
         self.server: subprocess.Popen[str] | None = None
 
     def _connect(self) -> ClientConnection:

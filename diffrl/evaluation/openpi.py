@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +34,8 @@ from diffrl.vla.model import CAMERAS
 GIVE_UP = 3  # failures in a row, after which the server is not asked again
 LARGEST = 2**20  # bytes of an answer: 18 000 control steps; decoded it may take 80 times as much
 STALLED = (BlockingIOError, ssl.SSLWantWriteError)  # what a send raises that takes too long
+LONGEST = 86_400.0  # seconds that a wait may take: a day, which every clock can count
+MOST_STEPS = 18_000  # of an answer
 KEYS = dict(zip(CAMERAS, ("observation/image", "observation/wrist_image")))
 RENDERED, SENT = 256, 224  # pixels that openpi's LIBERO example renders and sends
 UNREADABLE = (  # what a lie raises
@@ -41,6 +43,19 @@ UNREADABLE = (  # what a lie raises
     msgpack.UnpackException,
 )
 _NUMBERS = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])|[<>|=]?[SU][0-9]{1,4}")  # numpy's types
+
+
+def seconds(text: str, name: str) -> float:
+    """Read how long to wait [s].
+
+    Raises:
+        UserError: it is no number, not positive, or longer than a day; the message begins with
+            `name`.
+    """
+    with suppress(ValueError):
+        if 0 < (wait := float(text)) <= LONGEST:
+            return wait
+    raise UserError(f"{name} is {text!r}: give a number of seconds, up to {LONGEST:.0f} (a day).")
 
 
 def pack(message: Any) -> bytes:
@@ -172,11 +187,14 @@ class OpenPI(Base):
             )
         self.address = address if "://" in address else f"ws://{address}"
         try:
-            self.chunk, self.timeout = int(replan), float(timeout)
-        except ValueError as error:
-            raise UserError(f"openpi's replan and timeout must be numbers: {error}.") from error
-        if self.chunk < 1 or self.timeout <= 0:
-            raise UserError("openpi's replan and timeout must be positive.")
+            self.chunk = int(replan)
+        except ValueError:
+            self.chunk = 0
+        if not 1 <= self.chunk <= MOST_STEPS:
+            raise UserError(
+                f"replan is {replan!r}: give a whole number of control steps, 1 to {MOST_STEPS}."
+            )
+        self.timeout = seconds(timeout, "timeout")
         self.fingerprint = f"openpi {model} {self.chunk}"
         self.connection: ClientConnection | None = None
         self.stack = ExitStack()  # closes the connection

@@ -30,7 +30,7 @@ import sys
 import traceback
 import types
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +140,8 @@ class Own(Base):
     def __init__(self, policy: Any, name: str, fingerprint: str):
         super().__init__()
         self.policy, self.name = policy, name
-        self.cameras = tuple(getattr(policy, "cameras", CAMERAS))
+        cameras = getattr(policy, "cameras", CAMERAS)
+        self.cameras = tuple(cameras) if isinstance(cameras, Iterable) else cameras
         self.image_size = getattr(policy, "image_size", RENDERED)
         self.sent_size = getattr(policy, "image_size", SENT)
         self.detail = getattr(policy, "detail", "exact")
@@ -154,9 +155,9 @@ class Own(Base):
     def _check(self) -> None:
         """Refuse settings of the object that mean nothing."""
         sound = {
-            "cameras": set(self.cameras) <= set(CAMERAS),
+            "cameras": isinstance(self.cameras, tuple) and all(map(_camera, self.cameras)),
             "image_size": _positive(self.image_size),
-            "detail": self.detail in ("exact", "reduced"),
+            "detail": isinstance(self.detail, str) and self.detail in ("exact", "reduced"),
             "replan": self.replan is None or _positive(self.replan),
         }
         for setting, fine in sound.items():
@@ -227,6 +228,10 @@ class Own(Base):
                 "inputs are broken."
             )
         return actions
+
+
+def _camera(name: Any) -> bool:
+    return isinstance(name, str) and name in CAMERAS
 
 
 def _positive(number: Any) -> bool:

@@ -10,7 +10,7 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from diffrl.base.artifacts import (
     write_json,
 )
 from diffrl.base.control import SETTLE_STEPS
-from diffrl.base.errors import UserError, refuse_missing
+from diffrl.base.errors import UserError, refuse_missing, refuse_options, whole
 from diffrl.base.heartbeat import heartbeat
-from diffrl.base.scale import cores, map_tasks
+from diffrl.base.scale import map_tasks, processes
 from diffrl.evaluation.own import Own, adapt
 from diffrl.evaluation.play import Outcome, film, play
 from diffrl.evaluation.policies import Oracle, label_of, open_policy
@@ -67,8 +67,9 @@ def plan(tasks: Sequence[str], trials: int, seed: int = 0) -> list[Trial]:
     """Plan `trials` official start states of each task: the first ones, in LIBERO's order.
 
     Raises:
-        UserError: a task is unknown, or has fewer official start states.
+        UserError: a task is unknown, or has fewer official start states; or the seed is negative.
     """
+    whole(seed, "The seed of an evaluation", least=0)
     if not 1 <= trials <= OFFICIAL:
         raise UserError(
             f"{trials} trials per task were asked for, but a task has {OFFICIAL} official start "
@@ -126,7 +127,8 @@ def evaluate(
 
     A job's folder gets ``trials.csv`` and ``trials.json`` (protocol, errors, provenance). Trials
     that it holds already, of the same policy, are not played again; what a killed run had played
-    is not lost. A policy that is given as an object plays in this process, and is found again only
+    is not lost, and what another plan had played stays in these two files, after the job's own
+    trials. A policy that is given as an object plays in this process, and is found again only
     if it has a `fingerprint` (see `diffrl.evaluation.own`).
 
     Args:
@@ -137,11 +139,17 @@ def evaluate(
         retry_errors: whether recorded errors are tried once more.
 
     Raises:
-        UserError: a policy cannot be opened, or its actions have a wrong shape.
+        UserError: a policy cannot be opened, or its actions have a wrong shape; no trial begins
+            from a state that is to be filmed.
     """
-    if copies < 1:
-        raise UserError(f"copies must be at least 1, it is {copies}.")
-    workers = workers or cores()
+    whole(copies, "copies")
+    workers = processes(workers)
+    planned = dict.fromkeys(trial.start_state for job in jobs for trial in job.trials)
+    if lost := [state for state in videos if state not in planned]:
+        raise UserError(
+            f"No trial begins from {lost[0]!r}, so none can be filmed: choose some of "
+            f"{', '.join(list(planned)[:3])}, …"
+        )
     _policy.cache_clear()  # a policy may have been trained again under its old name
     jobs = [_opened(job) for job in jobs]
     items = []
@@ -190,12 +198,11 @@ def _play_all(items: list[tuple[Any, ...]], workers: int) -> None:
 
 
 def _record(job: Job) -> pd.DataFrame:
-    """Write a job's table and what belongs to it."""
+    """Write all that the folder holds of a job's policy; return the rows of the job's trials."""
     outcomes = _recorded(job.folder, _key(job.policy))
-    table = pd.DataFrame([_row(outcomes[t], job) for t in job.trials], columns=COLUMNS)
-    errors = {
-        str(tuple(t)): outcomes[t].message for t in job.trials if outcomes[t].status == "error"
-    }
+    kept = list(dict.fromkeys([*job.trials, *outcomes]))  # a plan of before keeps its place
+    table = pd.DataFrame([_row(outcomes[t], job) for t in kept], columns=COLUMNS)
+    errors = {str(tuple(t)): outcomes[t].message for t in kept if outcomes[t].status == "error"}
     write_csv(job.folder / "trials.csv", table)
     seen = protocol(table, _pictures(job.policy))
     arm = job.arm._asdict() | {"training_seed": job.training_seed}
@@ -207,7 +214,7 @@ def _record(job: Job) -> pd.DataFrame:
             f"{next(iter(errors.values()))} (all in {job.folder / 'trials.json'}; --retry-errors "
             "plays them once more)"
         )
-    return table
+    return table[: len(job.trials)]
 
 
 @functools.lru_cache(maxsize=16)
@@ -303,7 +310,9 @@ def _row(outcome: Outcome, job: Job) -> list[Any]:
     return [get_task(trial.task).suite, trial.task, *who, trial.start_state, trial.seed, *what]
 
 
-def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
+def evaluate_preset(
+    preset: Preset, workers: int | None = None, options: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
 
     A VLA that is not trained stops none of the others; an arm without any has a row of no trials
@@ -330,7 +339,7 @@ def evaluate_preset(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     ]
     if not trained:
         raise UserError(missing[0])
-    table = _evaluate_models(preset, trained, workers)
+    table = _evaluate_models(preset, trained, workers, options)
     write_csv(folder / "vla_trials.csv", table)
     suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
     absent = [arm_of(data) for data in preset.vla.data if data not in dict(trained)]
@@ -362,31 +371,38 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
 
 
 def _evaluate_models(
-    preset: Preset, models: Sequence[tuple[str, int]], workers: int | None
+    preset: Preset,
+    models: Sequence[tuple[str, int]],
+    workers: int | None,
+    options: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
+    """Play the trials of some VLAs; `options` of `evaluate` go before the preset's own."""
     jobs = []
     for data, seed in models:
         folder, trials = model_folder(preset, data, seed), tuple(plan_of(preset, data))
         name, records = f"compact:{folder}", folder / "evaluation"
         jobs.append(Job(name, trials, records, arm_of(data), seed))
-    return evaluate(jobs, workers=workers, copies=preset.evaluation.copies)
+    return evaluate(
+        jobs, workers=workers, **{"copies": preset.evaluation.copies, **(options or {})}
+    )
 
 
 def main(
     policy: str | None = None,
     preset: str | None = None,
     suite: tuple[str, ...] = (),
-    trials: int = OFFICIAL,
-    seed: int = 0,
+    trials: int | None = None,
+    seed: int | None = None,
     workers: int | None = None,
-    copies: int = COPIES,
+    copies: int | None = None,
     out: Path | None = None,
     videos: tuple[str, ...] = (),
     retry_errors: bool = False,
 ) -> int:
     """Evaluate a policy by LIBERO's protocol and print success with 95 % intervals.
 
-    With --preset in place of --policy these are the preset's VLAs, by its own number of trials.
+    With --preset in place of --policy these are the preset's VLAs, by its own number of trials and
+    seed, in its own folder.
 
     Args:
         policy: compact:<folder>, expert:<folder>[?mode=stochastic], oracle:<data set>, random:,
@@ -397,37 +413,46 @@ def main(
         preset: evaluate the VLAs of this preset instead; with --suite those that were trained on
             these suites alone.
         suite: suites or tasks, e.g. libero_object or libero_goal/7. An oracle needs none.
-        trials: official start states per task, 1 to 50.
-        seed: seed of the fixtures' poses and of the policy's noise.
+        trials: official start states per task, 1 to 50; default: 50. Without --suite, the first
+            episodes of an oracle; default: all.
+        seed: seed of the fixtures' poses and of the policy's noise; default: 0.
         workers: processes; default: one per core, and one alone for lerobot and for a class of
             your own, because each would load the model. It changes no result.
-        copies: robots that a process simulates at once. It changes no result.
-        out: folder of the records; default: runs/evaluations/<policy>. A second call continues.
+        copies: robots that a process simulates at once; default: 8, or the preset's. It changes no
+            result.
+        out: folder of the records; default: runs/evaluations/<policy>. A second call continues;
+            with another --suite or --trials, the table holds what both have played.
         videos: start states to film, e.g. official/0.
         retry_errors: play the trials that ended in an error once more.
     """
+    options: dict[str, Any] = {"videos": videos, "retry_errors": retry_errors}
+    if copies is not None:
+        options["copies"] = whole(copies, "--copies")
+    if trials is not None:
+        whole(trials, "--trials")
     if preset is not None and policy is None:
-        table = evaluate_preset(get_preset(preset, suite), workers)
+        refuse_options(
+            {"--trials": trials, "--seed": seed, "--out": out},
+            "is the preset's own beside --preset: leave it out, or name one VLA as --policy.",
+        )
+        table = evaluate_preset(get_preset(preset, suite), workers, options)
         print(readable(summarise(table)))
         return int((table["status"] == "error").all())
     if preset is not None or policy is None:
         raise UserError("Say what to evaluate: either --policy, or the VLAs of a --preset.")
     kind = label_of(policy)
     if suite:
-        planned = plan(tasks_of(suite), trials, seed)
+        count = OFFICIAL if trials is None else trials
+        planned = plan(tasks_of(suite), count, seed or 0)
     elif isinstance(opened := open_policy(policy), Oracle):
+        refuse_options({"--seed": seed}, "is each episode's own with an oracle: leave it out.")
         planned = list(opened.episodes)[:trials]
     else:
         raise UserError("Say what to evaluate on: --suite libero_object, or --suite libero_goal/7.")
     folder = out or root() / "runs" / "evaluations" / _folder_name(policy, planned)
-    workers = workers or (None if kind in HERE else 1)
-    table = evaluate(
-        [Job(policy, tuple(planned), folder, Arm(kind))],
-        workers=workers,
-        copies=copies,
-        videos=videos,
-        retry_errors=retry_errors,
-    )
+    if workers is None and kind not in HERE:
+        workers = 1
+    table = evaluate([Job(policy, tuple(planned), folder, Arm(kind))], workers=workers, **options)
     print(readable(summarise(table, by=("suite", "task"))))
     print(f"Protocol: {protocol(table, _pictures(policy))}.\nRecords: {folder / 'trials.csv'}")
     return int((table["status"] == "error").all())

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from diffrl.base.arm import Arm, Mode
 from diffrl.base.artifacts import Stage, alone, file_hash, forced, run_folder, runs_dir, write_csv
-from diffrl.base.errors import UserError, refuse_missing
+from diffrl.base.errors import UserError, refuse_missing, refuse_options
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.intervals import wilson
 from diffrl.base.progress import progress
@@ -410,6 +410,8 @@ def main(
     """
     if human_demos is not None:
         os.environ[VARIABLE] = str(human_demos)
+    if task is not None:
+        refuse_options({"--suite": suite}, "chooses tasks, too: leave it out beside --task.")
     settings = get_preset(preset, suite)
     every = arms_of(settings)
     arms = [a for a in every if source in (None, a.source) and mode in (None, a.mode)]

@@ -22,7 +22,7 @@ from diffrl.plan.rates import GUESSED, Rate, Rates
 from diffrl.policy import policy_class
 from diffrl.presets import ALGORITHMS, Preset, VLAConfig, get_preset
 from diffrl.sim.tasks import CAMERAS, get_task
-from diffrl.vla.stage import models_of, parts_of
+from diffrl.vla.stage import episodes_of, models_of, parts_of
 
 GIB = 2**30
 COLUMNS = ["stage", "what", "jobs", "amount", "unit", "core_hours", "gpu_hours", "disk_gib"]
@@ -241,21 +241,27 @@ def _cells(config: VLAConfig) -> int:
 
 
 def _vlas(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
-    jobs = len(models_of(preset))
-    seconds = GUESSED["VLA step on a GPU"] if gpu else rates.vla_step(preset.vla)
+    jobs, config = len(models_of(preset)), preset.vla
+    held = max(sum(episodes_of(part, config) for part in parts_of(data)) for data in config.data)
+    pictures = len(CAMERAS) * held * _frames_of_each(preset, rates)
+    seconds = GUESSED["VLA step on a GPU"] if gpu else rates.vla_step(config)
     disk = GUESSED["VLA"]
     yield Work(
-        *("VLAs", "training", jobs, jobs * preset.vla.steps, "optimiser steps", seconds),
+        *("VLAs", "training", jobs, jobs * config.steps, "optimiser steps", seconds),
         *("gpu" if gpu else "core", Rate(jobs * disk.value, disk.basis)),
-        memory=frames_of(preset, rates) * len(CAMERAS) * _cells(preset.vla),  # held at once
+        memory=pictures * _cells(config),  # held at once, those that only validate among them
     )
 
 
 def frames_of(preset: Preset, rates: Rates) -> float:
     """Return the frames that a VLA of one arm learns from, on average."""
-    steps = sum(rates.trial_steps(task) for task in preset.vla_tasks)
     learned = preset.vla.demonstrations - preset.vla.held_out
-    return learned * steps / preset.vla.frame_stride
+    return learned * _frames_of_each(preset, rates)
+
+
+def _frames_of_each(preset: Preset, rates: Rates) -> float:
+    """Frames of one episode of each task together."""
+    return sum(map(rates.trial_steps, preset.vla_tasks)) / preset.vla.frame_stride
 
 
 def _evaluations(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
@@ -282,7 +288,10 @@ def text(table: pd.DataFrame, where: str) -> str:
         f"{_number(wall_hours(table))} hours."
     )
     if (memory := table["memory_gib"].max()) >= 1:
-        lines.append(f"A VLA holds {_number(memory)} GiB of pictures in main memory.")
+        lines.append(
+            f"A VLA holds {_number(memory)} GiB of pictures in main memory; one of two sources' "
+            "whole data sets twice that."
+        )
     parts = [part for basis in table["basis"] for part in basis.split("; ")]
     for kind in ("guess", "recorded"):
         found = [part for part in dict.fromkeys(parts) if part.startswith(kind)]

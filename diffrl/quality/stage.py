@@ -162,6 +162,8 @@ def main(
     """
     if not files:
         raise UserError("No file given: python -m diffrl quality FILE… [--json | --csv].")
+    if as_json and as_csv:
+        raise UserError("--json and --csv exclude each other: give one of them.")
     found = read_files(data_files(files), rate=rate, source=source, skip_bad=skip_bad)
     if skip_bad:
         found = _pairs(report.select(found, len(found)), tell_user)

@@ -17,7 +17,7 @@ import torch
 from diffrl import policy as policies
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import Stage, alone, runs_dir, write_csv
-from diffrl.base.errors import UserError, whole
+from diffrl.base.errors import UserError, refuse_options, whole
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import Resources, cores, map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Preset, get_preset
@@ -113,7 +113,7 @@ def train_experts(
         for algorithm in algorithms
         if seed in own
     ]
-    workers, threads = shares(len(items), workers or _workers(preset))
+    workers, threads = shares(len(items), _workers(preset) if workers is None else workers)
     function = functools.partial(_train, preset=preset, threads=threads, force=force)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed in items]
     try:
@@ -156,7 +156,7 @@ def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     items = finished_experts(preset)
     function = functools.partial(_again, preset=preset, threads=1)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed, _ in items]
-    workers = workers or _workers(preset)
+    workers = _workers(preset) if workers is None else workers
     tables = map_tasks(function, items, names=names, workers=workers, description="noise seeds")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NOISE)
     write_csv(runs_dir(preset.name) / "expert_noise.csv", table)
@@ -224,8 +224,11 @@ def main(
     if tensorboard and task is None:
         raise UserError("--tensorboard follows a single expert: name its --task, or leave it out.")
     if task is None:
+        refuse_options({"--threads": threads}, "is for a single expert: name its --task.")
         _train_all(settings, algorithm, seed, workers, force)
         return
+    of_many = {"--suite": suite, "--workers": workers}
+    refuse_options(of_many, "is for many experts: leave it out beside --task.")
     algorithm, seed = algorithm or "diffusion", seed or 0
     folder = expert_folder(settings, task, algorithm, seed)
     journal = Journal(folder, f"{task} {algorithm}", tensorboard=tensorboard)

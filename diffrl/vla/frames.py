@@ -7,6 +7,7 @@ not augmented, for no source: cached cells cannot be, and evaluation has the sam
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,22 +48,6 @@ class Frames:
     def __len__(self) -> int:
         return len(self.proprio)
 
-    @classmethod
-    def concatenate(cls, parts: Sequence["Frames"], weights: Sequence[float]) -> "Frames":
-        """Mix data sets: part i is drawn with probability weights[i] / sum(weights)."""
-        if len(parts) != len(weights) or not all(w > 0 for w in weights):
-            raise UserError(
-                f"{len(weights)} weights {tuple(weights)} were given for {len(parts)} data sets: "
-                "give one positive weight for each."
-            )
-        if len(parts) == 1:
-            return parts[0]  # gigabytes need no copy
-        names = ("vision", "proprio", "instructions", "actions", "real")
-        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-        share = np.asarray(weights, float) / sum(weights)
-        drawn = np.concatenate([p.weights * s for p, s in zip(parts, share)])
-        return cls(**arrays, weights=drawn)
-
     def batch(self, rows: np.ndarray, model: VLA) -> tuple[Inputs, Tensor, Tensor]:
         """Return `model`'s inputs at `rows` (n,), actions (n, horizon, 7), mask of real steps."""
         picked = self.vision[rows]
@@ -85,26 +70,57 @@ def chunks(actions: np.ndarray, starts: np.ndarray, horizon: int) -> tuple[np.nd
 
 
 def make_frames(episodes: Sequence, config: VLAConfig, workers: int | None = None) -> Frames:
-    """Return the frames of `episodes` (`diffrl.data.episode.Episode`), rendering what is missing.
+    """Return the frames of one data set's episodes; as `mix_frames`."""
+    return mix_frames([episodes], [1.0], config, workers)
+
+
+def mix_frames(
+    parts: Sequence[Sequence],
+    weights: Sequence[float],
+    config: VLAConfig,
+    workers: int | None = None,
+) -> Frames:
+    """Return the frames of several data sets, rendering what is missing.
+
+    Part i is drawn with probability weights[i] / sum(weights). The pictures are gigabytes: memory
+    is taken once, for all of them, and filled an episode at a time.
+
+    Args:
+        parts: the episodes (`diffrl.data.episode.Episode`) of each data set.
+        weights: one for each, positive.
+        config: what is rendered, and how.
+        workers: rendering processes; default: one per core.
 
     Raises:
-        UserError: no episodes, actions of another size, or a task that cannot be rendered.
+        UserError: not one positive weight for each part, a part without episodes, actions of
+            another size, or a task that cannot be rendered.
     """
-    if not episodes:
+    if len(parts) != len(weights) or not all(0 < weight < math.inf for weight in weights):
+        raise UserError(
+            f"{len(weights)} weights {tuple(weights)} were given for {len(parts)} data sets: "
+            "give one positive weight for each."
+        )
+    if not parts or not all(parts):
         raise UserError("A VLA cannot be trained on no episodes: the data set is empty.")
+    episodes = [episode for part in parts for episode in part]
     for episode in episodes:
         _check(episode)
-    parts: dict[str, list[np.ndarray]] = defaultdict(list)
-    for episode, path in zip(episodes, render(episodes, config, workers)):
-        (vision, proprio), at = _read(path), moments(episode, config)
-        actions, real = chunks(episode.actions, at, config.horizon)
-        words = np.array([episode.instruction] * len(at))
-        columns = (vision, proprio, words, actions, real)
-        for name, column in zip(("vision", "proprio", "instructions", "actions", "real"), columns):
-            parts[name].append(column)
-    arrays = {name: np.concatenate(column) for name, column in parts.items()}
-    count = len(arrays["proprio"])
-    return Frames(**arrays, weights=np.full(count, 1 / count))
+    at = [moments(episode, config) for episode in episodes]
+    counts = [len(rows) for rows in at]
+    arrays = {"instructions": np.repeat([episode.instruction for episode in episodes], counts)}
+    end = 0
+    for episode, rows, path in zip(episodes, at, render(episodes, config, workers)):
+        begin, end = end, end + len(rows)
+        columns = dict(zip(("vision", "proprio"), _read(path)))
+        columns |= zip(("actions", "real"), chunks(episode.actions, rows, config.horizon))
+        for name, column in columns.items():
+            if name not in arrays:
+                arrays[name] = np.empty((sum(counts), *column.shape[1:]), column.dtype)
+            arrays[name][begin:end] = column
+    shares = np.asarray(weights, float) / sum(weights)
+    sizes = [sum(len(moments(episode, config)) for episode in part) for part in parts]
+    drawn = [np.full(size, 1 / size) * share for size, share in zip(sizes, shares)]
+    return Frames(**arrays, weights=np.concatenate(drawn))
 
 
 def moments(episode, config: VLAConfig) -> np.ndarray:

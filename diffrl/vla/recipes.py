@@ -5,8 +5,10 @@
 """
 
 import json
+from collections.abc import Sequence
 
 from diffrl.presets import Preset
+from diffrl.sim.tasks import suite_tasks
 
 CAMERAS = {"image": "camera1", "image2": "camera2"}  # our export's names -> SmolVLA's
 
@@ -20,6 +22,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     under the name used here, with the `repo_id` used here and a mapping of the export's names.
     """
     suites = list(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
+    played = [name for suite in suites for name in _named(suite, preset.vla_tasks)]
     whole = f"runs/{preset.name}/datasets/{data}"
     folder, name = f"exports/{data}", f"diffrl/{data}"
     config = f"pi0_{data.replace('-', '_')}"
@@ -27,7 +30,7 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
     train = (
         f"--dataset.repo_id={name} --dataset.root={folder} --policy.push_to_hub=false --seed=1000"
     )
-    evaluate = f"python -m diffrl evaluate --suite {' '.join(suites)} --out "
+    evaluate = f"python -m diffrl evaluate --suite {' '.join(played)} --out "
     evaluate += f"runs/evaluations/{preset.name}-"
 
     def judge(model: str) -> str:
@@ -59,3 +62,9 @@ def commands(preset: Preset, data: str) -> dict[str, list[str]]:
             f"{evaluate}openpi-{data} --policy 'openpi:ws://localhost:8000?model={config}'",
         ],
     }
+
+
+def _named(suite: str, tasks: Sequence[str]) -> list[str]:
+    """Name what is learned of a suite as `evaluate --suite` takes it: the suite, or some tasks."""
+    whole = {task.id for task in suite_tasks(suite)}
+    return [suite] if whole <= set(tasks) else [task for task in tasks if task in whole]

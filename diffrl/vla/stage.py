@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,22 +24,25 @@ from accelerate import PartialState
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import Stage, alone, run_folder, runs_dir, write_csv
 from diffrl.base.control import CONTROL_HZ
-from diffrl.base.errors import UserError, refuse_missing
+from diffrl.base.errors import UserError, refuse_missing, refuse_options, whole
 from diffrl.base.heartbeat import Heartbeat, heartbeat
 from diffrl.base.scale import Resources, map_tasks, shares
 from diffrl.data.episode import Episode
-from diffrl.data.hdf5 import read_attributes
+from diffrl.data.hdf5 import count_episodes, read_attributes
 from diffrl.data.human import completed
 from diffrl.generation.stage import dataset_path
 from diffrl.presets import Preset, VLAConfig, get_preset
 from diffrl.vla import model
-from diffrl.vla.frames import Frames, make_frames, moments, render
+from diffrl.vla.frames import Frames, make_frames, mix_frames, moments, render
 from diffrl.vla.train import precision_of, split, train
 
 # Raise it when the same settings and data sets come to train another VLA: another loss, network,
 # order of the batches or way to render.
 FORMAT = 1
 MODEL = "model.safetensors"
+MORE = (  # what helps where an arm has too few successes
+    "Train that expert longer, raise generation.max_attempts, or leave its task out of vla.tasks"
+)
 PATIENCE = timedelta(hours=12)  # of the processes of `accelerate launch`, while the first renders
 
 
@@ -92,30 +95,44 @@ def files_of(data: str, preset: Preset) -> list[Path]:
     """Return the files that a VLA learns from, one per part and task.
 
     Raises:
-        UserError: the name is not understood, or a file is missing.
+        UserError: the name is not understood, or a file is missing, cannot be opened, or holds
+            fewer episodes than two (one to learn from, one to be validated on) or than the name
+            asks for.
     """
-    paths = [path for part in parts_of(data) for path in _files(part, preset)]
-    if missing := [path for path in paths if not path.exists()]:
-        tried = missing[0].with_suffix(".attempts.csv")
-        if tried.exists() and not missing[0].with_name(missing[0].name + ".parts").exists():
-            raise UserError(
-                f"The data {data!r} of preset {preset.name} lack {missing[0]}: no attempt "
-                f"succeeded ({tried}). Train that expert longer, raise generation.max_attempts, or "
-                "leave its task out of vla.tasks."
-            )
-        raise UserError(
-            f"The data {data!r} of preset {preset.name} lack {missing[0]}: run notebook 02, or "
-            f"`python -m diffrl generate --preset {preset.name}`."
-        )
+    paths, what = [], f"The data {data!r} of preset {preset.name}"
+    for part in parts_of(data):
+        least = episodes_of(part, preset.vla) if part.count else 2
+        for path in _files(part, preset):
+            if not path.exists():
+                raise UserError(f"{what} lack {path}: {_why_missing(path, preset)}")
+            if (count := count_episodes(path)) < least:
+                fewer = f", or ask for fewer than {part.count}" if part.count else ""
+                raise UserError(
+                    f"{what} need {least} episodes of a task, {part.count or 1} to learn from and "
+                    f"the rest to be validated on, and {path} holds {count}. {MORE}{fewer}."
+                )
+            paths.append(path)
     return paths
+
+
+def _why_missing(path: Path, preset: Preset) -> str:
+    tried = path.with_suffix(".attempts.csv")
+    if tried.exists() and not path.with_name(path.name + ".parts").exists():
+        return f"no attempt succeeded ({tried}). {MORE}."
+    return f"run notebook 02, or `python -m diffrl generate --preset {preset.name}`."
 
 
 def _files(part: Part, preset: Preset) -> list[Path]:
     return [dataset_path(preset, task, part.arm) for task in preset.vla_tasks]
 
 
-def load(paths: Sequence[Path], count: int) -> list[Episode]:
-    """Read the first `count` episodes of each file.
+def episodes_of(part: Part, config: VLAConfig) -> int:
+    """Return how many episodes of each file are read, those that only validate among them."""
+    return part.count + config.held_out if part.count else config.demonstrations
+
+
+def load(paths: Sequence[Path], count: int | None = None) -> list[Episode]:
+    """Read the first `count` episodes of each file; None: all of them.
 
     Cameras need not agree: all images are rendered anew from the states, with one renderer.
 
@@ -124,9 +141,7 @@ def load(paths: Sequence[Path], count: int) -> list[Episode]:
     """
     episodes = []
     for path in paths:
-        about = json.loads(read_attributes(path).get("env_args", "{}"))
-        rate = about.get("env_kwargs", {}).get("control_freq", CONTROL_HZ)
-        if rate != CONTROL_HZ:
+        if (rate := _rate_of(path)) != CONTROL_HZ:
             raise UserError(
                 f"{path} was recorded at {rate} Hz, the simulator is controlled at {CONTROL_HZ} "
                 "Hz: data sets of different rates cannot be mixed; resample it first."
@@ -141,19 +156,43 @@ def load(paths: Sequence[Path], count: int) -> list[Episode]:
     return [episode for found in episodes for episode in found]
 
 
-def prepare(
-    paths: Sequence[Path], config: VLAConfig, workers: int | None = None
-) -> tuple[Frames, Frames]:
-    """Return the frames to learn from and those to validate on; renders what the cache lacks.
+def _rate_of(path: Path) -> Any:
+    """Return the control rate that a file states [Hz], or LIBERO's if it states none."""
+    try:
+        about = json.loads(read_attributes(path).get("env_args", "{}"))
+        return about.get("env_kwargs", {}).get("control_freq", CONTROL_HZ)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its attribute data@env_args is no JSON object with env_kwargs ({error}): "
+            "write it as LIBERO does."
+        ) from error
 
-    Of each file the last `config.held_out` episodes are held out.
+
+def prepare(
+    parts: Sequence[tuple[Sequence[Path], int | None]],
+    weights: Sequence[float],
+    config: VLAConfig,
+    workers: int | None = None,
+) -> tuple[Frames, Frames, int]:
+    """Return the frames to learn from, those to validate on, and how many episodes teach.
+
+    What the cache lacks is rendered.
+
+    Args:
+        parts: the files of each data set, and how many episodes of each are read; None: all. Of
+            these the last `config.held_out` are held out.
+        weights: how often each data set is drawn from, relative to the others.
+        config: of the VLA.
+        workers: rendering processes; default: one per core.
     """
-    learn: list[Episode] = []
-    check: list[Episode] = []
-    for path in paths:
-        kept, held = split(load([path], config.demonstrations), config.held_out)
-        learn, check = learn + kept, check + held
-    return make_frames(learn, config, workers), make_frames(check, config, workers)
+    learn: list[list[Episode]] = []
+    check: list[list[Episode]] = []
+    for paths, count in parts:
+        pairs = [split(load([path], count), config.held_out) for path in paths]
+        learn.append([episode for kept, _ in pairs for episode in kept])
+        check.append([episode for _, held in pairs for episode in held])
+    frames, held_out = (mix_frames(found, weights, config, workers) for found in (learn, check))
+    return frames, held_out, sum(map(len, learn))
 
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
@@ -174,9 +213,9 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     if not stage.due(force):
         return stage.records
     torch.set_num_threads(1)
-    frames, held_out = mix(data, preset)
+    frames, held_out, episodes = mix(data, preset)
     source, mode = arm_of(data)
-    about = {"source": source, "mode": mode, "preset": preset.name}
+    about = {"source": source, "mode": mode, "preset": preset.name, "episodes": episodes}
     config = settings_of(data, seed, preset)
     with _at_work(folder) as sign:
         losses, minutes = train(frames, held_out, config, seed, folder, about, device, sign)
@@ -201,29 +240,27 @@ def _at_work(folder: Path) -> Iterator[Heartbeat | None]:
         yield None
 
 
-def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Frames]:
+def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Frames, int]:
     """Return what a VLA learns from and what it is validated on; parts weigh the same.
 
-    A part of `count` episodes is learned from whole, and the episodes after it are held out.
+    A part of `count` episodes is learned from whole, and the episodes after it are held out. The
+    number is that of the episodes that teach, of all parts and tasks.
     """
-    pairs = []
+    parts, config = [], preset.vla
     for part in parts_of(data):
-        whole, held_out = preset.vla.demonstrations, preset.vla.held_out
-        count = part.count + held_out if part.count else whole
-        if count > whole:
+        if (count := episodes_of(part, config)) > config.demonstrations:
             raise UserError(
-                f"{data!r} asks for {part.count} episodes and {held_out} to validate on, but vla."
-                f"demonstrations is {whole}: ask for {whole - held_out} at most."
+                f"{data!r} asks for {part.count} episodes and {config.held_out} to validate on, "
+                f"but vla.demonstrations is {config.demonstrations}: ask for "
+                f"{config.demonstrations - config.held_out} at most."
             )
-        config = replace(preset.vla, demonstrations=count)
-        pairs.append(prepare(_files(part, preset), config, workers))
-    learn, check = (Frames.concatenate(frames, [1.0] * len(pairs)) for frames in zip(*pairs))
-    return learn, check
+        parts.append((_files(part, preset), count))
+    return prepare(parts, [1.0] * len(parts), config, workers)
 
 
 def render_all(preset: Preset, workers: int | None = None, further: bool = False) -> int:
     """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
-    chosen = preset.vla.further if further else preset.vla.data
+    chosen = _named(preset, further)
     lacking = lacking_data(preset, chosen)
     if len(lacking) == len(chosen):
         raise UserError(next(iter(lacking.values())))
@@ -234,8 +271,19 @@ def render_all(preset: Preset, workers: int | None = None, further: bool = False
     return sum(len(moments(episode, preset.vla)) for episode in episodes)
 
 
+def _named(preset: Preset, further: bool) -> tuple[str, ...]:
+    """Return the data that a preset names, of at least one VLA."""
+    if named := preset.vla.further if further else preset.vla.data:
+        return named
+    setting = "further" if further else "data"
+    raise UserError(
+        f"Preset {preset.name} has no {'further ' if further else ''}VLAs, its setting vla."
+        f"{setting} is empty: choose another preset."
+    )
+
+
 def lacking_data(preset: Preset, chosen: Sequence[str]) -> dict[str, str]:
-    """Return those of some data that are not there, each with what is missing."""
+    """Return those of some data that are not there, or too few, each with what is missing."""
     lacking = {}
     for data in chosen:
         try:
@@ -274,14 +322,16 @@ def fit_all(
     """Train every VLA of a preset in parallel processes; return ``runs/<preset>/vla.csv``.
 
     With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
-    Data that are not there stop no VLA of others.
+    Data that are not there, or too few to teach one, stop no VLA of others. ``episodes`` is the
+    number that a VLA learned from, of all tasks; those of before it was noted have none.
 
     Raises:
-        UserError: data are missing; when all other VLAs are trained.
+        UserError: the preset names no such data; or some are missing or too few, when all other
+            VLAs are trained.
     """
+    lacking = lacking_data(preset, _named(preset, further))
     models = models_of(preset, further)
-    lacking = lacking_data(preset, list(dict.fromkeys(data for data, _ in models)))
-    if models and all(data in lacking for data, _ in models):
+    if all(data in lacking for data, _ in models):
         raise UserError(next(iter(lacking.values())))
     for why in lacking.values():
         print(f"Left out: {why}")
@@ -306,6 +356,8 @@ def fit_all(
         )
     rows = [_stage(*item, preset).records for item in models]
     table = pd.DataFrame(rows)
+    if "episodes" in table:
+        table["episodes"] = table.pop("episodes")  # the youngest column is the last
     name = "vla_further.csv" if further else "vla.csv"
     write_csv(runs_dir(preset.name) / preset.tables_of / name, table)
     refuse_missing(missing, "VLAs")
@@ -350,7 +402,7 @@ def main(
     data: tuple[Path, ...] = (),
     weights: tuple[float, ...] = (),
     out: Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     steps: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -364,37 +416,55 @@ def main(
             other option does.
         suite: only these of the preset's suites, e.g. libero_object; such a VLA has a folder of
             its own.
-        data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed.
+        data: HDF5 files (ours, or LIBERO's own) to train one VLA on, mixed: all episodes of each,
+            but for the last ones (the preset's vla.held_out), which only validate.
         weights: how often each file is drawn from, relative to the others; default: all alike.
         out: folder of the VLA that is trained on --data.
-        seed: training seed of that VLA.
+        seed: training seed of that VLA; default: 0.
         steps: optimiser steps; default: the preset's.
         workers: processes; default: one per core.
         device: cpu, or cuda for a compiled step; bfloat16 is used on both, where the hardware
             multiplies it. `accelerate launch` lets several GPUs share each batch.
-        force: train again even if a VLA exists.
+        force: train the preset's VLAs again even if they exist; one on --data always is.
         further: train the preset's VLAs on fewer and on mixed demonstrations instead.
     """
-    PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
-    settings = get_preset(preset, suite)
-    if steps is not None and not data:
-        raise UserError(
-            "--steps would overwrite the preset's VLAs by others: give --data and --out with it."
-        )
-    if steps is not None:
-        settings = replace(settings, vla=replace(settings.vla, steps=steps))
     if bool(data) != (out is not None):
         raise UserError(
             "A VLA on data of your own needs files and a folder: give --data and --out together."
         )
+    if data:
+        of_presets = {"--suite": suite, "--force": force, "--further": further}
+        refuse_options(of_presets, "is for a preset's VLAs: leave it out beside --data.")
+    else:
+        of_own = {"--weights": weights, "--seed": seed, "--steps": steps}
+        refuse_options(of_own, "is for a VLA on data of your own: give --data and --out with it.")
     if weights and len(weights) != len(data):
         raise UserError(f"{len(weights)} --weights were given for {len(data)} files of --data.")
+    _refuse_absent(device)
+    PartialState(cpu=device == "cpu", timeout=PATIENCE)  # where those processes meet
+    settings = get_preset(preset, suite)
     if not data:
         table = fit_all(settings, workers, device, force, further)
         print(table.drop(columns=["preset"]).to_string(index=False))
         return
     assert out is not None  # it is given with --data
-    parts = [prepare([path], settings.vla, workers) for path in data]
-    learn, check = (Frames.concatenate(p, weights or [1.0] * len(p)) for p in zip(*parts))
-    losses, _ = train(learn, check, settings.vla, seed, out, {"data": list(data)}, device)
-    print(f"Loss {losses['loss'].iloc[-1]:.3f}, held out {losses['held_out'].iloc[-1]:.3f}: {out}")
+    config = settings.vla
+    if steps is not None:
+        config = replace(config, steps=whole(steps, "--steps"))
+    seed = whole(seed or 0, "--seed", least=0)
+    parts = [([path], None) for path in data]
+    learn, check, episodes = prepare(parts, weights or [1.0] * len(data), config, workers)
+    about = {"data": list(data), "episodes": episodes}
+    losses, _ = train(learn, check, config, seed, out, about, device)
+    end = losses.iloc[-1]
+    print(f"{episodes} episodes, loss {end['loss']:.3f}, held out {end['held_out']:.3f}: {out}")
+
+
+def _refuse_absent(device: str) -> None:
+    """Refuse a device that torch does not know or see, before anything is loaded."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UserError(f"--device is {device!r}: give cpu or cuda.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device is {device}, but torch sees no GPU here: leave it out.")

@@ -8,6 +8,7 @@ Several GPUs share each batch under `accelerate launch -m diffrl train-vla …`.
 import dataclasses
 import hashlib
 import math
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,10 @@ from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_
 LOGS = 20  # points of the loss curve
 CURVE = ("step", "loss", "train", "held_out")
 Precision = Literal["bfloat16", "float32"]
-FORMAT = 2  # of a checkpoint; raise it when what it carries changes
+FORMAT = 3  # of a checkpoint; raise it when what it carries, or what its key covers, changes
+# what `_checkpoint` leaves in its folder: whole files, and what a kill left of our writer's and of
+# safetensors' temporary ones
+OURS = re.compile(r"([0-9a-f]{12}|\.[0-9a-f]{12}-\w+\.tmp)\.safetensors|\.tmp[A-Za-z0-9]{6}")
 
 
 @dataclasses.dataclass
@@ -239,10 +243,14 @@ def _log(run: Run, frames: Frames, held_out: Frames, every: int, device: torch.d
 
 
 def _clear(folder: Path) -> None:
-    """Remove checkpoints, those of other settings, too, and what a kill left half written."""
+    """Remove our checkpoints, those of other settings, too, and what a kill left half written.
+
+    Whatever else lies there is another's: the records of an evaluation, a person's own weights.
+    """
     if folder.exists():
-        for old in filter(Path.is_file, folder.iterdir()):  # an evaluation's records are folders
-            old.unlink()
+        for old in folder.iterdir():
+            if OURS.fullmatch(old.name):
+                old.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
 
@@ -269,9 +277,11 @@ def _resume(run: Run, path: Path, key: str) -> None:
 
 
 def data_hash(frames: Frames) -> str:
-    """Identify a set of frames by what is learned from it."""
+    """Identify a set of frames by all that it holds."""
     digest = hashlib.sha256()
-    for array in (frames.proprio, frames.actions, frames.weights, frames.vision):
+    for field in dataclasses.fields(frames):
+        array = getattr(frames, field.name)
+        digest.update(repr((field.name, array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
