@@ -520,7 +520,7 @@ def _take(whole: Path, runs: Path) -> bool:
 def _is_begun(target: Path, is_folder: bool) -> bool:
     """Whether a run has a file in the folder `target`, or one beside it of that name."""
     if is_folder:
-        return any(filter(Path.is_file, target.rglob("*")))
+        return any(path.is_file() for path in target.rglob("*"))
     beside = target.parent.iterdir() if target.parent.is_dir() else ()
     return any(path.name.startswith(f"{target.name}.") for path in beside)
 

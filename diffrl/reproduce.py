@@ -23,7 +23,7 @@ from diffrl.base.errors import UserError
 from diffrl.base.opengl import find_opengl
 from diffrl.presets import Preset, get_preset
 
-COUNT = 5  # notebooks of the series
+COUNT, VLA = 5, 4  # notebooks of the series; the first that needs VLAs
 REFERENCE = "reference"  # tag of the cells that show another preset's findings
 LARGEST = 2**28  # bytes of a notebook, with the pictures that an editor may have left in it
 SHOWN = {  # records of longer runs that a notebook shows when they are there
@@ -59,15 +59,15 @@ def stage_of(notebook: Path, before: Path | None, preset: Preset) -> artifacts.S
         "notebook": _source_hash(notebook),
         "package": _package_hash(),
     }
-    folder = executed_folder(preset.name)
+    folder = executed_folder(preset.full_name)
     shown = [artifacts.runs_dir(preset.name) / name for name in SHOWN.get(notebook.stem[:2], ())]
     inputs = [path for path in (before and folder / before.name, *shown) if path and path.is_file()]
     return artifacts.Stage(folder, notebook.stem, config, inputs=inputs)
 
 
 def executed_folder(preset: str) -> Path:
-    """Return where the executed copies of a preset lie."""
-    return artifacts.runs_dir(preset) / "notebooks"
+    """Return where the executed copies of a preset lie; a part (`full_name`) has its own."""
+    return artifacts.runs_dir(preset) / "notebooks" / preset.partition(":")[2]
 
 
 def _source_hash(notebook: Path) -> str:
@@ -262,6 +262,9 @@ def series(preset: Preset, numbers: range) -> None:
     for number in numbers:
         notebook, before = paths[number - 1], paths[number - 2] if number > 1 else None
         label = f"[{number}/{COUNT}] {notebook.stem}"
+        if number >= VLA and not preset.vla_tasks:
+            print(f"{label}: left out, preset {preset.full_name} trains no VLA", flush=True)
+            continue
         stage = stage_of(notebook, before, preset)
         if stage.done:
             print(f"{label}: found ({_clock(stage.records['seconds'])} when it ran)", flush=True)
@@ -270,7 +273,7 @@ def series(preset: Preset, numbers: range) -> None:
             _examine(preset.name)
             examined = True
         print(f"{label}: running", flush=True)
-        start, target = time.monotonic(), executed_folder(preset.name) / notebook.name
+        start, target = time.monotonic(), executed_folder(preset.full_name) / notebook.name
         run_notebook(notebook, target, {"PRESET": preset.full_name}, label)
         seconds = time.monotonic() - start
         stage.finish({"seconds": seconds}, outputs=[target, target.with_suffix(".html")])
@@ -279,14 +282,18 @@ def series(preset: Preset, numbers: range) -> None:
 
 
 def _record(preset: Preset, paths: list[Path]) -> None:
-    """Write ``series.json``: settings, versions and times of all notebooks that are executed."""
-    times = {}
+    """Write ``series.json``: settings, versions and times of all notebooks that are executed.
+
+    That of a part lies with its notebooks.
+    """
+    times, folder = {}, executed_folder(preset.full_name)
     for notebook in paths:
-        marker = executed_folder(preset.name) / f"{notebook.stem}.done.json"
+        marker = folder / f"{notebook.stem}.done.json"
         if marker.is_file():
             times[notebook.stem] = round(artifacts.read_json(marker)["records"]["seconds"], 1)
     record = {"seconds": times, **artifacts.provenance(preset)}
-    artifacts.write_json(artifacts.runs_dir(preset.name) / "series.json", record)
+    place = folder if preset.suites else artifacts.runs_dir(preset.name)
+    artifacts.write_json(place / "series.json", record)
 
 
 def main(
@@ -306,7 +313,8 @@ def main(
         force: compute everything again, the stages inside the notebooks as well.
     """
     settings = get_preset(preset, suite)
-    preset, numbers, start = settings.name, _chosen(from_, only), time.monotonic()
+    numbers, start = _chosen(from_, only), time.monotonic()
+    preset, full_name = settings.name, settings.full_name
     if force:
         os.environ[artifacts.FORCE] = repr(time.time())
     elif evidence.restore(preset):
@@ -321,10 +329,10 @@ def main(
         if force:  # it was for the kernels: what this process does next is not forced
             del os.environ[artifacts.FORCE]
     print(
-        f"All done in {_clock(time.monotonic() - start)}. Notebooks: {executed_folder(preset)}, "
-        f"records: {artifacts.runs_dir(preset)}, figures: {artifacts.figures_dir(preset)}."
+        f"All done in {_clock(time.monotonic() - start)}. Notebooks: {executed_folder(full_name)}, "
+        f"records: {artifacts.runs_dir(preset)}, figures: {artifacts.figures_dir(full_name)}."
     )
-    _name_first_files(preset)
+    _name_first_files(full_name)
     return 0
 
 

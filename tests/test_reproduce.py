@@ -72,6 +72,25 @@ def test_the_series_runs_once_and_is_found_afterwards(home, capsys):
     assert json.loads((home / "runs" / "smoke" / "doctor.json").read_text())["ok"]
 
 
+def test_a_part_has_notebooks_and_figures_of_its_own_and_leaves_the_whole_s_done(home):
+    assert main(["reproduce", "--preset", "laptop", "--only", "1"]) == 0
+    part = ["reproduce", "--preset", "laptop", "--suite", "libero_object"]
+    assert main([*part, "--only", "1"]) == 0
+    assert main(["reproduce", "--preset", "laptop", "--only", "1"]) == 0
+    assert runs(home) == [2, 0, 0, 0, 0]
+    assert (home / "ran" / "1.txt").read_text() == "laptop\nlaptop:libero_object\n"
+    whole = artifacts.runs_dir("laptop")
+    assert (whole / "notebooks" / "libero_object" / "series.json").is_file()
+    assert json.loads((whole / "series.json").read_text())["config"]["suites"] == []
+    assert artifacts.figures_dir("laptop:libero_object").parent == artifacts.figures_dir("laptop")
+
+
+def test_notebooks_of_vlas_are_left_out_where_no_vla_learns_from_a_part(home, capsys):
+    assert main(["reproduce", "--preset", "laptop", "--suite", "libero_goal"]) == 0
+    assert runs(home) == [1, 1, 1, 0, 0]
+    assert capsys.readouterr().out.count("preset laptop:libero_goal trains no VLA") == 2
+
+
 def test_without_a_terminal_a_line_tells_now_and_then_how_far_a_notebook_is(
     home, capsys, monkeypatch
 ):

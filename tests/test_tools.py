@@ -299,6 +299,17 @@ def test_the_second_path_takes_several_suites_unequal_arms_and_the_ladder(tmp_pa
         assert done.stdout.count(f"mean_tasks, {name}:") == 4
 
 
+def test_the_rate_of_experts_is_that_of_the_trials_that_its_interval_is_of():
+    """Seeds 1 and 2 of some tasks: a mean of tasks would lie outside the interval of all trials."""
+    rows = [("a", seed, 50) for seed in range(3)] + [("b", seed, 50) for seed in range(3)]
+    rows += [("c", 0, 20), ("d", 0, 20)]
+    table = pd.DataFrame(rows, columns=["task", "seed", "successes"]).assign(trials=50)
+    table["success"] = table["successes"] / table["trials"]
+    rest = {"clone_success": 0.5, "control_steps": 1000, "minutes": 1.0}
+    table = table.assign(algorithm="diffusion", mode="deterministic", **rest)
+    assert "| 85 % [81, 88] | 400 |" in load_tool("results_table").experts(table)
+
+
 def test_rows_of_other_trials_or_tasks_are_told_apart_in_the_page_of_results():
     page = load_tool("results_table")
     rates = pd.read_csv(ROOT / "results" / "laptop" / "evaluation.csv")

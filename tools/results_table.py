@@ -80,7 +80,7 @@ def experts_rows(table: pd.DataFrame) -> str:
         successes, trials = int(group["successes"].sum()), int(group["trials"].sum())
         seeds = group.groupby("task")["seed"].nunique()
         each = group.groupby("task")[["clone_success", "success", "control_steps", "minutes"]]
-        mean = each.mean().mean()
+        mean = each.mean().mean()  # but for success, whose interval is of all trials
         rows.append(
             [
                 algorithm,
@@ -88,7 +88,7 @@ def experts_rows(table: pd.DataFrame) -> str:
                 group["task"].nunique(),
                 "–".join(map(str, sorted({seeds.min(), seeds.max()}))),
                 f"{100 * mean['clone_success']:.0f} %",
-                percent(mean["success"], *wilson(successes, trials)),
+                percent(successes / trials, *wilson(successes, trials)),
                 trials,
                 f"{mean['control_steps'] / 1000:.0f} k",
                 f"{mean['minutes']:.1f}",

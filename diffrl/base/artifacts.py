@@ -79,8 +79,8 @@ def results_dir(preset: str) -> Path:
 
 
 def figures_dir(preset: str) -> Path:
-    """Return (and create) the folder of the figures that a preset draws."""
-    return make_folder(runs_dir(preset) / "figures")
+    """Return (and create) the folder of the figures that a preset draws; a part has its own."""
+    return make_folder(runs_dir(preset) / "figures" / preset.partition(":")[2])
 
 
 def cache_dir() -> Path:
