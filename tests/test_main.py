@@ -91,6 +91,19 @@ def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [([], "continues this work."), (["--force"], "continues this work without --force;")],
+)
+def test_ctrl_c_names_the_command_that_goes_on(options, told, monkeypatch, capsys):
+    def work(force: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffrl.__main__.resolve", lambda command: work)
+    assert main(["reproduce", *options]) == 130
+    assert told in capsys.readouterr().err
+
+
 def test_a_users_error_is_one_paragraph(capsys):
     assert main(["unknown"]) == 1
     told = capsys.readouterr().err
