@@ -32,7 +32,7 @@ from diffrl.base.artifacts import (
     write_csv,
     write_json,
 )
-from diffrl.base.errors import TrainingError
+from diffrl.base.errors import TrainingError, UserError
 from diffrl.base.intervals import holm, mean_interval, sign_flip_test
 from diffrl.base.scale import map_tasks, shares
 from diffrl.presets import ALGORITHMS, Algorithm, Physics, Preset, QualityConfig, get_preset
@@ -257,7 +257,16 @@ def run_experiment(
         physics: of training. What is measured is always played on LIBERO's own; variants in
             training physics have names of their own.
         seeds: train these seeds of the experiment only; default: all.
+
+    Raises:
+        UserError: the experiment has no such seed.
     """
+    known = EXPERIMENTS[name].seeds
+    if seeds is not None and (not seeds or set(seeds) - set(known)):
+        raise UserError(
+            f"Experiment {name} has the seeds {', '.join(map(str, known))}: give --seeds one or "
+            "several of them."
+        )
     items = [run for run in _runs(name, physics) if seeds is None or run[2] in seeds]
     names = [f"{variant.name}, {task}, seed {seed}" for variant, task, seed in items]
     workers, threads = shares(len(items), workers)
