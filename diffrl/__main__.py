@@ -134,7 +134,10 @@ def _run(arguments: list[str]) -> int:
             raise
         return _tell(f"MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}: unset it, or use egl, osmesa.")
     except KeyboardInterrupt:
-        print("Interrupted. The same command continues this work.", file=sys.stderr)
+        forced = "--force" in arguments
+        how = "without --force; with it, everything begins anew" if forced else ""
+        told = f"The same command continues this work {how}".strip()
+        print(f"Interrupted. {told}.", file=sys.stderr)
         return 130
 
 

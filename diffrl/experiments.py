@@ -262,10 +262,10 @@ def run_experiment(
         UserError: the experiment has no such seed.
     """
     known = EXPERIMENTS[name].seeds
-    if lost := [seed for seed in seeds or () if seed not in known]:
+    if seeds is not None and (not seeds or set(seeds) - set(known)):
         raise UserError(
-            f"The experiment {name} has no seed {lost[0]}: give --seeds some of "
-            f"{', '.join(map(str, known))}."
+            f"Experiment {name} has the seeds {', '.join(map(str, known))}: give --seeds one or "
+            "several of them."
         )
     items = [run for run in _runs(name, physics) if seeds is None or run[2] in seeds]
     names = [f"{variant.name}, {task}, seed {seed}" for variant, task, seed in items]

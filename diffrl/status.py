@@ -4,7 +4,6 @@ python -m diffrl status --preset smoke --watch
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,17 +81,20 @@ def _marker(dataset: Path) -> Path:
 
 def _vlas(preset: Preset) -> Iterator[dict]:
     for data, seed in models_of(preset):
-        folder = model_folder(preset, data, seed)
-        arms = [part.arm for part in parts_of(data)]
-        inputs = [
-            _marker(generation.dataset_path(preset, task, arm))
-            for arm in arms
-            for task in preset.vla_tasks
-        ]
-        config = settings_of(data, seed, preset)
-        state = _finished(folder / "vla.done.json", vla.FORMAT, config, inputs)
-        sign = read(folder, "vla")
+        sign, state = read(model_folder(preset, data, seed), "vla"), _trained(preset, data, seed)
         yield _row(("VLA", data, ALL, seed), sign and {**sign, "rate": _pace(sign)}, state)
+
+
+def _trained(preset: Preset, data: str, seed: int) -> str | None:
+    """Whether a VLA is finished, as `_finished` says it."""
+    arms = [part.arm for part in parts_of(data)]
+    inputs = [
+        _marker(generation.dataset_path(preset, task, arm))
+        for arm in arms
+        for task in preset.vla_tasks
+    ]
+    marker = model_folder(preset, data, seed) / "vla.done.json"
+    return _finished(marker, vla.FORMAT, settings_of(data, seed, preset), inputs)
 
 
 def _finished(marker: Path, format: int, config: Any, inputs: Iterable[Path] = ()) -> str | None:
@@ -131,28 +133,34 @@ def _evaluations(preset: Preset) -> Iterator[dict]:
     table = run_folder(preset.name) / preset.tables_of / "vla_trials.csv"
     played = _played(table)
     for data, seed in models_of(preset):
-        planned = len(plan_of(preset, data))
+        planned = plan_of(preset, data)
         unit, folder = ("evaluation", data, ALL, seed), model_folder(preset, data, seed)
         marker, state = folder / "vla.done.json", None
-        if count := played[(*arm_of(data), seed)]:
-            later = _time(marker) > _time(table) and read_json(marker).get(UNPACKED) is not True
-            state = "stale" if later or count != planned else "done"
+        if trials := played.get((*arm_of(data), seed)):
+            right = trials == sorted(planned) and _trained(preset, data, seed) == "done"
+            state = "done" if right and not _anew(marker, table) else "stale"
         folder = folder / "evaluation"
         signs = [sign for name in _names(folder) if (sign := read(folder, name)) is not None]
         row = _row(unit, _joined(signs), state)
         if row["state"] not in ("done", "stale"):
-            row |= _so_far(folder) | {"total": planned}
+            row |= _so_far(folder) | {"total": len(planned)}
             row["phase"] = "trials" if row["done"] else None
         yield row
 
 
-def _played(table: Path) -> Counter:
-    """How many trials a table holds of each (source, mode, training seed)."""
+def _played(table: Path) -> dict[tuple, list[tuple]]:
+    """The (task, start state, seed) that a table holds of each (source, mode, training seed)."""
+    who, what = ["source", "mode", "training_seed"], ["task", "start_state", "trial_seed"]
     try:
-        columns = ["source", "mode", "training_seed"]
-        return Counter(pd.read_csv(table, usecols=columns)[columns].itertuples(False, None))
+        groups = pd.read_csv(table, usecols=who + what).groupby(who)
     except (OSError, ValueError):
-        return Counter()
+        return {}
+    return {name: sorted(rows[what].itertuples(False, None)) for name, rows in groups}
+
+
+def _anew(marker: Path, table: Path) -> bool:
+    """Whether a VLA was trained after the trials in a table; a restored one was not."""
+    return _time(marker) > _time(table) and read_json(marker).get(UNPACKED) is not True
 
 
 def _names(folder: Path) -> list[str]:

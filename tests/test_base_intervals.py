@@ -173,6 +173,12 @@ def test_sign_flip_enumerates_few_pairs_exactly():
 def test_least_p_is_what_differences_of_one_sign_give():
     for n in (2, 5, 9):
         assert intervals.sign_flip_test(np.ones(n)) == pytest.approx(intervals.least_p(n))
+    many = np.ones(60)  # of their 2^60 patterns some are drawn, and none of these is the observed
+    for resamples in (intervals.RESAMPLES, 99):
+        p = intervals.sign_flip_test(many, resamples=resamples)
+        assert p == pytest.approx(intervals.least_p(60, resamples))
+    assert intervals.least_p([13, 14]) == pytest.approx([2**-12, 1 / 10_001])
+    assert intervals.least_p(16, 2**16) == pytest.approx(2**-15)
 
 
 def test_holm_of_tests_that_could_never_be_significant_gives_none():

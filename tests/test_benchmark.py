@@ -1,6 +1,5 @@
 """The benchmark command: its record, its table, its figures."""
 
-import functools
 import math
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from diffrl import benchmark
 from diffrl import policy as policies
 from diffrl.base import artifacts
 from diffrl.base.errors import TrainingError, UserError
@@ -111,22 +111,66 @@ def test_a_task_whose_clone_never_succeeds_has_no_minutes(home, monkeypatch):
 
 @pytest.mark.parametrize(("confirmed", "minutes"), [(0.98, 4.25), (0.96, None)])
 def test_minutes_count_where_the_target_is_confirmed(home, monkeypatch, confirmed, minutes):
-    def finish(preset, task, algorithm, more=0):
-        run = Training(preset, task, algorithm)
+    def finish(preset, task, algorithm, folder):
+        run = Training(preset, task, algorithm, folder=folder)
         rows = pd.DataFrame([{"task": task, "minutes": 4.25}])
-        records = {
-            "rows": rows.to_dict("records"),
-            "confirmed": confirmed,
-            "threads": cores() + more,
-        }
-        run.stage.finish(records, seed=0)
+        run.stage.finish({"rows": rows.to_dict("records"), "confirmed": confirmed}, seed=0)
         return rows
 
     monkeypatch.setattr(physics, "train_expert", finish)
     assert measure_minutes(["libero_goal/7"]) == {"minutes_to_97": {"libero_goal/7": minutes}}
-    monkeypatch.setattr(physics, "train_expert", functools.partial(finish, more=1))
-    with pytest.raises(UserError, match="DIFFRL_HOME"):
-        measure_minutes(["libero_goal/7"])
+
+
+def test_the_minutes_of_an_expert_that_is_there_already_are_not_taken_for_this_machine_s(
+    home, monkeypatch
+):
+    run = Training(get_preset("libero"), "libero_goal/7", "diffusion")
+    row = {"task": "libero_goal/7", "minutes": 4.25}
+    run.stage.finish({"rows": [row], "confirmed": 1.0, "threads": cores()}, seed=0)
+    begun = []
+
+    def fail(run):
+        begun.append(run.folder)
+        raise TrainingError("The clone never succeeded.")
+
+    monkeypatch.setattr(Training, "train", fail)
+    assert measure_minutes(["libero_goal/7"]) == {"minutes_to_97": {"libero_goal/7": None}}
+    assert run.stage.done
+    assert not any(folder.exists() for folder in begun)
+
+
+def measured(suites, *_):
+    return {
+        "suites": {suite: sample()["suites"]["libero_goal"] for suite in suites},
+        **{name: sample()[name] for name in ("reset_ms", "start_s")},
+    }
+
+
+def test_what_was_measured_before_a_ctrl_c_is_kept(home, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "measure_simulators", measured)
+    monkeypatch.setattr(benchmark, "measure_camera", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main("all")
+    record = artifacts.read_json(home / "results" / "throughput.json")
+    assert record["suites"]
+    assert set(record["provenance"]) == {"simulator"}
+    assert record["machine"]
+
+
+def test_suites_and_tasks_that_are_not_measured_again_keep_their_numbers(home, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure_simulators", measured)
+    monkeypatch.setattr(
+        benchmark, "measure_minutes", lambda tasks, _: {"minutes_to_97": {tasks[0]: 1.0}}
+    )
+    for suite in ("libero_goal", "libero_10"):
+        main("simulator", suites=(suite,))
+        main("minutes", tasks=(f"{suite}/0",))
+    record = artifacts.read_json(home / "results" / "throughput.json")
+    assert set(record["suites"]) == {"libero_goal", "libero_10"}
+    assert set(record["minutes_to_97"]) == {"libero_goal/0", "libero_10/0"}
 
 
 @pytest.mark.sim

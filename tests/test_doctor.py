@@ -148,6 +148,12 @@ def test_a_full_disk_and_little_memory_are_told(monkeypatch):
     assert [f.status for f in doctor.check_machine()] == ["ok", "problem", "warning"]
 
 
+def test_the_machine_is_described_without_psutil(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert doctor.describe_machine()["memory_gb"] > 0
+    assert doctor.check_machine()[0].status == "ok"
+
+
 def test_a_disk_that_results_are_to_go_to_need_not_hold_their_folder_yet(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "not" / "there"))
     assert doctor.describe_machine()["disk_free_gb"] > 0

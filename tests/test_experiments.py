@@ -335,6 +335,12 @@ def test_the_summary_has_success_with_noise_beside_that_without():
     assert (row["success"], row["success_stochastic"], row["training_last"]) == (0.9, 0.5, 0.5)
 
 
+def test_seeds_that_an_experiment_does_not_have_are_refused_with_those_it_has():
+    for seeds in ((9,), (1, 9), ()):
+        with pytest.raises(UserError, match="seeds has the seeds"):
+            experiments.run_experiment("seeds", "smoke", seeds=seeds)
+
+
 def test_runs_of_other_settings_are_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
     run = experiments._runs("seeds")[0]

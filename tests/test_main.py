@@ -96,7 +96,7 @@ def test_options_that_no_training_can_have_are_told(options, told, tmp_path, mon
         ("operator --noise inf", "--noise is inf"),
         ("benchmark simulator --seconds nan", "--seconds, --rounds and --states must be positive"),
         ("benchmark simulator --seconds inf", "--seconds, --rounds and --states must be positive"),
-        ("experiment seeds --seeds 9", "The experiment seeds has no seed 9"),
+        ("experiment seeds --seeds 9", "Experiment seeds has the seeds 0, 1"),
     ],
 )
 def test_options_that_would_be_ignored_or_mean_nothing_are_told(
@@ -115,6 +115,19 @@ def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
         assert result.returncode == 1
         assert "MUJOCO_GL" in result.stderr + result.stdout
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [([], "continues this work."), (["--force"], "continues this work without --force;")],
+)
+def test_ctrl_c_names_the_command_that_goes_on(options, told, monkeypatch, capsys):
+    def work(force: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffrl.__main__.resolve", lambda command: work)
+    assert main(["reproduce", *options]) == 130
+    assert told in capsys.readouterr().err
 
 
 def test_a_users_error_is_one_paragraph(capsys):

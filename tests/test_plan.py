@@ -1,5 +1,6 @@
 """The plan of a preset: sums that fit together, guesses that are named, hours near the measured."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ from diffrl.__main__ import main
 from diffrl.base.errors import UserError
 from diffrl.plan import Rates, control_steps, plan, wall_hours
 from diffrl.plan.rates import RECORDED, _second_looks
-from diffrl.plan.work import STAGES, frames_of
+from diffrl.plan.work import STAGES, frames_of, text
 from diffrl.presets import ALGORITHMS, PRESETS, get_preset
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -181,6 +182,44 @@ def test_experts_that_see_draw_and_encode_a_picture_a_decision(rates):
     assert plan(pixels, 1, 2, 1, rates).query("stage == 'experts'")["gpu_hours"].sum() > 0
 
 
+@pytest.mark.parametrize("name", ["gpu", "paper"])
+def test_experts_that_learn_to_see_draw_and_encode_their_own_pictures_wherever_they_play(
+    name, rates
+):
+    preset = get_preset(name)
+    table = plan(preset, 1, 64, 0, rates)
+    drawn = table[table["what"].str.endswith(": pictures")]
+    assert set(drawn["stage"]) == {"experts", "data"}
+    seconds = 3600 * drawn["core_hours"] / drawn["amount"]
+    assert seconds.to_numpy() == pytest.approx(1 / rates.pictures[preset.clone.detail])
+    played = table.set_index("what")["amount"]
+    for algorithm in ALGORITHMS:
+        parts = ("RL on the simulator", "final trials")
+        steps = sum(played[f"{algorithm}: {part}"] for part in parts)
+        for work in ("pictures", "encoding"):
+            assert played[f"{algorithm}: {work}"] == pytest.approx(steps / preset.clone.chunk)
+    for kind in ("data sets", "repeated start states"):
+        assert 0 < played[f"{kind}: pictures"] == played[f"{kind}: encoding"]
+    assert plan(preset, 1, 64, 1, rates).query("stage == 'data'")["gpu_hours"].sum() > 0
+
+
+def test_the_evaluation_counts_the_trials_that_each_vla_plays(rates):
+    libero = get_preset("libero")
+    as_many = libero.with_settings({"evaluation.fewer_trials": None})
+    own, same = (
+        plan(each, 1, 2, 0, rates).query("stage == 'evaluation'") for each in (libero, as_many)
+    )
+    assert own["amount"].item() / same["amount"].item() == pytest.approx(13_800 / 21_000)
+
+
+def test_a_part_without_a_task_of_the_vla_plans_no_vla(rates):
+    table = plan(get_preset("libero:libero_90"), 1, 2, 0, rates)
+    assert set(table["stage"]) == {"experts", "data"}
+    assert "on one machine about" in text(table, "one machine")
+    laptop = plan(get_preset("laptop:libero_goal"), 1, 2, 0, rates)  # with suites beyond its own
+    assert set(laptop["stage"]) == {"experts", "data"}
+
+
 def test_no_nodes_and_half_a_core_are_refused(rates):
     with pytest.raises(UserError, match=r"--nodes is 0"):
         plan(LAPTOP, 0, 2, 0, rates)
@@ -196,6 +235,33 @@ def test_a_folder_of_work_without_records_is_planned_by_those_of_the_clone(tmp_p
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(UserError, match=r"throughput\.json is missing"):
         Rates.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gap", "command"),
+    [
+        (("suites", "libero_10"), "benchmark simulator --suites libero_10`"),
+        (("suites",), "benchmark simulator --suites libero_spatial libero_object"),
+        (("camera_fps",), "benchmark camera`"),
+        (("vla",), "benchmark vla`"),
+        (("evaluation",), "benchmark evaluation`"),
+    ],
+)
+def test_what_a_benchmark_left_out_is_told_with_the_command_that_measures_it(
+    gap, command, tmp_path
+):
+    record = json.loads((RESULTS / "throughput.json").read_text())
+    holder = record[gap[0]] if len(gap) > 1 else record
+    del holder[gap[-1]]
+    (tmp_path / "throughput.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=command):
+        Rates.read(tmp_path)
+
+
+def test_a_table_of_the_plan_goes_into_a_folder_that_is_not_there_yet(tmp_path, capsys):
+    path = tmp_path / "new" / "plan.csv"
+    assert main(["plan", "--preset", "smoke", "--cores", "2", "--csv", str(path)]) == 0
+    assert set(pd.read_csv(path)["stage"]) == set(STAGES)
 
 
 def test_all_looks_at_a_policy_count_in_records_of_either_format():

@@ -136,11 +136,27 @@ def test_an_evaluation_under_way_adds_up_its_parts_and_is_done_when_every_trial_
         assert (row["state"], row["done"], row["total"]) == ("running", 4, len(planned))
         assert (row["success"], row["rate"]) == (pytest.approx(2 / 3), 42.0)
     assert row_of("evaluation", DATA)["state"] == "waiting"
-    who = {"source": "diffusion", "mode": "deterministic", "training_seed": 0}
-    write_csv(home / "runs/smoke/vla_trials.csv", pd.DataFrame([who] * len(planned)))
+    play(home, planned)
     assert row_of("evaluation", DATA)["state"] == "done"
     assert row_of("evaluation", "gaussian-deterministic")["state"] == "waiting"
-    write_csv(home / "runs/smoke/vla_trials.csv", pd.DataFrame([who]))
+    play(home, planned[:1])
+    assert row_of("evaluation", DATA)["state"] == "stale"
+
+
+def play(home, trials):
+    who = {"source": "diffusion", "mode": "deterministic", "training_seed": 0}
+    rows = [who | dict(zip(("task", "start_state", "trial_seed"), trial)) for trial in trials]
+    write_csv(home / "runs/smoke/vla_trials.csv", pd.DataFrame(rows))
+
+
+def test_an_evaluation_of_a_stale_vla_or_of_other_trials_than_the_planned_ones_is_stale(home):
+    marker = finish_vla()
+    play(home, plan_of(SMOKE))
+    assert row_of("evaluation", DATA)["state"] == "done"
+    for other in ({"vla.steps": 451}, {"evaluation.seed": 1}):
+        assert row_of("evaluation", DATA, SMOKE.with_settings(other))["state"] == "stale"
+    finish_data_set()
+    os.utime(marker, (1, 1))  # the VLA learned before its data were made anew
     assert row_of("evaluation", DATA)["state"] == "stale"
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from diffrl import evidence
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import results_dir, runs_dir
+from diffrl.base.artifacts import lock, results_dir, runs_dir, write_csv
 from diffrl.evaluation import scores
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.presets import ALGORITHMS, CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
@@ -138,6 +139,51 @@ def test_a_touch_is_found_when_the_hand_comes_down_on_a_frozen_thing(tmp_path):
                 break
         assert any("gripper0" in pair for pair in touches[0].new())
         assert not touches[1].new()
+
+
+def test_a_row_that_another_call_adds_during_a_try_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    tool, path = load_tool("tune_vla"), tmp_path / "runs" / "smoke" / "vla_tuning.csv"
+
+    def attempt(name, preset, seed, trials, workers):
+        write_csv(path, pd.DataFrame([{"try": "width-", "seed": 0, "success": 0.5}]))
+        return {"try": name, "seed": seed, "success": 0.4}
+
+    monkeypatch.setattr(tool, "attempt", attempt)
+    tool.main(("base",), preset="smoke")
+    assert pd.read_csv(path)["try"].tolist() == ["width-", "base"]
+
+
+def test_two_calls_that_add_rows_at_once_wait_for_each_other(tmp_path):
+    tool, path = load_tool("tune"), tmp_path / "tuning.csv"
+    tool.add_rows(path, [{"try": "base"}])
+    handle = lock(tmp_path / ".tuning.csv.lock", None)  # as if another call were writing
+    late = threading.Thread(target=tool.add_rows, args=(path, [{"try": "rate+"}]))
+    late.start()
+    late.join(0.2)
+    assert late.is_alive()
+    write_csv(path, pd.DataFrame({"try": ["base", "clip+"]}))
+    os.close(handle)
+    late.join()
+    assert pd.read_csv(path)["try"].tolist() == ["base", "clip+", "rate+"]
+
+
+def test_a_kit_replaces_an_older_kit_and_no_other_folder(tmp_path, monkeypatch):
+    tool = load_tool("gpu_check")
+
+    def stop(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(tool.shutil, "copytree", stop)
+    (tmp_path / "check.json").write_text("{}")  # somebody's
+    with pytest.raises(SystemExit, match="no whole kit: name a new folder"):
+        tool.pack(tmp_path)
+    assert (tmp_path / "check.json").exists()
+    (tmp_path / "gpu_check.py").touch()
+    with pytest.raises(InterruptedError):
+        tool.pack(tmp_path)
+    assert not tmp_path.exists()
 
 
 @pytest.mark.slow

@@ -43,12 +43,15 @@ def pack(folder: Path, python: str = "3.12", wheels: bool = True) -> None:
     """Make the kit: package, scene, pictures, wheels.
 
     Args:
-        folder: to make; an older kit there is replaced.
+        folder: to make; an older kit there is replaced, and nothing else.
         python: of the machine with the GPU.
         wheels: fetch the wheels, too.
     """
     folder = folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
+    if all((folder / own).is_file() for own in (CHECK, Path(__file__).name)):
+        shutil.rmtree(folder)
+    elif folder.exists():
+        sys.exit(f"{folder} exists and is no whole kit: name a new folder, or remove this one.")
     hidden = shutil.ignore_patterns("__pycache__")
     shutil.copytree(HERE.parent / "diffrl", folder / "diffrl", ignore=hidden)
     shutil.copy(__file__, folder)

@@ -10,12 +10,15 @@ a row that exists is not run again.
 """
 
 import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 import tyro
 
-from diffrl.base.artifacts import root, runs_dir, write_csv
+from diffrl.base.artifacts import lock, root, runs_dir, write_csv
 from diffrl.base.scale import map_tasks
 from diffrl.experiments import Variant, learning_speed, mean_quality
 from diffrl.presets import ALGORITHMS, get_preset
@@ -77,6 +80,16 @@ def attempt(item: tuple[str, str], task: str, seed: int) -> dict:
     return row
 
 
+def add_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Append rows to a table as it is now: other calls may have added theirs meanwhile."""
+    handle = lock(path.with_name(f".{path.name}.lock"), busy=None)
+    try:
+        known = [pd.read_csv(path)] if path.exists() else []
+        write_csv(path, pd.concat([*known, pd.DataFrame(rows)]))
+    finally:
+        os.close(handle)
+
+
 def main(
     names: tyro.conf.Positional[tuple[str, ...]],
     task: str = "libero_object/3",
@@ -95,8 +108,7 @@ def main(
         if items:
             function = functools.partial(attempt, task=task, seed=seed)
             rows = map_tasks(function, items, description=name)
-            table = pd.read_csv(path) if path.exists() else table  # another call may have added
-            write_csv(path, pd.concat([table, pd.DataFrame(rows)]))
+            add_rows(path, rows)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import dataclasses
 import pandas as pd
 import torch
 import tyro
+from tune import add_rows
 
 from diffrl import evidence
-from diffrl.base.artifacts import root, runs_dir, write_csv
+from diffrl.base.artifacts import root, runs_dir
 from diffrl.evaluation.protocol import Trial
 from diffrl.evaluation.stage import Arm, Job, evaluate
 from diffrl.presets import Preset, get_preset
@@ -91,7 +92,7 @@ def main(
             continue
         vla = dataclasses.replace(settings.vla, data=(DATA,), further=(), **TRIES[name])
         row = attempt(name, dataclasses.replace(settings, vla=vla), seed, trials, workers)
-        write_csv(path, pd.concat([table, pd.DataFrame([row])]))
+        add_rows(path, [row])
 
 
 if __name__ == "__main__":

@@ -225,9 +225,10 @@ def holm(p_values: ArrayLike, least: ArrayLike = 0.0) -> Floats:
     return adjusted.reshape(p.shape)
 
 
-def least_p(n: ArrayLike) -> Floats:
-    """The smallest p that `sign_flip_test` can give for n differences."""
-    return 2.0 ** (1 - np.asarray(n, float))
+def least_p(n: ArrayLike, resamples: int = RESAMPLES) -> Floats:
+    """The smallest p that `sign_flip_test` can give for n differences, with so many resamples."""
+    n = np.asarray(n, float)
+    return np.where(n <= np.log2(resamples), 2.0 ** (1 - n), 1 / (resamples + 1))
 
 
 def sign_flip_test(

@@ -27,6 +27,8 @@ Part = Literal[
     "simulator", "camera", "data", "quality", "training", "vla", "evaluation", "minutes", "all"
 ]
 
+BY_NAME = ("suites", "training_physics")  # of the record: a number, or several, a suite or task
+
 
 def main(
     what: tyro.conf.Positional[Part] = "all",
@@ -39,6 +41,9 @@ def main(
     json: bool = False,
 ) -> None:
     """Measure the speed of each part on this machine; write results/throughput.json and figures.
+
+    The record is written after each part. Suites and tasks that are not measured again keep their
+    numbers.
 
     Args:
         what: the part to measure; each takes minutes. `minutes` trains whole experts and is not
@@ -80,10 +85,12 @@ def main(
     made = {part: how for part, how in record.get("provenance", {}).items() if part in parts}
     for part, measure in parts.items():
         if what == part or (what == "all" and part != "minutes"):
-            record |= measure()
+            for name, found in measure().items():
+                by_name = name in BY_NAME or name.startswith("minutes_to_")
+                record[name] = {**record.get(name, {}), **found} if by_name else found
             made[part] = artifacts.provenance(settings)
-    record |= {"machine": describe_machine(), "provenance": made}
-    artifacts.write_json(path, record)
+            record |= {"machine": describe_machine(), "provenance": made}
+            artifacts.write_json(path, record)
     save_figures(record)
     copy_figures("benchmark")
     print(path.read_text(encoding="utf-8") if json else report(record), end="")

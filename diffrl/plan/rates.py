@@ -7,6 +7,7 @@ A rate is the number of seconds that one core, or one GPU, takes for a unit. The
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -101,12 +102,13 @@ class Rates:
         measured anything there; without a precision it is this machine's.
 
         Raises:
-            UserError: a record is missing.
+            UserError: a record is missing, or lacks what a plan needs.
         """
         if results is None:
             places = [root() / "results", Path(__file__).parents[2] / "results"]
             results = next((p for p in places if (p / "throughput.json").is_file()), places[0])
         speed = read_json(results / "throughput.json")
+        _refuse_gaps(speed, results / "throughput.json")
         place = results / RECORDED
         try:
             physics = pd.read_csv(results / "training_physics_options.csv")
@@ -212,6 +214,20 @@ class Rates:
             basis += "; guess: a decision scales with the pixels"
         stepping = sum(1 / self.speed(task).value for task in tasks) / len(tasks)
         return Rate(stepping + decision / config.chunk, basis)
+
+
+def _refuse_gaps(speed: Mapping[str, Any], path: Path) -> None:
+    """Raise a UserError where a benchmark left out a part, or a suite, that a plan needs."""
+    parts = ("camera_fps", "vla", "evaluation")
+    lacking = [part.removesuffix("_fps") for part in parts if part not in speed]
+    if suites := [suite for suite in MAX_STEPS if suite not in speed.get("suites", {})]:
+        lacking.insert(0, f"simulator --suites {' '.join(suites)}")
+    if lacking:
+        measured = ", then ".join(f"`python -m diffrl benchmark {part}`" for part in lacking)
+        raise UserError(
+            f"{path} lacks rates that the plan needs: measure them with {measured}, or restore "
+            "the record from git."
+        )
 
 
 # ---- from the tables -------------------------------------------------------------------------

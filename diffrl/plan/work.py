@@ -7,6 +7,7 @@ the plan says which.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from diffrl.base.arm import POLICY_MODES
+from diffrl.base.artifacts import write_csv
 from diffrl.base.errors import whole
 from diffrl.base.scale import cores as cores_here
 from diffrl.evaluation.stage import plan_of
@@ -21,7 +23,7 @@ from diffrl.generation.stage import arms_of
 from diffrl.plan.rates import GUESSED, Rate, Rates
 from diffrl.policy import policy_class
 from diffrl.presets import ALGORITHMS, Preset, VLAConfig, get_preset
-from diffrl.sim.tasks import CAMERAS, get_task
+from diffrl.sim.tasks import CAMERAS
 from diffrl.vla.stage import episodes_of, models_of, parts_of
 
 GIB = 2**30
@@ -103,17 +105,21 @@ def wall_hours(table: pd.DataFrame) -> float:
 
 
 def works(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
-    """Yield all work of a preset; with `gpu` networks and pictures are the GPUs'."""
+    """Yield all work of a preset; with `gpu` networks and pictures are the GPUs'.
+
+    A part none of whose tasks a VLA learns has no VLA.
+    """
     yield from _experts(preset, gpu, rates)
     yield from _data(preset, gpu, rates)
-    yield from _pictures(preset, gpu, rates)
-    yield from _vlas(preset, gpu, rates)
-    yield from _evaluations(preset, gpu, rates)
+    if preset.vla_tasks:
+        yield from _pictures(preset, gpu, rates)
+        yield from _vlas(preset, gpu, rates)
+        yield from _evaluations(preset, gpu, rates)
 
 
 def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
     for algorithm in ALGORITHMS:
-        jobs, steps, seconds, played = 0, 0.0, 0.0, 0.0
+        jobs, steps, seconds, played, decisions = 0, 0.0, 0.0, 0.0, 0.0
         encoder = preset.clone.encoder
         overhead = rates.playing if encoder == "image" else rates.learning[algorithm]
         for task in preset.tasks:
@@ -121,6 +127,7 @@ def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
             seeds = len(own.rl.seeds)
             jobs += seeds
             learned, measured = (seeds * n for n in control_steps(own, task, rates))
+            decisions += learned / own.clone.chunk
             exact, speed = rates.speed(task), rates.speed(task, own.rl.physics, own.rl.substeps)
             measured += own.rl.exact_last * learned
             learned -= own.rl.exact_last * learned
@@ -135,10 +142,10 @@ def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
             Rate(seconds / steps, basis),
             disk=Rate(disk.value * jobs, disk.basis),
         )
-        if encoder == "image":
-            yield from _networks(preset, algorithm, jobs, gpu, rates)
-        if encoder == "frozen":
+        if encoder != "state":
             yield from _looks(preset, ("experts", algorithm, jobs), steps + played, gpu, rates)
+        if encoder == "image":
+            yield _network(preset, algorithm, jobs, decisions, gpu)
         yield Work(
             *("experts", f"{algorithm}: final trials", jobs, played, "control steps"),
             rates.playing_seconds(preset.tasks),
@@ -162,31 +169,29 @@ def _judged(own: Preset, algorithm: str) -> int:
     return own.rl.evaluation_starts * (4 + noisy * (len(own.rl.evaluation_seeds) - 1))
 
 
-def _networks(preset: Preset, algorithm: str, jobs: int, gpu: bool, rates: Rates) -> Iterator[Work]:
-    """Pictures and networks of experts that see, for which nothing is recorded on a GPU."""
-    rl, side = preset.rl, "gpu" if gpu else "core"
-    decisions = jobs * rl.iterations * rl.copies * rl.decisions
+def _network(preset: Preset, algorithm: str, jobs: int, decisions: float, gpu: bool) -> Work:
+    """What a network that learns to see is trained on: in cloning, and `decisions` in PPO."""
+    rl, clone, side = preset.rl, preset.clone, "gpu" if gpu else "core"
     steps = (rl.finetuned_steps or rl.sampling_steps) if algorithm == "diffusion" else 1
-    seen = decisions * (1 + steps * rl.epochs) + jobs * preset.clone.steps * preset.clone.batch
-    draw = GUESSED["picture on a GPU"] if gpu else rates.drawing("reduced", 128)
-    yield Work("experts", f"{algorithm}: pictures", jobs, decisions, "pictures", draw, side)
-    encode = GUESSED[f"ResNet on a {side}"]
-    yield Work("experts", f"{algorithm}: networks", jobs, seen, "pictures seen", encode, side)
+    seen = decisions * steps * rl.epochs + jobs * clone.steps * clone.batch
+    train = GUESSED[f"ResNet on a {side}"]
+    return Work("experts", f"{algorithm}: networks", jobs, seen, "pictures seen", train, side)
 
 
 def _looks(
     preset: Preset, names: tuple[str, str, int], steps: float, gpu: bool, rates: Rates
 ) -> Iterator[Work]:
-    """What a frozen encoder costs: each decision's pictures are drawn and encoded, once each.
+    """What playing by sight costs: each decision's pictures are drawn and encoded, once each.
 
     names: stage, who looks, jobs; steps: control steps, in which a decision begins every `chunk`.
     """
-    (stage, who, jobs), clone = names, preset.clone
+    (stage, who, jobs), clone, side = names, preset.clone, "gpu" if gpu else "core"
     pictures = (1 + clone.wrist) * steps / clone.chunk
     draw, encode = rates.drawing(clone.detail, clone.image_size), rates.encode(clone.image_size)
     if gpu:
         draw, encode = GUESSED["picture on a GPU"], GUESSED["EfficientNet on a gpu"]
-    side = "gpu" if gpu else "core"
+    if clone.encoder == "image":
+        encode = GUESSED[f"ResNet on a {side}"]
     yield Work(stage, f"{who}: pictures", jobs, pictures, "pictures", draw, side)
     yield Work(stage, f"{who}: encoding", jobs, pictures, "pictures", encode, side)
 
@@ -205,7 +210,7 @@ def _data(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
                 played = trials * rates.trial_steps(task)
                 jobs, steps = jobs + 1, steps + played
                 stored += played / rates.attempts(arm)
-                if arm.mode in POLICY_MODES and preset.clone.encoder == "frozen":
+                if arm.mode in POLICY_MODES and preset.clone.encoder != "state":
                     looks = looks[0] + 1, looks[1] + played
         name = "repeated start states" if repeated else "data sets"
         disk = GUESSED["stored step"]
@@ -265,12 +270,12 @@ def _frames_of_each(preset: Preset, rates: Rates) -> float:
 
 
 def _evaluations(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
-    models, trials = len(models_of(preset)), plan_of(preset)
-    steps = models * sum(rates.vla_trial_steps(trial.task) for trial in trials)
-    tasks = {trial.task for trial in trials}
+    models = models_of(preset)
+    trials = Counter(trial.task for data, _ in models for trial in plan_of(preset, data))
+    steps = sum(count * rates.vla_trial_steps(task) for task, count in trials.items())
     yield Work(
-        *("evaluation", "trials", models * len(tasks), steps, "control steps"),
-        rates.evaluating(preset.vla, [get_task(task).id for task in tasks], gpu),
+        *("evaluation", "trials", len(models) * len(trials), steps, "control steps"),
+        rates.evaluating(preset.vla, list(trials), gpu),
     )
 
 
@@ -327,5 +332,5 @@ def main(
     gpus = int(settings.clone.encoder == "image") if gpus is None else gpus
     table = plan(settings, nodes, cores, gpus, Rates.read())
     if csv is not None:
-        table.to_csv(csv, index=False)
+        write_csv(csv, table)
     print(text(table, f"{nodes} × ({cores} cores, {gpus} GPUs)"))

@@ -84,6 +84,7 @@ CONSTRUCTED = {
     (Arm("gaussian", "deterministic"), name)
     for name in ("own_position_variance", "own_action_variance")
 }
+FLIPS = 2**16  # sign patterns of tasks that are enumerated; of more tasks so many are drawn
 MIN_PAIRS = 6  # the least p is 0.03 then (`intervals.least_p`): fewer can never reach 0.05
 
 _ARM = ["source", "mode"]
@@ -232,7 +233,7 @@ def _task_contrast(first: dict[str, float], second: dict[str, float]) -> dict[st
         names = ("difference_tasks", "low_tasks", "high_tasks", "p_tasks")
         return dict.fromkeys(names, np.nan) | {"n_tasks": 0}
     mean, low, high = intervals.interval_over_tasks(gaps)
-    p = intervals.sign_flip_test(gaps, resamples=2**16)
+    p = intervals.sign_flip_test(gaps, resamples=FLIPS)
     return {
         **{"difference_tasks": mean, "low_tasks": low, "high_tasks": high},
         **{"p_tasks": p, "n_tasks": len(gaps)},
@@ -286,7 +287,7 @@ def compare_over_tasks(tests: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
     ]
     columns = ["difference_tasks", "low_tasks", "high_tasks", "p_tasks", "tasks"]
     added = pd.DataFrame(rows, columns=columns, index=tests.index)
-    least = intervals.least_p([row["n_tasks"] for row in rows])
+    least = intervals.least_p([row["n_tasks"] for row in rows], FLIPS)
     added.insert(4, "p_tasks_holm", intervals.holm(added["p_tasks"], least))
     return pd.concat([tests.drop(columns=added.columns, errors="ignore"), added], axis=1)
 
