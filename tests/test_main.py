@@ -96,7 +96,7 @@ def test_options_that_no_training_can_have_are_told(options, told, tmp_path, mon
         ("operator --noise inf", "--noise is inf"),
         ("benchmark simulator --seconds nan", "--seconds, --rounds and --states must be positive"),
         ("benchmark simulator --seconds inf", "--seconds, --rounds and --states must be positive"),
-        ("experiment seeds --seeds 9", "Experiment seeds has the seeds 0, 1"),
+        ("experiment seeds --seeds 9", "Experiment seeds has the seeds 1, 2"),
     ],
 )
 def test_options_that_would_be_ignored_or_mean_nothing_are_told(
