@@ -108,6 +108,18 @@ def test_options_that_would_be_ignored_or_mean_nothing_are_told(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_part_that_no_vla_learns_from_has_none_to_train_evaluate_or_wait_for(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    part = ["--preset", "laptop:libero_goal"]
+    for command in ("train-vla", "evaluate"):
+        assert main([command, *part]) == 1
+        assert "No VLA of preset laptop learns from libero_goal" in capsys.readouterr().err
+    assert main(["status", *part]) == 0
+    assert "VLA" not in capsys.readouterr().out
+
+
 def test_a_mujoco_gl_that_mujoco_does_not_know_is_told(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "bogus")
     for command in ("doctor", "tasks"):

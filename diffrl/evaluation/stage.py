@@ -52,7 +52,7 @@ from diffrl.evaluation.scores import (
 from diffrl.presets import Preset, get_preset
 from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task, suite_tasks
-from diffrl.vla.stage import arm_of, finished, model_folder, models_of
+from diffrl.vla.stage import arm_of, finished, model_folder, models_of, refuse_no_tasks
 
 # Raise it when the same policy comes to get other trials: another protocol, another noise.
 FORMAT = 1
@@ -328,6 +328,7 @@ def evaluate_preset(
         UserError: a VLA is not trained, or with other settings or data than the preset's; when all
             others are evaluated.
     """
+    refuse_no_tasks(preset)
     folder, models = runs_dir(preset.name) / preset.tables_of, models_of(preset)
     trained = [(data, seed) for data, seed in models if finished(preset, data, seed)]
     missing = [

@@ -273,6 +273,7 @@ def render_all(preset: Preset, workers: int | None = None, further: bool = False
 
 def _named(preset: Preset, further: bool) -> tuple[str, ...]:
     """Return the data that a preset names, of at least one VLA."""
+    refuse_no_tasks(preset)
     if named := preset.vla.further if further else preset.vla.data:
         return named
     setting = "further" if further else "data"
@@ -302,11 +303,23 @@ def finished(preset: Preset, data: str, seed: int) -> bool:
         return False
 
 
+def refuse_no_tasks(preset: Preset) -> None:
+    """Raise a UserError where no VLA learns from a part of a preset."""
+    if not preset.vla_tasks:
+        raise UserError(
+            f"No VLA of preset {preset.name} learns from {', '.join(preset.suites)}: give --suite "
+            "some that its setting vla.tasks names."
+        )
+
+
 def models_of(preset: Preset, further: bool = False) -> list[tuple[str, int]]:
     """Return (data, training seed) of a preset's VLAs: one per source, or the further ones.
 
-    First those of the data that have all seeds, a whole seed first; then those with fewer.
+    First those of the data that have all seeds, a whole seed first; then those with fewer. A part
+    none of whose tasks a VLA learns has none.
     """
+    if not preset.vla_tasks:
+        return []
     chosen, seeds = preset.vla.further if further else preset.vla.data, preset.vla.seeds
     models = [(d, seed) for seed in seeds for d in chosen if seed in preset.vla.seeds_of(d)]
     return sorted(models, key=lambda model: len(preset.vla.seeds_of(model[0])) < len(seeds))
