@@ -356,7 +356,7 @@ def test_the_rate_of_experts_is_that_of_the_trials_that_its_interval_is_of():
     assert "| 85 % [81, 88] | 400 |" in load_tool("results_table").experts(table)
 
 
-def test_rows_of_other_trials_or_tasks_are_told_apart_in_the_page_of_results():
+def test_the_page_of_results_says_where_rows_are_of_other_trials_or_tasks():
     page = load_tool("results_table")
     rates = pd.read_csv(ROOT / "results" / "laptop" / "evaluation.csv")
     assert page.UNEQUAL not in page.evaluation(rates)

@@ -429,7 +429,7 @@ def _effect(gaps: pd.Series) -> dict[str, Any]:
         "low_tasks": low_tasks,
         "high_tasks": high_tasks,
         "p_tasks": sign_flip_test(tasks),
-        "by_seed": " ".join(f"{value:+.3f}" for value in by_seed),
+        "by_seed": " ".join(f"{value:+.3f}" for value in by_seed.round(9) + 0.0),  # no −0
     }
 
 
