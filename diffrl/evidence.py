@@ -50,10 +50,8 @@ from diffrl.presets import get_preset
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
 EXPERT, POLICY = "expert.done.json", "policy.safetensors"  # an expert's marker and its weights
 MARKERS = (EXPERT, "run.done.json", "vla.done.json")  # one a run
-DONE, UNDONE = (
-    ".done.json",
-    ".undone.json",
-)  # ends of a marker, and of one whose outputs are elsewhere
+DONE = ".done.json"  # the end of a marker's name
+UNDONE = ".undone.json"  # of a marker whose outputs are not here
 TAKEN = ".evidence"  # in a run that goes on: hash of the bundle from which it took what it lacked
 # What commands leave that are no work of a run: pictures, and what a machine was found to be
 BESIDE = {"figures", "notebooks", "videos", "dry_run.csv", "doctor.json"}
@@ -509,8 +507,9 @@ def _take(whole: Path, runs: Path) -> bool:
         taken = True
         target.parent.mkdir(parents=True, exist_ok=True)
         if unit in own:
-            shutil.rmtree(target, ignore_errors=True)  # no file is in there
-            unit.rename(target)
+            for empty in sorted(target.rglob("*"), reverse=True):
+                empty.rmdir()  # it fails where a file has come meanwhile: nothing of it is lost
+            unit.rename(target)  # an empty folder gives way
         else:
             for path in sorted(paths, key=lambda path: path.name.endswith((DONE, UNDONE))):
                 path.rename(target.parent / path.name)  # the marker last

@@ -225,6 +225,7 @@ def test_what_is_at_work_stays_and_takes_from_git_what_it_lacks(run, tmp_path, m
     begun = here / "experts/libero_object-0/diffusion-seed0/checkpoint/rl.safetensors"
     begun.parent.mkdir(parents=True)
     begun.write_bytes(b"hours of work")
+    (here / second.relative_to(run) / "checkpoint").mkdir(parents=True)  # empty: nothing begun
     (here / "experts.csv").write_text("own\n")
     (here / "dry_run.csv").write_text("own\n")
     assert evidence.go_on("libero")

@@ -83,7 +83,7 @@ def _error(samples: pd.DataFrame) -> pd.Series:
 
 # -- notebook 05 -----------------------------------------------------------------------------------
 def gaps(trials: pd.DataFrame, preset: str, protocol: str) -> Finding | None:
-    """The planned contrasts between sources over tasks, beside the paper's.
+    """The contrasts between sources over tasks, beside the paper's; first what was registered.
 
     trials: of the suites that the data are of, whose tasks are taken together. None where the arms
     of all contrasts are missing.

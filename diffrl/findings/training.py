@@ -76,10 +76,12 @@ def success(trials: pd.DataFrame, preset: str) -> Finding:
     ]
     if {"diffusion", "gaussian"} <= set(rates["source"]):
         gap = (share["diffusion", "expert"] - share["gaussian", "expert"]).dropna()
-        shared = f"the {_count(len(gap), 'task')} that both have learned"
-        where = _count(len(gap), "task") if len(gap) == len(share) else shared
-        told = with_interval(*interval_over_tasks(gap), "points") if len(gap) else ""
-        sentences += [f"Diffusion − Gaussian is {told} over {where}."] * bool(told)
+        where = _count(len(gap), "task")
+        if len(gap) < len(share):
+            where = f"the {where} that both have learned"
+        if len(gap):
+            told = with_interval(*interval_over_tasks(gap), "points")
+            sentences.append(f"Diffusion − Gaussian is {told} over {where}.")
     starts = fair.groupby(["task", "source", "mode", "policy", "training_seed"]).size().max()
     seeds = _range(fair.groupby("task")["training_seed"].nunique())
     low, high = intervals.wilson(rates["trials"].min() // 2, rates["trials"].min())

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,8 @@ def mix_frames(
                 arrays[name] = np.empty((sum(counts), *column.shape[1:]), column.dtype)
             arrays[name][begin:end] = column
     shares = np.asarray(weights, float) / sum(weights)
-    sizes = [sum(len(moments(episode, config)) for episode in part) for part in parts]
+    each = iter(counts)
+    sizes = [sum(islice(each, len(part))) for part in parts]
     drawn = [np.full(size, 1 / size) * share for size, share in zip(sizes, shares)]
     return Frames(**arrays, weights=np.concatenate(drawn))
 
