@@ -81,8 +81,13 @@ class Variant:
     changes: tuple[tuple[str, Any], ...] = ()
 
     def preset(self, base: Preset) -> Preset:
-        """Return `base` with the budget and this arm's settings, the same for every task."""
-        settings = BUDGET | dict(self.changes)
+        """Return `base` with the budget and this arm's settings, the same for every task.
+
+        The arm's physics is exact unless the arm says otherwise, whatever `base` learns in.
+        """
+        settings = BUDGET | {"rl.physics": "exact"} | dict(self.changes)
+        if settings["rl.physics"] == "exact":
+            settings["rl.physics_check"] = None
         return dataclasses.replace(base, own=()).with_settings(settings)
 
     def within(self, physics: Physics) -> "Variant":

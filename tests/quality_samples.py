@@ -39,6 +39,7 @@ def arms(effect=1.0, n=12, seed=0):
             actions[:20, 6] = -1
             state = f"fresh/0/{index}"
             kind = {"source": source, "mode": "deterministic", "start_state": state}
+            kind |= {"task": "libero_object/0"}
             yield trajectory(position, actions, **kind)
 
 
@@ -50,7 +51,7 @@ def write_data_set(path, found):
         seen = {"eef_pos": t.position, "eef_quat": np.tile([1.0, 0, 0, 0], (len(states), 1))}
         episodes.append(
             Episode(
-                task="libero_object/0",
+                task=t.task,
                 instruction="pick up the soup",
                 start_state=t.start_state,
                 seed=0,

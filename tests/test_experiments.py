@@ -290,6 +290,17 @@ def test_an_arm_in_training_physics_is_another_run_of_the_same_settings(tmp_path
     assert experiments.finished_runs("laptop", "covariance").empty
 
 
+@pytest.mark.parametrize("name", ["smoke", "laptop", "libero"])
+def test_an_arm_of_a_preset_learns_in_the_physics_that_was_asked_for(name):
+    base = get_preset(name)
+    exact, cheap = (
+        experiments._runs("covariance", physics)[0][0].preset(base).rl
+        for physics in ("exact", "training")
+    )
+    assert (exact.physics, exact.physics_check) == ("exact", None)
+    assert (cheap.physics, cheap.physics_check) == ("training", base.rl.physics_check)
+
+
 def test_training_success_is_that_of_the_first_and_last_iterations_with_ended_episodes(tmp_path):
     path = tmp_path / "diagnostics.csv"
     success = [0.0, 0.9, np.nan, 0.1, 0.2, 0.3, np.nan, 0.6, 0.7, 0.8]

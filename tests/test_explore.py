@@ -164,6 +164,42 @@ def test_boundaries_of_chunks_are_drawn_for_policies_and_not_for_people(arms):
     assert np.array_equal(*backgrounds)
 
 
+@pytest.mark.parametrize("source", ["operator", "steady", "human", "teleoperation"])
+def test_who_decides_step_by_step_has_no_boundaries_of_chunks(arms, source):
+    first = Library.of_files(arms).entries[0]
+    hand = replace(first, trajectory=replace(first.trajectory, source=source))
+    plain, marked = (Board([hand], Pictures(), chunk) for chunk in (None, 5))
+    assert np.array_equal(plain.background, marked.background)
+
+
+def test_the_numbers_of_a_step_are_those_of_the_curves_under_the_cursor(arms):
+    first = Library.of_files(arms).entries[0]
+    path = np.zeros((41, 3))
+    path[21:, 0] = 0.01  # between samples 20 and 21
+    jump = replace(first, trajectory=replace(first.trajectory, position=path))
+    shown = Board([jump], Pictures())
+    told = [re.findall(r"(?:speed|jerk) ([\d.]+)", shown.reading(step)) for step in range(41)]
+    speed, third = np.array(told, float).T
+    assert speed.argmax() in (20, 21)
+    assert speed[20] == speed[21]
+    assert np.array_equal(third[1:], third[:0:-1])  # the two sides of the jump are alike
+    for axes, values in zip(shown._curves, (speed, third)):
+        [line] = axes.get_lines()
+        at = np.interp(np.arange(41) / 20, *line.get_data())
+        assert np.allclose(values, at, atol=0.06)
+
+
+def test_a_command_is_not_drawn_on_an_axis_of_centimetres(arms):
+    first, second = Library.of_files(arms).entries[:2]
+    opening = np.full(len(first.trajectory.position), 0.04)
+    known = replace(first, trajectory=replace(first.trajectory, opening=opening))
+    unknown = replace(second, trajectory=replace(second.trajectory, opening=None))
+    gripper = Board([known, unknown], Pictures())._curves[2]
+    assert "cm" in gripper.get_ylabel()
+    assert len(gripper.get_lines()) == 1
+    assert len(Board([unknown, unknown], Pictures())._curves[2].get_lines()) == 2
+
+
 def test_an_episode_stands_beside_that_of_another_arm_from_the_same_start_state(arms):
     library = Library.of_files(arms)
     [dataset] = library.datasets()
@@ -288,7 +324,18 @@ def test_the_second_file_shows_the_episode_from_the_same_start_state(arms, film,
     assert first.trajectory.source != second.trajectory.source
     assert capsys.readouterr().err == ""
     chosen([arms[0], film], 0)
-    assert "no episode from start state" in capsys.readouterr().err
+    assert "from start state" in capsys.readouterr().err
+
+
+def test_start_states_of_two_tasks_are_two_though_their_names_are_one(arms, tmp_path, capsys):
+    other = tmp_path / "other.hdf5"
+    found = [t for t in both_arms(effect=3.0, n=5) if t.source == "gaussian"]
+    write_data_set(other, [replace(t, task="libero_object/3") for t in found])
+    first, second = chosen([arms[0], other], 1)
+    assert first.trajectory.start_state == second.trajectory.start_state
+    assert "no episode of libero_object/0 from start state" in capsys.readouterr().err
+    texts = [text.get_text() for text in Board([first, second], Pictures())._figure.texts]
+    assert any("libero_object/0" in text and "libero_object/3" in text for text in texts)
 
 
 @pytest.mark.parametrize(

@@ -76,12 +76,50 @@ def test_a_policy_that_never_gets_to_90_percent_has_its_last_success_told(home):
     assert "reaches" not in said
 
 
-@pytest.mark.parametrize("preset", ["laptop", "libero"])
-def test_success_in_training_physics_is_named_so_beside_exact_rates(home, preset):
+@pytest.mark.parametrize(
+    ("preset", "where"),
+    [
+        ("laptop", ""),
+        ("pixels", ", in training physics"),
+        ("libero", ", in training physics until it flatters the policy"),
+    ],
+)
+def test_success_in_training_physics_is_named_so_beside_exact_rates(home, preset, where):
     curves = records.learning_curves(get_preset("laptop"))
-    caption = training.learning_by_task(curves, preset).caption
-    named = "of the training episodes, in training physics," in " ".join(caption.split())
-    assert named == (preset == "libero")
+    caption = " ".join(training.learning_by_task(curves, preset).caption.split())
+    assert f"of the training episodes{where}, of which" in caption
+
+
+def test_learning_is_compared_on_the_tasks_that_all_classes_have(home):
+    curves = records.learning_curves(get_preset("laptop"))
+    gaussian, tasks = curves["source"] == "gaussian", list(dict.fromkeys(curves["task"]))
+    some = curves[~gaussian | curves["task"].isin(tasks[:2])]
+    told, both = (
+        training.learning(table, "laptop")
+        for table in (some, curves[curves["task"].isin(tasks[:2])])
+    )
+    assert told.text == both.text
+    assert "the two tasks that all classes have learned" in " ".join(told.caption.split())
+    apart = curves[gaussian != curves["task"].isin(tasks[:2])]
+    caption = " ".join(training.learning(apart, "laptop").caption.split())
+    each = f"2 of the diffusion policy, {len(tasks) - 2} of the Gaussian policy"
+    assert f"({each}; they share none)" in caption
+
+
+def test_a_class_of_one_s_own_is_told_of_as_it_is_called(home):
+    trials = records.final_trials(get_preset("laptop"))
+    own = trials.assign(source=trials["source"].replace("gaussian", "mine"))
+    assert "the mine policy succeeds" in training.success(own, "laptop").text
+
+
+def test_a_part_is_told_of_its_own_tasks_alone(home):
+    part = get_preset("laptop", ["libero_goal"])
+    tables = [records.learning_curves(part), records.final_trials(part)]
+    for name in ("experts.csv", "expert_noise.csv", "generation.csv"):
+        whole = recorded(get_preset("laptop"), name, None)
+        tables.append(recorded(part, name, None))
+        assert len(tables[-1]) < len(whole)
+    assert all(set(table["task"]) == {"libero_goal/0", "libero_goal/7"} for table in tables)
 
 
 def test_the_gallery_of_the_reference_run_says_what_its_records_say(found):
@@ -298,7 +336,7 @@ def test_a_restored_run_shows_its_record_and_a_forced_one_is_computed(home, monk
     preset = get_preset("laptop")
 
     def compute(preset):
-        return pd.DataFrame({"computed": [1]})
+        return pd.DataFrame({"computed": [1], "task": preset.tasks[0]})
 
     assert restored("laptop")
     assert "computed" not in recorded(preset, "experts.csv", compute)

@@ -15,7 +15,7 @@ from diffrl.policy.nets import CellEncoder, Critic
 from diffrl.presets import CloneConfig
 from diffrl.rl import ppo
 from diffrl.rl.collect import Batch
-from diffrl.rl.ppo import augmented, clipped_loss, update
+from diffrl.rl.ppo import actor_loss, augmented, update
 
 SIZE = 64  # pixels
 FROZEN = LAYOUT.seen_by(CloneConfig(encoder="frozen", image_size=SIZE))
@@ -115,9 +115,9 @@ def test_the_ratio_is_one_before_the_first_update_of_a_policy_that_looks(
 
     def spy(new, old, *others):
         ratios.append((new - old).exp())
-        return clipped_loss(new, old, *others)
+        return actor_loss(new, old, *others)
 
-    monkeypatch.setattr(ppo, "clipped_loss", spy)
+    monkeypatch.setattr(ppo, "actor_loss", spy)
     optimisers = {
         "actor": torch.optim.Adam(policy.parameters(), lr=1e-4),
         "critic": torch.optim.Adam(critic.parameters(), lr=1e-4),

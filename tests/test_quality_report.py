@@ -214,6 +214,23 @@ def test_the_stage_writes_its_records_once_and_again_when_a_data_set_changes(hom
     assert record.read_bytes() != written
 
 
+def test_a_part_is_measured_on_its_own_data_and_leaves_the_whole_s_tables(home):
+    preset = get_preset("laptop")
+    for task in ("libero_object/0", "libero_goal/0"):
+        for source in ("diffusion", "gaussian"):
+            path = dataset_path(preset, task, Arm(source, "deterministic"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = [dataclasses.replace(t, task=task) for t in arms() if t.source == source]
+            write_data_set(path, own)
+    whole = quality.run_quality("laptop").summary
+    kept = (home / "runs/laptop/quality.csv").read_bytes()
+    part = quality.run_quality("laptop:libero_goal")
+    assert set(whole["task"]) - {"all"} == {"libero_object/0", "libero_goal/0"}
+    assert set(part.summary["task"]) - {"all"} == set(part.units["task"]) == {"libero_goal/0"}
+    assert (home / "runs/laptop/quality.csv").read_bytes() == kept
+    assert quality.run_quality("laptop").summary.equals(whole)
+
+
 def test_what_varies_from_the_same_start_is_measured_on_the_repeated_ones_alone(home):
     before = quality.run_quality("smoke").summary
     assert not before["measure"].str.startswith("own_").any()

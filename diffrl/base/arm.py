@@ -21,6 +21,7 @@ LABELS = {  # of the series' sources, in its order
     "diffusion_zero": "Diffusion RL, zero first latent",
 }
 SOURCES = tuple(LABELS)
+DEMONSTRATORS = ("operator", "human", "steady")  # steady: the operator without tremor
 
 
 class Arm(NamedTuple):

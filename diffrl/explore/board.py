@@ -13,14 +13,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from diffrl.base.arm import DEMONSTRATORS
 from diffrl.explore.library import Entry
 from diffrl.explore.pictures import Pictures
 from diffrl.figures.style import arm_label, arm_style
 from diffrl.quality.smoothness import jerk, speed_profile
 
 WIDTH, HEIGHT, SIDE = 1120, 560, 256  # pixels of the board, and of a picture
+SPEED_AT, JERK_AT = 0.5, 1.5  # samples from the first one to the middle of the first difference
 _GAP, _TOP = 12, 40
-_HANDS = ("operator", "human", "teleoperation")  # decide step by step: they have no chunks
+_HANDS = (*DEMONSTRATORS, "teleoperation")  # decide step by step: they have no chunks
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ class Board:
         lines = [f"step {step} · {self.time(step):.2f} s"]
         for index, entry in enumerate(self.entries):
             t, row = entry.trajectory, self.row(index, step)
-            speed, third = speed_profile(t.position, t.rate), jerk(t.position, t.rate)
-            text = f"{arm_label(*t.arm)}: speed {100 * speed[min(row, len(speed) - 1)]:.1f} cm/s"
-            text += f", jerk {third[min(row, len(third) - 1)]:.1f} m/s³"
+            speed = _at(row, 100 * speed_profile(t.position, t.rate), SPEED_AT)
+            text = f"{arm_label(*t.arm)}: speed {speed:.1f} cm/s"
+            text += f", jerk {_at(row, jerk(t.position, t.rate), JERK_AT):.1f} m/s³"
             if t.opening is not None:
                 text += f", gripper {100 * t.opening[row]:.1f} cm open"
             lines.append(text)
@@ -123,8 +125,9 @@ class Board:
             if why := self.pictures.missing(entry):
                 text = _wrapped(why)
                 self._figure.text((left + 6) / WIDTH, 1 - 60 / HEIGHT, text, fontsize=7, va="top")
-        task = self.entries[0].trajectory
-        title = f"{task.task} · start state {task.start_state}"
+        shown = [entry.trajectory for entry in self.entries]
+        titles = dict.fromkeys(f"{t.task} · start state {t.start_state}" for t in shown)
+        title = "  and  ".join(titles)
         self._figure.text(_GAP / WIDTH, 1 - 10 / HEIGHT, title, fontsize=7, va="center")
         low = _TOP + SIDE + 24
         place = [(46 + i * (wide // 2), low, wide // 2 - 66, HEIGHT - low - 44) for i in (0, 1)]
@@ -168,18 +171,18 @@ class Board:
 
     def _draw_curves(self) -> None:
         speed, third, gripper = self._curves
+        known = any(entry.trajectory.opening is not None for entry in self.entries)
         for index, entry in enumerate(self.entries):
             t, line = entry.trajectory, {"lw": 1.1, **self._line(index)}
             values = 100 * speed_profile(t.position, t.rate)
-            speed.plot((np.arange(len(values)) + 0.5) / t.rate, values, **line)
+            speed.plot((np.arange(len(values)) + SPEED_AT) / t.rate, values, **line)
             values = jerk(t.position, t.rate)
-            third.plot((np.arange(len(values)) + 1.5) / t.rate, values, **line)
-            self._draw_gripper(gripper, t, line)
+            third.plot((np.arange(len(values)) + JERK_AT) / t.rate, values, **line)
+            self._draw_gripper(gripper, t, line, known)
             if self.chunk and t.source not in _HANDS:
                 for axes in self._curves:
                     for at in np.arange(self.chunk, len(t.actions), self.chunk) / t.rate:
                         axes.axvline(at, color=line["color"], lw=0.5, alpha=0.3, zorder=0)
-        known = any(entry.trajectory.opening is not None for entry in self.entries)
         opening = "gripper (cm open)" if known else "gripper (1 = open)"
         for axes, label in zip(self._curves, ("speed (cm/s)", "jerk (m/s³)", opening)):
             axes.set_ylabel(label, fontsize=8)
@@ -190,11 +193,11 @@ class Board:
             label += f"; thin lines: every {self.chunk} steps the policy decides anew"
         gripper.set_xlabel(label, fontsize=8)
 
-    def _draw_gripper(self, axes, t, line: dict) -> None:
-        """The opening; where it is unknown the command, 1 open and 0 closed."""
+    def _draw_gripper(self, axes, t, line: dict, known: bool) -> None:
+        """The opening; where no episode's is known the command, 1 open and 0 closed."""
         if t.opening is not None:
             axes.plot(np.arange(len(t.opening)) / t.rate, 100 * t.opening, **line)
-        elif t.has_commands and t.grips:
+        elif not known and t.has_commands and t.grips:
             command = t.actions[:, 6] < 0
             axes.step(np.arange(len(command)) / t.rate, command, where="post", **line)
 
@@ -212,6 +215,11 @@ class Board:
         points = axes.transData.transform(np.column_stack(self._projected(index, names)))
         points[:, 1] = HEIGHT - points[:, 1]
         return Dots(points, self._styles[index]["color"])
+
+
+def _at(row: int, values: np.ndarray, first: float) -> float:
+    """A curve's value at a sample; `values` begin at sample `first` and stay at their ends."""
+    return float(np.interp(row, np.arange(len(values)) + first, values))
 
 
 def _disc(image: np.ndarray, x: float, y: float, radius: int, colour) -> None:

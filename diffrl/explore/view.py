@@ -73,11 +73,15 @@ def chosen(files: list[Path], episode: int, rate: float | None = None) -> list[E
     first = shelves[0][episode]
     found = [first]
     for file, entries in zip(files[1:], shelves[1:]):
-        start = first.trajectory.start_state
-        same = [e for e in entries if e.trajectory.start_state == start]
+        task, start = first.trajectory.task, first.trajectory.start_state
+        same = [
+            e for e in entries if (e.trajectory.task, e.trajectory.start_state) == (task, start)
+        ]
         if not same:
             same = [entries[min(episode, len(entries) - 1)]]
-            tell_user(f"{file} has no episode from start state {start}; it shows another one.")
+            tell_user(
+                f"{file} has no episode of {task} from start state {start}; it shows another one."
+            )
         found.append(same[0])
     return found
 

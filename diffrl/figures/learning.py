@@ -29,9 +29,11 @@ def mean_curves(curves: pd.DataFrame, points: int = 60) -> pd.DataFrame:
     curves: `records.learning_curves`. Rows (source, mode, steps, value, low, high, tasks): between
     two measurements a task's value is interpolated, and after its last one it stays. The interval
     is Student's t over tasks, cut to [0, 1]; of a single task it is the curve's own. The axis ends
-    where 90 % of the runs have ended.
+    where 90 % of the runs have ended. Sources that share tasks are compared on those alone.
     """
     own = curves[curves["mode"] == "deterministic"]
+    shared = own.groupby("task")["source"].transform("nunique") == own["source"].nunique()
+    own = own[shared] if shared.any() else own
     ends = own.groupby(["task", "source"])["steps"].max()
     grid, rows = np.linspace(0, ends.quantile(0.9), points), []
     for source, arm in own.groupby("source", sort=False):

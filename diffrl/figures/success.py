@@ -47,7 +47,7 @@ def dumbbells(rates: pd.DataFrame) -> Figure:
             tone, look = colour(source), {"clip_on": False, "zorder": 3}
             axes.hlines(height, wide["clone"], wide["expert"], color=tone, lw=1.6, alpha=0.55)
             axes.plot(wide["clone"], height, "o", color=tone, mfc="white", ms=3.6, **look)
-            label = LABELS[source].removesuffix(" RL")
+            label = LABELS.get(source, source).removesuffix(" RL")
             axes.plot(wide["expert"], height, "o", color=tone, ms=4.2, **look, label=label)
         axes.set_title(f"acting {IN_WORDS[mode]}")
         axes.set_xlabel("success (%)")

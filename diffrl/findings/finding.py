@@ -31,14 +31,16 @@ class Finding(NamedTuple):
 def recorded(preset: Preset, name: str, stage: Callable[[Preset], pd.DataFrame]) -> pd.DataFrame:
     """A table of a preset: what `stage` finds or computes, or a restored run's record.
 
+    Of a part of a preset, the rows of its tasks; tables that compare have rows of its own.
+
     A run that was unpacked from evidence (``diffrl.evidence``) has its tables and not its data
     sets, so nothing can be found or continued there; ``reproduce --force`` computes it anew.
     """
-    place = preset.tables_of if name.startswith("vla") else ""
-    path = artifacts.runs_dir(preset.name) / place / name
-    if artifacts.restored(preset.name) and path.is_file():
-        return pd.read_csv(path)
-    return stage(preset)
+    own = name.startswith(("vla", "quality"))
+    path = artifacts.runs_dir(preset.name) / (preset.tables_of if own else "") / name
+    kept = artifacts.restored(preset.name) and path.is_file()
+    table = pd.read_csv(path) if kept else stage(preset)
+    return table if own else table[table["task"].isin(preset.tasks)].reset_index(drop=True)
 
 
 def show(preset: str, *findings: Finding | None, heading: str = "") -> None:

@@ -103,10 +103,17 @@ def learning(curves: pd.DataFrame, preset: str) -> Finding:
             reached = f"reaches 90 % after {good.iloc[0] / 1000:.0f} thousand control steps"
         start = f"begins at {100 * own['value'].iloc[0]:.0f} % and {reached}"
         sentences.append(f"The mean of {_policy(source)} {start}.")
-    count = int(mean["tasks"].max())
+    counts, learned = mean.groupby("source", sort=False)["tasks"].max(), curves.groupby("source")
+    count, shared = int(counts.max()), set.intersection(*learned["task"].agg(set))
+    over = f"mean over {_count(count, 'task')}"
+    if not shared:
+        each = ", ".join(f"{n} of {_policy(source)}" for source, n in counts.items())
+        over = f"mean over the tasks of each class ({each}; they share none)"
+    elif len(shared) < curves["task"].nunique():
+        over = f"mean over the {_count(count, 'task')} that all classes have learned"
     band = "Student's t interval (95 %) over tasks" if count > 1 else "Wilson's 95 % interval"
-    caption = f"""Success without noise on held-out start states during RL: mean over
-    {_count(count, "task")}, {band}. A run that has stopped keeps its last value. At 0 the clones.
+    caption = f"""Success without noise on held-out start states during RL: {over},
+    {band}. A run that has stopped keeps its last value. At 0 the clones.
     Preset {preset}."""
     figure = figures.mean_learning(mean)
     return Finding("01_learning_curves", figure, mean, caption, " ".join(sentences))
@@ -114,8 +121,10 @@ def learning(curves: pd.DataFrame, preset: str) -> Finding:
 
 def learning_by_task(curves: pd.DataFrame, preset: str) -> Finding:
     """The appendix of `learning`: every task's own curves."""
-    physics = get_preset(preset).rl.physics
-    where = ", in training physics" if physics == "training" else ""
+    rl = get_preset(preset).rl
+    where = ", in training physics" if rl.physics == "training" else ""
+    if where and rl.physics_check is not None:
+        where += " until it flatters the policy"
     caption = f"""Success during RL, a panel a task. Without noise: on held-out start states, with
     Wilson's 95 % intervals over n episodes (n in the table); the clone is at 0. With noise: of the
     training episodes{where}, of which the first are cut short. Preset {preset}."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from diffrl.base.arm import Arm, Mode
+from diffrl.base.arm import DEMONSTRATORS, Arm, Mode
 from diffrl.base.errors import UserError
 from diffrl.data.episode import Episode
 from diffrl.presets import OperatorConfig, Preset
@@ -13,7 +13,6 @@ from diffrl.sim.scene import Scene
 from diffrl.sim.starts import StartStates, fresh_start_states
 
 CLONE, ZERO = "_clone", "_zero"  # ends of the names of sources that an expert's folder holds
-DEMONSTRATORS = ("operator", "human", "steady")  # steady: the operator without tremor
 Outcome = Literal["success", "failure", "error"]  # error: the physics diverged
 ATTEMPT = ["attempt", "start_state", "policy", "outcome", "steps"]  # columns of the list
 

@@ -98,9 +98,11 @@ def trajectories_of(preset: str, task: str) -> list[Trajectory]:
 def run_quality(preset: str, force: bool = False) -> Quality:
     """Measure all data sets of a preset; writes quality.csv, quality_tests.csv, quality_units.csv.
 
+    Those of a part, whose name says so, lie beside its VLAs (`Preset.tables_of`).
     Finished work is found again by the preset's settings and the files' bytes.
     """
-    config, folder = get_preset(preset).quality, artifacts.runs_dir(preset)
+    known = get_preset(preset)
+    config, folder = known.quality, artifacts.runs_dir(preset) / known.tables_of
     files, again = dataset_files(preset), repeated_files(preset)
     paths = [folder / f"quality{part}.csv" for part in ("_units", "", "_tests")]
     stage = artifacts.Stage(folder, "quality", config, [*files, *again], FORMAT, report.MEASURES)

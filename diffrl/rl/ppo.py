@@ -65,21 +65,9 @@ def actor_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return PPO's clipped loss and what to watch.
 
-    log_prob, old: (m, S); advantages: (m,), normalised here; clip: (S,). Step s has its advantage
+    log_prob, old: (m, S); advantages: (m,), `normalised`; clip: (S,). Step s has its advantage
     discounted by γ_denoising^(S−1−s): the early, noisy steps matter less to the outcome (DPPO).
     """
-    return clipped_loss(log_prob, old, normalised(advantages), clip, gamma_denoising)
-
-
-def normalised(advantages: Tensor) -> Tensor:
-    """Return advantages (m,) with mean 0 and deviation 1."""
-    return (advantages - advantages.mean()) / (advantages.std(correction=0) + EPSILON)
-
-
-def clipped_loss(
-    log_prob: Tensor, old: Tensor, advantages: Tensor, clip: Tensor, gamma_denoising: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`actor_loss` of advantages that are normalised already."""
     steps = log_prob.shape[1]
     discount = gamma_denoising ** torch.arange(steps - 1, -1, -1)
     weighted = advantages[:, None] * discount
@@ -92,6 +80,11 @@ def clipped_loss(
             "clipfrac": ((ratio - 1).abs() > clip).float().mean(0),
         }
     return loss, watch
+
+
+def normalised(advantages: Tensor) -> Tensor:
+    """Return advantages (m,) with mean 0 and deviation 1."""
+    return (advantages - advantages.mean()) / (advantages.std(correction=0) + EPSILON)
 
 
 @torch.no_grad()
@@ -297,7 +290,7 @@ def _minibatch(
         watch: dict[str, Tensor] = {}
         if learn_actor:
             log_prob = policy.log_prob(features, pairs.chains[own])
-            losses["actor"], watch = clipped_loss(
+            losses["actor"], watch = actor_loss(
                 log_prob, pairs.old[own], advantages[share], clip, gamma_denoising
             )
         watch |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}

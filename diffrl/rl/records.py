@@ -147,7 +147,7 @@ def finished_experts(preset: Preset) -> list[tuple[str, Algorithm, int, Path]]:
 
 
 def final_trials(preset: Preset) -> pd.DataFrame:
-    """Return every trial of the finished experts' final evaluations, clones included.
+    """Return every trial of the final evaluations on the preset's tasks, clones included.
 
     Raises:
         UserError: there is no finished expert.
@@ -155,6 +155,8 @@ def final_trials(preset: Preset) -> pd.DataFrame:
     tables = []
     for stage in _finished(preset):
         row = stage.records["rows"][0]
+        if row["task"] not in preset.tasks:
+            continue
         table = pd.read_csv(stage.marker.parent / "trials.csv")
         names = {"task": row["task"], "source": row["algorithm"], "training_seed": row["seed"]}
         tables.append(table.assign(**names))
@@ -167,7 +169,7 @@ def final_trials(preset: Preset) -> pd.DataFrame:
 
 
 def learning_curves(preset: Preset, training_seed: int = 0) -> pd.DataFrame:
-    """Return the success of finished experts over control steps, with Wilson intervals.
+    """Return success over control steps on the preset's tasks, with Wilson intervals.
 
     Rows (task, source, mode, steps, value, low, high, n): "stochastic" are the n training episodes
     that ended in an iteration, "deterministic" the measurements on n held-out start states; at 0
@@ -176,7 +178,7 @@ def learning_curves(preset: Preset, training_seed: int = 0) -> pd.DataFrame:
     rows = []
     for stage in _finished(preset):
         record = stage.records["rows"][0]
-        if record["seed"] != training_seed:
+        if record["seed"] != training_seed or record["task"] not in preset.tasks:
             continue
         names = (record["task"], record["algorithm"])
         table = pd.read_csv(stage.marker.parent / "diagnostics.csv")
