@@ -356,6 +356,20 @@ def test_the_rate_of_experts_is_that_of_the_trials_that_its_interval_is_of():
     assert "| 85 % [81, 88] | 400 |" in load_tool("results_table").experts(table)
 
 
+def test_classes_of_experts_stand_side_by_side_on_the_seeds_that_both_have():
+    rows = [("a", "diffusion", 0, 50), ("a", "diffusion", 1, 10), ("a", "gaussian", 0, 40)]
+    table = pd.DataFrame(rows, columns=["task", "algorithm", "seed", "successes"]).assign(trials=50)
+    rest = {"clone_success": 0.5, "control_steps": 1000, "minutes": 1.0}
+    table = table.assign(mode="deterministic", **rest)
+    page = load_tool("results_table").experts
+    whole, told, shared = page(table).split("\n\n")
+    assert "| diffusion | deterministic | 1 | 2 | 50 % | 60 %" in whole
+    assert "| diffusion | deterministic | 1 | 1 | 50 % | 100 %" in shared
+    assert whole.splitlines()[-1] == shared.splitlines()[-1]  # the Gaussian's
+    assert "tasks or training seeds" in told
+    assert "\n\n" not in page(table[table["seed"] == 0])
+
+
 def test_the_page_of_results_says_where_rows_are_of_other_trials_or_tasks():
     page = load_tool("results_table")
     rates = pd.read_csv(ROOT / "results" / "laptop" / "evaluation.csv")

@@ -63,13 +63,16 @@ def markdown(rows: list[list], header: list[str]) -> str:
 
 
 def experts(table: pd.DataFrame) -> str:
-    """The experts' means over tasks; where the classes' tasks differ, over the shared ones, too."""
-    classes = table.groupby("task")["algorithm"].transform("nunique")
+    """The experts of each class; where the classes' tasks or seeds differ, the shared ones, too."""
+    classes = table.groupby(["task", "seed"])["algorithm"].transform("nunique")
     shared = table[classes == table["algorithm"].nunique()]
     if len(shared) in (0, len(table)):
         return experts_rows(table)
     count = shared["task"].nunique()
-    told = f"The rows are of different tasks. On the {count} that both classes have:"
+    told = (
+        "The rows are of different tasks or training seeds. On what both classes have, "
+        f"{count} tasks:"
+    )
     return f"{experts_rows(table)}\n\n{told}\n\n{experts_rows(shared)}"
 
 
