@@ -62,9 +62,8 @@ def preset_of(task: str, name: str) -> Preset:
 def confirm(task: str, name: str, algorithm: Algorithm, folder: Path) -> None:
     """Play the further held-out start states with the policy in `folder`; replace its row."""
     run = Training(get_preset("laptop"), task, algorithm, folder=folder)
-    first = max(
-        run.preset.rl.measure_starts, run.preset.rl.confirm_starts
-    )  # those chose the policy
+    config = run.preset.rl
+    first = max(config.measure_starts, config.confirm_starts)  # those chose the policy
     trials = run.measure(STARTS, policies.load(folder), first=first)
     path = runs_dir("laptop") / "tried" / "held_out.csv"
     row = {"task": task, "algorithm": algorithm, "try": name, "first": first}
