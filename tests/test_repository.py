@@ -35,12 +35,13 @@ MEBIBYTE = 2**20
 
 @pytest.mark.parametrize(
     ("place", "files", "size"),
-    [(".", 380, 48), ("results", 80, 36), ("figures", 80, 12), ("tests", 90, 2)],
+    [(".", 380, 48), ("results", 80, 40), ("figures", 80, 12), ("tests", 90, 2)],
 )
 def test_a_clone_stays_small(place, files, size):
     """Whoever adds a file finds out here that another one could go.
 
-    Twenty are room for tables and weights of pixels and of libero, which take laptop's place.
+    Twenty are room for tables and weights of pixels and of libero, which take laptop's place; until
+    they do, 22 MiB of laptop's weights and up to 25 of libero's lie side by side.
     """
     kept = committed(place)
     assert 0 < len(kept) <= files
