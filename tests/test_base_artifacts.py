@@ -140,6 +140,21 @@ def test_a_marker_carries_config_seed_versions_and_commit(tmp_path):
     assert {"git_commit", "platform", "diffrl", "config_hash"} <= record.keys()
 
 
+def test_a_package_inside_another_repository_does_not_take_its_commit(tmp_path, monkeypatch):
+    installed = tmp_path / "site-packages" / "diffrl" / "base" / "artifacts.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    monkeypatch.setattr(artifacts, "__file__", str(installed))
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "foreign"], check=True)
+    assert artifacts.git_commit.__wrapped__() is None
+    subprocess.run([*git, "add", installed], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "its own"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert artifacts.git_commit.__wrapped__() == head.stdout.strip()
+
+
 def test_a_missing_input_is_refused_with_its_name(tmp_path):
     artifacts.Stage(tmp_path, "clone", 1).finish()
     with pytest.raises(UserError, match=r"experts\.csv"):

@@ -398,9 +398,14 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the clone's commit, with "+" if tracked code is changed; None outside a clone."""
+    """Return the clone's commit, with "+" if tracked code is changed; None outside a clone.
+
+    A repository is the clone if it tracks this file: a package that is installed in another
+    project's folder has none.
+    """
     code = Path(__file__).resolve().parents[1]
     try:
+        _git(code, "ls-files", "--error-unmatch", __file__)
         commit = _git(code, "rev-parse", "HEAD")
         changed = _git(code, "status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
