@@ -13,8 +13,8 @@
   - ``documents.csv``: a row per JSON file, its configuration and environment by their hashes,
   - ``configs.json`` and ``environments.json``: each distinct one once,
 
-- ``weights/<suite>.safetensors``: the experts' weights, as float16 where that loses nothing, of as
-  many experts as 25 MiB hold.
+- ``weights/<suite>.safetensors``: the weights of the experts from which data sets come, as float16
+  where that loses nothing, of as many as 25 MiB hold.
 
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence; it never
 replaces runs or tables by none. Stages that are restored count as done although their data sets are
@@ -44,7 +44,7 @@ from safetensors.torch import load_file, save_file
 from diffrl.base import artifacts, bundles, heartbeat
 from diffrl.base.errors import UserError
 from diffrl.gallery import copy_figures
-from diffrl.presets import get_preset
+from diffrl.presets import Preset, get_preset
 
 # Folders that a run keeps for itself; of the others, tables and JSON documents are packed.
 WORK = {"videos", "notebooks", "figures", "checkpoint", "evaluation"}
@@ -72,8 +72,10 @@ UNREADABLE = (  # what evidence raises that is not whole, or a stranger's
 # ---- packing ---------------------------------------------------------------------------------
 
 
-def pack(runs: Path, results: Path) -> None:
+def pack(runs: Path, results: Path, preset: Preset | None = None) -> None:
     """Write the evidence of the run in `runs` into `results`, in place of what lies there.
+
+    An expert from which no data set of `preset` comes keeps its records and not its weights.
 
     Raises:
         UserError: there is nothing to pack, what was packed does not give the same files back, or
@@ -88,7 +90,7 @@ def pack(runs: Path, results: Path) -> None:
         packed.mkdir()
         texts = _pack_tables(runs, files, packed) | _pack_documents(runs, files, packed)
         bundles.write(packed / BUNDLE, texts)
-        _pack_weights(runs, packed)
+        _pack_weights(runs, packed, preset)
         _check(runs, files, packed, Path(temporary) / "unpacked")
         _lose_nothing(results, packed)
         if results.exists():
@@ -208,7 +210,7 @@ def _index(row: Mapping, document: Mapping) -> list[dict]:
     return [{"kind": path.parts[0], "run": run, **shared, "minutes": measured.get("minutes", "")}]
 
 
-def _pack_weights(runs: Path, packed: Path) -> None:
+def _pack_weights(runs: Path, packed: Path, preset: Preset | None) -> None:
     """The experts' weights, a file per suite; float16 where it holds the very same numbers.
 
     As many experts as `MOST_WEIGHTS` has room for: first seeds before later ones, then tasks by
@@ -216,6 +218,7 @@ def _pack_weights(runs: Path, packed: Path) -> None:
     """
     suites: dict[str, dict[str, torch.Tensor]] = {}
     paths = sorted((runs / "experts").glob(f"*/*/{POLICY}"), key=_rank)
+    paths = [path for path in paths if _makes_data(path.parent, preset)]
     room, left_out = MOST_WEIGHTS, 0
     for path in paths:
         run = path.parent.relative_to(runs / "experts").as_posix()
@@ -235,9 +238,19 @@ def _pack_weights(runs: Path, packed: Path) -> None:
 
 def _rank(path: Path) -> tuple[int, int, str]:
     """Sort key of an expert's weights, ``<suite>-<index>/<algorithm>-seed<seed>/…``."""
-    task, run = path.parts[-3:-1]
-    index, seed = (re.search(r"\d+$", name) for name in (task, run))
-    return int(seed[0]) if seed else 0, int(index[0]) if index else 0, path.as_posix()
+    return _number(path.parent), _number(path.parent.parent), path.as_posix()
+
+
+def _number(folder: Path) -> int:
+    """The number at the end of a folder's name; 0 without one."""
+    found = re.search(r"\d+$", folder.name)
+    return int(found[0]) if found else 0
+
+
+def _makes_data(expert: Path, preset: Preset | None) -> bool:
+    """Whether data sets come from the expert in a folder; of no preset they may."""
+    task = "/".join(expert.parent.name.rsplit("-", 1))
+    return preset is None or _number(expert) in preset.data_seeds(task)
 
 
 def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -295,10 +308,11 @@ def _content(path: Path):
 # ---- unpacking -------------------------------------------------------------------------------
 
 
-def unpack(results: Path, runs: Path, goes_on: bool = False) -> None:
+def unpack(results: Path, runs: Path, goes_on: bool = False, preset: Preset | None = None) -> None:
     """Restore from the evidence in `results` the run that was packed, in the new folder `runs`.
 
-    If it `goes_on`, stages whose outputs git does not keep come back undone.
+    If it `goes_on`, stages whose outputs git does not keep come back undone, but for experts from
+    which no data set of `preset` comes.
 
     Raises:
         UserError: the evidence is not whole.
@@ -313,7 +327,7 @@ def unpack(results: Path, runs: Path, goes_on: bool = False) -> None:
                 _unpack_documents(bundle, whole, goes_on)
             _unpack_weights(results, whole)
             if goes_on:
-                _leave_undone(whole)
+                _leave_undone(whole, preset)
         except UNREADABLE as error:
             raise UserError(
                 f"The evidence in {results} is not whole ({error!r}): restore it from git."
@@ -374,15 +388,16 @@ def _unpack_weights(results: Path, runs: Path) -> None:
         save_file(tensors, _inside(runs, f"experts/{run}/{POLICY}"))
 
 
-def _leave_undone(runs: Path) -> None:
+def _leave_undone(runs: Path, preset: Preset | None) -> None:
     """Set aside the markers of stages whose outputs are not kept: a run that goes on needs those.
 
-    They are packed again with it, unless the stage is done anew. Of an expert outside `experts`
-    nothing but what was measured is needed, which is kept.
+    They are packed again with it, unless the stage is done anew. Of an expert outside `experts`,
+    and of one from which no data set comes, nothing but what was measured is needed, which is kept.
     """
     for marker in list(runs.rglob(f"*{DONE}")):
         outputs = artifacts.read_json(marker)["outputs"]
-        if marker.name == EXPERT and marker.is_relative_to(runs / "experts"):
+        inside = marker.name == EXPERT and marker.is_relative_to(runs / "experts")
+        if inside and _makes_data(marker.parent, preset):
             outputs = [*outputs, POLICY]
         if not all((marker.parent / name).exists() for name in outputs):
             marker.rename(marker.with_name(marker.name.removesuffix(DONE) + UNDONE))
@@ -462,7 +477,7 @@ def restore(preset: str) -> bool:
             return False
         with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=runs.parent) as temporary:
             whole = Path(temporary) / "whole"
-            unpack(results, whole, goes_on=not finished)
+            unpack(results, whole, goes_on=not finished, preset=get_preset(preset))
             if not finished:
                 taken = _take(whole, artifacts.make_folder(runs))
                 (runs / TAKEN).write_text(wanted, encoding="utf-8")
@@ -549,9 +564,10 @@ def main(preset: str = "libero") -> None:
     Args:
         preset: the preset whose run in runs/ is packed.
     """
-    name = get_preset(preset).name
+    settings = get_preset(preset)
+    name = settings.name
     results = artifacts.results_dir(name)
-    pack(artifacts.runs_dir(name), results)
+    pack(artifacts.runs_dir(name), results, settings)
     target = copy_figures(name)
     kept = [path for path in results.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in kept) / 2**20

@@ -285,6 +285,10 @@ class Preset:
         preset = replace(self, demonstrations=self.demonstrations.of(task), own=())
         return preset.with_settings(own)
 
+    def data_seeds(self, task: str) -> tuple[int, ...]:
+        """Return the training seeds of the experts from which a task's data sets come."""
+        return self.of(task).rl.seeds[: self.generation.experts]
+
     def part(self, suites: Sequence[str]) -> "Preset":
         """Return the same preset with the tasks of some suites alone; none: all of them.
 

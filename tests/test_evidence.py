@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffrl import evidence, gallery
+from diffrl import evidence, gallery, presets
 from diffrl.__main__ import main
 from diffrl.base import artifacts, bundles
 from diffrl.base.artifacts import Stage
 from diffrl.base.errors import UserError
+from diffrl.presets import get_preset
 
 LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
 
@@ -155,6 +156,27 @@ def test_an_expert_whose_weights_git_does_not_keep_is_trained_again(run, tmp_pat
     expert = artifacts.run_folder("libero") / "experts/libero_object-0/diffusion-seed0"
     assert (expert / "trials.csv").is_file()
     assert not Stage(expert, "expert", {"seed": 0}).done
+
+
+def test_an_expert_that_makes_no_data_is_found_without_its_weights(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    first = run / "experts/libero_object-0/diffusion-seed0"
+    shutil.copytree(first, first.with_name("diffusion-seed1"))
+    settings = {"rl.seeds": (0, 1), "generation.experts": 1}
+    preset = get_preset("smoke").with_settings(settings)
+    monkeypatch.setitem(presets.PRESETS, "smoke", preset)
+    evidence.pack(run, artifacts.results_dir("smoke"), preset)
+    assert evidence.restore("smoke")
+    here = artifacts.run_folder("smoke") / "experts/libero_object-0"
+    for seed, kept in ((0, True), (1, False)):
+        expert = here / f"diffusion-seed{seed}"
+        assert (expert / "policy.safetensors").is_file() == kept
+        assert Stage(expert, "expert", {"seed": 0}).done
+    every = preset.with_settings({"generation.experts": None})
+    evidence.pack(run, artifacts.results_dir("smoke"), every)
+    (packed,) = (artifacts.results_dir("smoke") / "weights").iterdir()
+    kept = {name.split("/")[1] for name in load_file(packed)}
+    assert kept == {"diffusion-seed0", "diffusion-seed1"}
 
 
 def test_a_run_whose_last_table_has_an_arm_without_trials_goes_on(run, tmp_path, monkeypatch):

@@ -148,6 +148,9 @@ def test_an_expert_of_other_settings_makes_no_data(tmp_path, monkeypatch):
     other = smoke.with_settings({"rl.iterations": 99})
     with pytest.raises(UserError, match=r"of the settings of preset smoke: run notebook 01"):
         generate(other, samples.TASK, Arm("diffusion", "deterministic"))
+    (folder / "policy.safetensors").unlink()
+    with pytest.raises(UserError, match=r"records are there.*--seed 0 --force` trains it again"):
+        generate(smoke, samples.TASK, Arm("diffusion", "deterministic"))
 
 
 def test_a_clone_is_a_source_of_its_own_in_the_folder_of_its_expert(tmp_path, monkeypatch):

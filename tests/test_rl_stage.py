@@ -158,6 +158,12 @@ def test_an_expert_is_played_again_with_every_seed_of_its_noise(tmp_path, monkey
     pd.testing.assert_frame_equal(evaluate_again(preset, workers=1), table)
     assert len(played) == 3  # found, not played again
     assert (tmp_path / "runs" / "smoke" / "expert_noise.csv").exists()
+    for folder in (tmp_path / algorithm for algorithm in ALGORITHMS):
+        (folder / policies.WEIGHTS).unlink()  # as git keeps an expert that makes no data
+    monkeypatch.setattr(train.policies, "load", None)
+    first = evaluate_again(preset.with_settings({"rl.evaluation_seeds": (0,)}), workers=1)
+    assert first["success"].tolist() == [1.0] * 3
+    assert len(played) == 3
 
 
 def test_experts_of_a_preset_are_found_or_continued_and_a_failure_stops_none(

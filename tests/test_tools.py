@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffrl import evidence
+from diffrl import evidence, presets
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import lock, results_dir, runs_dir, write_csv
 from diffrl.evaluation import scores
@@ -62,7 +62,7 @@ def test_experts_of_both_physics_are_judged_alike_and_finished_runs_are_found(
         clone=clone,
         rl=rl,
     )
-    monkeypatch.setattr(tool, "get_preset", lambda name: tiny)
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
     monkeypatch.setattr(tool, "STARTS", 2)
     options = {"tasks": ("libero_goal/7",), "algorithms": ("gaussian",), "seeds": (1,)}
     anew, train = [], tool.train_expert
@@ -102,7 +102,7 @@ def test_a_scan_of_demonstrations_adds_to_the_table_that_git_keeps(tmp_path, mon
     tool = load_tool("count_demonstrations")
     clone = CloneConfig(width=32, first_measure=20)
     tiny = Preset(name="tiny", tasks=("libero_goal/7",), clone=clone)
-    monkeypatch.setattr(tool, "get_preset", lambda name: tiny)
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
     monkeypatch.setattr(tool, "STARTS", 1)
     table = runs_dir("tiny") / "clones.csv"
     earlier = ["libero_goal/7,1,0.5,0.25,24", "libero_object/0,3,0.5,0.25,24"]

@@ -46,7 +46,7 @@ def experts_behind(preset: Preset, task: str, source: str) -> list[tuple[str, in
     if source in DEMONSTRATORS:
         return []
     algorithm = source.removesuffix(CLONE).removesuffix(ZERO)
-    return [(algorithm, s) for s in preset.of(task).rl.seeds[: preset.generation.experts]]
+    return [(algorithm, seed) for seed in preset.data_seeds(task)]
 
 
 def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
@@ -61,12 +61,21 @@ def expert_folders(preset: Preset, task: str, source: str) -> list[Path]:
     for algorithm, seed in experts_behind(preset, task, source):
         folder = expert_folder(preset, task, algorithm, seed)
         known = (folder / "policy.safetensors").is_file()
-        if not known or not expert_stage(preset, task, algorithm, seed).found:
+        found = expert_stage(preset, task, algorithm, seed).found
+        command = (
+            f"python -m diffrl train --task {task} --algorithm {algorithm} "
+            f"--preset {preset.name} --seed {seed}"
+        )
+        if found and not known:
+            raise UserError(
+                f"Of the {algorithm} expert for {task} in {folder} the records are there, its "
+                f"weights are not: `{command} --force` trains it again."
+            )
+        if not found:
             raise UserError(
                 f"There is no {algorithm} expert for {task} in {folder}"
                 f"{' of the settings of preset ' + preset.name if known else ''}: run notebook 01, "
-                f"or `python -m diffrl train --task {task} --algorithm {algorithm} "
-                f"--preset {preset.name} --seed {seed}`."
+                f"or `{command}`."
             )
         folders.append(folder / "clone" if source.endswith(CLONE) else folder)
     return folders

@@ -169,10 +169,11 @@ NOISE = ["task", "algorithm", "mode", "seed", "noise_seed", "trials", "successes
 def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int) -> pd.DataFrame:
     task, algorithm, seed, folder = item
     config = {"starts": preset.rl.evaluation_starts, "seeds": preset.rl.evaluation_seeds}
-    stage = Stage(folder, "noise", config, inputs=[folder / policies.WEIGHTS])
+    further = preset.rl.evaluation_seeds[1:]  # the first one's trials are those of the run
+    stage = Stage(folder, "noise", config, inputs=[folder / policies.WEIGHTS] if further else ())
     if not stage.done:
         torch.set_num_threads(preset.rl.torch_threads)
-        run, policy = Training(preset, task, algorithm, seed, threads), policies.load(folder)
+        run = Training(preset, task, algorithm, seed, threads)
         known = pd.read_csv(folder / "trials.csv").query("policy == 'expert'")
         rows = []
         for mode in (
@@ -180,7 +181,8 @@ def _again(item: tuple[str, Algorithm, int, Path], preset: Preset, threads: int)
         ):
             for noise in preset.rl.evaluation_seeds:
                 table = known[(known["mode"] == mode) & (known["seed"] == noise)]
-                table = table if len(table) else trial_table(run.play(policy, mode, noise))
+                if table.empty:
+                    table = trial_table(run.play(policies.load(folder), mode, noise))
                 success = table.loc[~table["error"], "success"]
                 counts = [len(success), int(success.sum()), success.mean()]
                 rows.append(dict(zip(NOISE, [task, algorithm, mode, seed, noise, *counts])))
