@@ -6,6 +6,7 @@ import pandas as pd
 from scipy.stats import fisher_exact
 from test_claims_log import log_rows, log_text
 
+from diffrl.base.intervals import interval_over_tasks
 from diffrl.evidence import packed_table
 from diffrl.presets import get_preset
 
@@ -30,9 +31,39 @@ def test_the_log_s_runs_of_both_physics_are_those_of_the_record():
         if value != "–"
     }
     assert told == share.to_dict()
-    assert f"training physics costs: {len(told)} of 72 runs" in log_text()
+    assert len(told) == 72  # six tasks, both classes, three seeds, both physics
     flattered = share["libero_goal/0", "diffusion", 0, "training"]
     assert f"with {flattered:.1f} % of the 192 states" in log_text()
+
+
+def test_what_is_said_of_success_jerk_and_steps_in_both_physics_is_what_the_runs_give():
+    """As was planned: classes and seeds are averaged within a task."""
+    runs = pd.read_csv(LAPTOP.parent / "training_physics.csv")
+
+    def paired(measure, runs=runs):
+        table = runs.groupby(["task", "physics"])[measure].mean().unstack()
+        return table["training"] - table["exact"]
+
+    def interval(values, digits):
+        value, *ends = (f"{number:+.{digits}f}" for number in interval_over_tasks(values))
+        return f"{value} [{', '.join(ends)}]".replace("-", "−")
+
+    readme = " ".join((LAPTOP.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    change = 100 * paired("success")
+    assert interval_over_tasks(change).value > -1
+    assert f"{interval(change, 1)} points" in log_text()
+    assert "success by {} points [{}".format(*interval(change, 1).split(" [")) in readme
+    for algorithm, name in (("diffusion", "diffusion's"), ("gaussian", "Gaussian's")):
+        own = 100 * paired("success", runs[runs["algorithm"] == algorithm])
+        assert f"the {name} is {interval(own, 1)}" in log_text()
+    assert change.min() > -3  # no task learns in exact physics
+    (first, lost), (second, less) = change.nsmallest(2).items()
+    told = f"{first} loses {-lost:.1f} points and {second} {-less:.1f}"
+    assert told in log_text()
+    assert f"jerk changes by {interval(paired('jerk_rms'), 1)} m/s³" in log_text()
+    assert f"the successes' steps by {interval(paired('steps'), 1)}" in log_text()
+    rough = paired("jerk_rms", runs[runs["algorithm"] == "gaussian"])
+    assert f"Of the Gaussian alone jerk changes by {interval(rough, 1)} m/s³" in log_text()
 
 
 def test_no_measurement_of_laptops_experts_would_have_left_training_physics():
