@@ -193,6 +193,21 @@ def test_experts_of_a_preset_are_found_or_continued_and_a_failure_stops_none(
     assert trained == [(task, "gaussian", 3) for task in tasks]
 
 
+def test_an_expert_that_is_found_without_its_weights_says_how_to_have_them(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    names = ("libero_object/0", "diffusion", 0)
+    stage = records.expert_stage(get_preset("smoke"), *names)
+    row = dict.fromkeys(records.COLUMNS, 0) | dict(zip(("task", "algorithm", "seed"), names))
+    stage.finish({"rows": [row]})
+    for kept in (False, True):
+        if kept:
+            (stage.marker.parent / policies.WEIGHTS).touch()
+        rl_stage.main(task="libero_object/0", preset="smoke")
+        assert ("--force trains it again" in capsys.readouterr().out) is not kept
+
+
 def test_what_is_evaluated_and_kept_is_what_float16_holds(tmp_path):
     config = policies.make_config("diffusion", get_preset("smoke").clone, get_preset("smoke").rl)
     policy = policies.make_policy(config, SMALL, seed=1)

@@ -240,6 +240,8 @@ def main(
     collect_records(settings)
     _show(rows)
     print(f"Everything of this run lies in {folder}.")
+    if not (folder / policies.WEIGHTS).is_file():
+        print("Its weights are not there, as git keeps its records alone: --force trains it again.")
 
 
 def _train_all(
