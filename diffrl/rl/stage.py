@@ -156,6 +156,8 @@ def evaluate_again(preset: Preset, workers: int | None = None) -> pd.DataFrame:
     items = finished_experts(preset)
     function = functools.partial(_again, preset=preset, threads=1)
     names = [f"{task} {algorithm} seed {seed}" for task, algorithm, seed, _ in items]
+    if not preset.rl.evaluation_seeds[1:]:
+        workers = 1  # nothing is played, and a process takes seconds to begin
     workers = _workers(preset) if workers is None else workers
     tables = map_tasks(function, items, names=names, workers=workers, description="noise seeds")
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NOISE)
