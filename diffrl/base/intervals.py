@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from diffrl.base.errors import UserError
 
@@ -46,7 +46,7 @@ def wilson(successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95) ->
     k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
     if np.any((k < 0) | (k > n)):
         raise UserError("Wilson interval: successes must lie between 0 and the number of trials.")
-    z = stats.norm.ppf(0.5 + confidence / 2)
+    z = special.ndtri(0.5 + confidence / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = k / n
         centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -72,7 +72,7 @@ def mean_interval(
         mean = total / n
         residual = values - np.expand_dims(mean, axis)
         std = np.sqrt(np.nansum(residual**2, axis=axis) / np.where(n > 1, n - 1, np.nan))
-        half = stats.t.ppf(0.5 + confidence / 2, np.maximum(n - 1, 1)) * std / np.sqrt(n)
+        half = special.stdtrit(np.maximum(n - 1, 1), 0.5 + confidence / 2) * std / np.sqrt(n)
     return mean, mean - half, mean + half
 
 
@@ -92,7 +92,7 @@ def stratified_mean_interval(
     if not freedom:
         return Interval(mean, np.nan, np.nan)
     share = sum(1 / len(rows) for rows in groups) / len(groups) ** 2
-    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(squares / freedom * share)
+    half = special.stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(squares / freedom * share)
     return Interval(mean, float(mean - half), float(mean + half))
 
 
@@ -149,7 +149,7 @@ def odds_ratio_over_tasks(
     if k < 2 or not np.all(np.isfinite(left)) or np.ptp(left) <= 1e-12:
         return Interval(ratio, np.nan, np.nan)
     error = np.sqrt((k - 1) / k * np.sum((left - left.mean()) ** 2))
-    half = stats.t.ppf(0.5 + confidence / 2, k - 1) * error
+    half = special.stdtrit(k - 1, 0.5 + confidence / 2) * error
     return Interval(ratio, float(ratio * np.exp(-half)), float(ratio * np.exp(half)))
 
 
@@ -197,11 +197,13 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     >>> mcnemar([True, True, True, False], [False, False, True, False])
     McNemar(only_first=2, only_second=0, p=0.5)
     """
+    from scipy.stats import binomtest  # a second, which every process would pay at its start
+
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape:
         raise UserError(f"McNemar pairs trials one to one, got {first.size} and {second.size}.")
     b, c = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    p = 1.0 if b + c == 0 else float(stats.binomtest(min(b, c), b + c).pvalue)
+    p = 1.0 if b + c == 0 else float(binomtest(min(b, c), b + c).pvalue)
     return McNemar(b, c, p)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import fisher_exact
 
 from diffrl.base.scale import cores
 from diffrl.policy import ChainPolicy
@@ -200,6 +199,8 @@ class Learner:
         limit = self.config.physics_check
         if limit is None or any(row["physics"] != "training" for row in rows):
             return
+        from scipy.stats import fisher_exact  # a second, which exact physics need not pay
+
         ended = sum(row["episodes"] for row in rows)
         good = sum(round(row["success"] * row["episodes"]) for row in rows if row["episodes"])
         table = [(good, ended - good), (measured.successes, measured.fair - measured.successes)]
