@@ -366,14 +366,14 @@ _SMOKE = Preset(
         measure_starts=16,
         target_success=0.95,
         confirm_starts=32,
-        evaluation_starts=20,
+        evaluation_starts=10,
         evaluation_seeds=(0,),
     ),
     generation=GenerationConfig(
         episodes=36,
         modes=("deterministic",),  # no VLA learns from the noisy ones
         max_attempts=160,
-        repeats=6,
+        repeats=4,
         repeated_starts=3,
     ),
     quality=QualityConfig(episodes=20, resamples=1000),

@@ -8,6 +8,7 @@ import pytest
 
 from diffrl.__main__ import main
 from diffrl.base.errors import UserError
+from diffrl.evidence import packed_table
 from diffrl.plan import Rates, control_steps, plan, wall_hours
 from diffrl.plan.rates import RECORDED, _second_looks
 from diffrl.plan.work import STAGES, frames_of, text
@@ -136,6 +137,21 @@ def test_training_physics_makes_the_rl_of_smoke_cheaper(rates):
     cheap = plan(smoke, 1, 2, 0, rates)
     assert core_minutes(cheap, "experts", "RL on") < 0.8 * core_minutes(exact, "experts", "RL on")
     assert core_minutes(cheap, "data") == core_minutes(exact, "data")
+
+
+def test_scenes_and_clones_are_counted_once_each(rates):
+    """A scene serves both classes; in training physics its layouts settle first."""
+    smoke = get_preset("smoke")
+    scene = core_minutes(plan(smoke, 1, 2, 0, rates), "experts", "scenes")
+    exact = plan(smoke.with_settings({"rl.physics": "exact"}), 1, 2, 0, rates)
+    settling = 60 * (scene - core_minutes(exact, "experts", "scenes"))
+    assert settling == pytest.approx(1024 * 10 / rates.speed("libero_object/0").value)
+    clones = plan(LAPTOP, 1, 2, 0, rates).query("unit == 'clones'")
+    assert clones["jobs"].tolist() == [15, 15]
+    documents = packed_table(RESULTS / "laptop", "documents.csv")
+    made = documents[documents["path"].str.match("experts/.*/clone.done.json")]["records"]
+    taken = sum(json.loads(record)["seconds"] for record in made)
+    assert 3600 * clones["core_hours"].sum() == pytest.approx(taken)
 
 
 def test_the_predicted_minutes_of_smoke_are_within_30_percent_of_those_measured(rates):

@@ -4,7 +4,8 @@
 
 Every stage that is not done in runs/ is computed, so a measurement needs a DIFFRL_HOME of its own.
 Processor time and not the clock's is compared: a machine that does other things, too, changes it
-little. Pictures are drawn for the VLAs, so the two are one stage here.
+little. The plan's minutes are those of the recorded machine, which multiplies float32. Pictures are
+drawn for the VLAs, so the two are one stage here.
 """
 
 import resource
@@ -61,7 +62,7 @@ def main(preset: str = "smoke") -> None:
     settings, rows = get_preset(preset), []
     if run_folder(preset).exists():
         raise UserError(f"{run_folder(preset)} exists: set DIFFRL_HOME to an empty folder.")
-    table = plan(settings, 1, 2, 0, Rates.read())
+    table = plan(settings, 1, 2, 0, Rates.read(precision="float32"))
     planned = 60 * table.groupby("stage")["core_hours"].sum()
     for stage, run in RUN.items():
         before = spent()

@@ -4,6 +4,7 @@ A rate is the number of seconds that one core, or one GPU, takes for a unit. The
 ``results/throughput.json`` and ``results/laptop``, all of one machine with two cores.
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 
 from diffrl.base.arm import Arm
 from diffrl.base.artifacts import read_json, root
+from diffrl.base.control import SETTLE_STEPS
 from diffrl.base.errors import UserError
 from diffrl.evidence import packed_table
 from diffrl.policy.vision import CHANNELS, STRIDE
 from diffrl.presets import ALGORITHMS, VLAConfig, get_preset
+from diffrl.sim.compiler import LAYOUTS
 from diffrl.sim.tasks import CAMERAS, MAX_STEPS, get_task
 from diffrl.vla.train import Precision, precision_of
 
@@ -58,6 +61,8 @@ class Rates:
     Attributes:
         stepping: control steps a second of one core on LIBERO's physics, by suite.
         cheaper: how much faster a step of training physics is, by suite.
+        compiling: seconds that a scene takes for the first time.
+        cloning: seconds that a clone takes, by policy class.
         learning: seconds that RL adds to a control step, by policy class.
         playing: seconds that rolling out an expert adds to a control step.
         lengths: mean control steps of an attempt, by suite.
@@ -75,6 +80,8 @@ class Rates:
 
     stepping: Mapping[str, float]
     cheaper: Mapping[str, float]
+    compiling: float
+    cloning: Mapping[str, Rate]
     learning: Mapping[str, Rate]
     playing: Rate
     lengths: Mapping[str, float]
@@ -113,6 +120,7 @@ class Rates:
         try:
             physics = pd.read_csv(results / "training_physics_options.csv")
             experts, runs = _experts(place, tasks), packed_table(place, "experts_diagnostics.csv")
+            cloning = _cloning(packed_table(place, "documents.csv"))
             data, trials = _table(place, "generation.csv"), _table(place, "vla_trials.csv")
             vlas = _table(place, "vla.csv")
         except OSError as error:
@@ -124,7 +132,9 @@ class Rates:
         return cls(
             stepping=stepping,
             cheaper=_cheaper(physics),
-            learning={a: _learning(experts, a, stepping) for a in ALGORITHMS},
+            compiling=speed["start_s"]["first"],
+            cloning=cloning,
+            learning={a: _learning(experts, a, stepping, cloning[a]) for a in ALGORITHMS},
             playing=_playing(data, stepping),
             lengths=_lengths(data),
             tries=_tries(data),
@@ -148,6 +158,12 @@ class Rates:
         if substeps != 12:
             basis += f"; guess: {substeps} physics steps a control step scale its time"
         return Rate(rate * self.cheaper[_suite(task)] * 12 / substeps, basis)
+
+    def scene(self, task: str, physics: str) -> Rate:
+        """Return the seconds of a task's scene, and of the layouts where things settle first."""
+        simulator = self.speed(task)
+        settling = LAYOUTS * SETTLE_STEPS / simulator.value if physics == "training" else 0.0
+        return Rate(self.compiling + settling, simulator.basis)
 
     def trial_steps(self, task: str) -> float:
         """Return the control steps of an expert's or the operator's trial, on average."""
@@ -258,10 +274,22 @@ def _beyond(minutes: pd.Series, steps: pd.Series, speeds: pd.Series) -> float:
     return float((60 * minutes - steps / speeds).sum() / steps.sum())
 
 
-def _learning(experts: pd.DataFrame, algorithm: str, stepping: Mapping[str, float]) -> Rate:
+def _cloning(documents: pd.DataFrame) -> dict[str, Rate]:
+    """What the clones of a preset's experts took, without their demonstrations."""
+    clones = documents[documents["path"].str.match(r"experts/.*/clone\.done\.json$")]
+    seconds = clones["records"].map(lambda text: json.loads(text)["seconds"])
+    whose = clones["path"].str.extract(r"/(\w+)-seed\d+/", expand=False)
+    basis = f"recorded: results/{RECORDED}/records.zip"
+    return {name: Rate(float(taken.mean()), basis) for name, taken in seconds.groupby(whose)}
+
+
+def _learning(
+    experts: pd.DataFrame, algorithm: str, stepping: Mapping[str, float], cloning: Rate
+) -> Rate:
     rows = experts.query("algorithm == @algorithm and mode == 'deterministic'")
     speeds = rows["task"].map(lambda task: stepping[_suite(task)])
-    value = _beyond(rows["minutes"], rows["control_steps"], speeds)
+    minutes = rows["minutes"] - cloning.value / 60
+    value = _beyond(minutes, rows["control_steps"], speeds)
     return Rate(value, f"recorded: results/{RECORDED}/experts.csv")
 
 

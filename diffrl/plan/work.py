@@ -118,6 +118,9 @@ def works(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
 
 
 def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
+    scenes = [rates.scene(task, preset.of(task).rl.physics) for task in preset.tasks]
+    each = Rate(sum(scene.value for scene in scenes) / len(scenes), scenes[0].basis)
+    yield Work("experts", "scenes, settled", len(scenes), len(scenes), "scenes", each)
     for algorithm in ALGORITHMS:
         jobs, steps, seconds, played, decisions = 0, 0.0, 0.0, 0.0, 0.0
         encoder = preset.clone.encoder
@@ -137,6 +140,8 @@ def _experts(preset: Preset, gpu: bool, rates: Rates) -> Iterator[Work]:
             played += seeds * _judged(own, algorithm) * rates.trial_steps(task)
         basis = f"{speed.basis}; {overhead.basis}"
         disk = GUESSED["expert" if encoder == "state" else f"{encoder} expert"]
+        cloning = rates.cloning[algorithm]
+        yield Work("experts", f"{algorithm}: cloning", jobs, jobs, "clones", cloning)
         yield Work(
             *("experts", f"{algorithm}: RL on the simulator", jobs, steps, "control steps"),
             Rate(seconds / steps, basis),
