@@ -209,3 +209,12 @@ def test_a_bar_shows_shares_and_the_remaining_time_and_never_goes_back(capsys):
         advance(bar, 1.2)
         assert bar.n == 1.5
         assert "1.5/4 [00:30<00:50]" in str(bar)
+
+
+def test_what_a_worker_imports_leaves_scipy_s_statistics_out():
+    """Every process of every stage would load them, for a quantile or two."""
+    stages = ("rl", "generation", "vla", "evaluation")
+    code = "import sys; import " + ", ".join(f"diffrl.{stage}.stage" for stage in stages)
+    code += "; print('scipy.stats' in sys.modules, 'scipy.special' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -154,6 +154,14 @@ def test_scenes_and_clones_are_counted_once_each(rates):
     assert 3600 * clones["core_hours"].sum() == pytest.approx(taken)
 
 
+def test_the_log_says_what_share_of_smoke_s_experts_scenes_and_clones_are(rates):
+    table = plan(get_preset("smoke"), 1, 2, 0, rates)
+    parts = sum(core_minutes(table, "experts", what) for what in ("scenes", "cloning"))
+    assert parts / core_minutes(table, "experts") == pytest.approx(1 / 5, abs=0.01)
+    log = " ".join((RESULTS.parent / "docs" / "LOG.md").read_text(encoding="utf-8").split())
+    assert "they are a fifth of what is planned for experts" in log
+
+
 def test_the_predicted_minutes_of_smoke_are_within_30_percent_of_those_measured(rates):
     """Processor minutes of a run from nothing (tools/measure_plan.py)."""
     record = pd.read_csv(RESULTS / "plan.csv").query("preset == 'smoke'").set_index("stage")

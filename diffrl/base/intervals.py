@@ -197,7 +197,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     >>> mcnemar([True, True, True, False], [False, False, True, False])
     McNemar(only_first=2, only_second=0, p=0.5)
     """
-    from scipy.stats import binomtest  # a second, which every process would pay at its start
+    from scipy.stats import binomtest  # large: no worker should load it at its start
 
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape:

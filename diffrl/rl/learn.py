@@ -199,7 +199,7 @@ class Learner:
         limit = self.config.physics_check
         if limit is None or any(row["physics"] != "training" for row in rows):
             return
-        from scipy.stats import fisher_exact  # a second, which exact physics need not pay
+        from scipy.stats import fisher_exact  # large: loaded where it is needed
 
         ended = sum(row["episodes"] for row in rows)
         good = sum(round(row["success"] * row["episodes"]) for row in rows if row["episodes"])

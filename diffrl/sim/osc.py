@@ -180,7 +180,7 @@ def control_step(
     for substep in range(substeps):
         _step1(model, data)
         if substep == 0:
-            for i in range(3):  # an expression of arrays takes two seconds more to compile
+            for i in range(3):  # an expression of arrays takes longer to compile
                 goal_pos[i] = eef_pos[i] + MAX_TRANSLATION * action[i]
             if action[3] != 0.0 or action[4] != 0.0 or action[5] != 0.0:
                 # with a zero rotation robosuite keeps the previous goal orientation

@@ -212,7 +212,7 @@ def _flips(u, v, mesh):
         f = c // 3
         a, b = wedge[3 * f + (c + 1) % 3], wedge[3 * f + (c + 2) % 3]
         if alive[f] and vertex_of[a] != v and vertex_of[b] != v:
-            # cross products element by element: those of arrays take five seconds to compile
+            # cross products element by element: those of arrays take long to compile
             base, side, here = points[a], points[b], points[wedge[c]]
             before, after, both = 0.0, 0.0, 0.0
             for i in range(3):
