@@ -147,8 +147,10 @@ def test_names_must_match_the_items():
 def test_a_killed_parent_leaves_no_worker_behind(tmp_path, number):
     script = tmp_path / "parent.py"
     script.write_text(
-        "import sys, time\nfrom diffrl.base.scale import map_tasks\n"
-        "def work(item):\n    print('up', flush=True)\n    time.sleep(120)\n"
+        "import os, time\nfrom diffrl.base.scale import map_tasks\n"
+        # one write: print's word and newline are two where Python does not buffer, and two workers'
+        # may come mixed
+        "def work(item):\n    os.write(1, b'up\\n')\n    time.sleep(120)\n"
         "if __name__ == '__main__':\n    map_tasks(work, [1, 2], workers=2)\n"
     )
     with subprocess.Popen(
