@@ -1,5 +1,6 @@
 """The tools that make records: run on a tiny configuration."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,10 +18,12 @@ import pytest
 from diffrl import evidence, presets
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import lock, results_dir, runs_dir, write_csv
+from diffrl.base.errors import UserError
+from diffrl.base.heartbeat import heartbeat
 from diffrl.evaluation import scores
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.presets import ALGORITHMS, CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
-from diffrl.rl.records import COLUMNS
+from diffrl.rl.records import COLUMNS, expert_folder
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator
 from diffrl.sim.starts import fresh_start_states
@@ -252,6 +255,24 @@ def test_a_task_that_neither_class_learned_is_tried_once_more_with_both():
         "libero_goal/3": {"diffusion": 0.2, "gaussian": 0.1},
     }
     assert tool.to_retry(success, tried={"libero_goal/3"}) == ["libero_goal/0", "libero_goal/2"]
+
+
+def test_a_task_is_judged_once_both_its_classes_have_been_trained_or_have_failed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    tool = load_tool("tasks_to_retry")
+    preset = get_preset("libero", ("libero_goal",))
+    trained = {"diffusion": 0.95, "gaussian": 0.4}
+    half = {"diffusion": 0.2}
+    found = {"libero_goal/0": trained, "libero_goal/1": half, "libero_goal/2": half}
+    monkeypatch.setattr(tool, "held_out", lambda preset: found)
+    for task in ("libero_goal/2", "libero_goal/3"):
+        folder = expert_folder(preset, task, "gaussian", 0)
+        with contextlib.suppress(UserError), heartbeat(folder, "expert"):
+            raise UserError("The clone never succeeded.")
+    assert tool.judged(preset) == {"libero_goal/0": trained, "libero_goal/2": half}
+    assert tool.to_retry(tool.judged(preset), tried=set()) == ["libero_goal/2"]
 
 
 @pytest.mark.parametrize(

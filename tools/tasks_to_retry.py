@@ -5,15 +5,18 @@
 The rule looks at held-out start states alone and treats both classes alike: a task is trained
 again, with both classes and the same settings, where the better of the two experts of seed 0
 succeeds on less than ENOUGH of its held-out states, or where either class's clone never succeeded.
-The printed lines go into the preset's `own`; a task that they hold already is not named again.
+The printed lines go into the preset's `own`; a task that they hold already is not named again. A
+task is judged when both classes have been trained to their end or have failed; those that have not
+are counted.
 """
 
 import pandas as pd
 import tyro
 
 from diffrl import evidence
+from diffrl.base import heartbeat
 from diffrl.presets import ALGORITHMS, Preset, get_preset
-from diffrl.rl.records import finished_experts
+from diffrl.rl.records import expert_folder, finished_experts
 
 ENOUGH = 0.9  # success without noise on held-out states; our choice, before any run
 RETRY = {  # more to imitate, and more episodes an iteration
@@ -39,11 +42,24 @@ def held_out(preset: Preset) -> dict[str, dict[str, float]]:
     return found
 
 
-def to_retry(success: dict[str, dict[str, float]], tried: set[str]) -> list[str]:
-    """Return the tasks whose classes have all been tried once and that the rule names.
+def failed(preset: Preset, task: str, algorithm: str) -> bool:
+    """Whether the training of a task's expert of seed 0 was given up, as without any success."""
+    sign = heartbeat.read(expert_folder(preset, task, algorithm, 0), "expert")
+    return sign is not None and sign["state"] == "failed"
 
-    A class without an expert is one whose clone never succeeded: run `train` to its end first.
-    """
+
+def judged(preset: Preset) -> dict[str, dict[str, float]]:
+    """Return `held_out` of the tasks whose classes have both been trained or have failed."""
+    found = held_out(preset)
+    ended = {
+        task: [a in found.get(task, {}) or failed(preset, task, a) for a in ALGORITHMS]
+        for task in preset.tasks
+    }
+    return {task: found.get(task, {}) for task in preset.tasks if all(ended[task])}
+
+
+def to_retry(success: dict[str, dict[str, float]], tried: set[str]) -> list[str]:
+    """Return the tasks that the rule names; a class without success is one whose clone had none."""
     return [
         task
         for task, by_class in success.items()
@@ -62,12 +78,13 @@ def main(preset: str = "libero", suite: tuple[str, ...] = ()) -> None:
     evidence.go_on(preset)
     settings = get_preset(preset, suite)
     tried = {task for task, key, _ in settings.own if key == "demonstrations.count"}
-    none = {task: {} for task in settings.tasks}
-    success = none | {t: s for t, s in held_out(settings).items() if t in none}
+    success = judged(settings)
     for task in to_retry(success, tried):
         print(task, success[task])
         for key, value in RETRY.items():
             print(f'    ("{task}", "{key}", {value!r}),')
+    if waiting := len(settings.tasks) - len(success):
+        print(f"Not judged yet, for want of training: {waiting} of {len(settings.tasks)} tasks.")
 
 
 if __name__ == "__main__":
