@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from diffrl.base.artifacts import read_json
 from diffrl.base.intervals import mean_interval
@@ -440,16 +441,46 @@ def test_an_object_expert_is_there_within_five_minutes_in_the_median_and_ten_at_
     assert f"takes {least:.1f} to {most:.1f} minutes on each of libero_object's ten tasks" in readme
 
 
-def test_libero_object_has_both_classes_of_all_its_tasks_by_one_recipe():
+@pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])
+def test_a_suite_of_libero_has_both_classes_of_all_its_tasks_by_one_recipe(suite):
     libero = LAPTOP.parent / "libero"
     made = pd.read_csv(libero / "runs.csv").query("kind == 'experts' and seed == 0")
-    made = made[made["run"].str.startswith("libero_object-")]
+    made = made[made["run"].str.startswith(f"{suite}-")]
     assert len(made) == 10 * len(ALGORITHMS)
     with zipfile.ZipFile(libero / "records.zip") as bundle:
         configs = json.loads(bundle.read("configs.json"))
     recipes = [configs[name]["rl"] for name in made["config"]]
     assert all(recipe == recipes[0] for recipe in recipes)
-    assert "Both classes of its ten tasks are trained with the final recipe" in log_text()
+    assert "Both classes of their ten tasks each are trained with the final recipe" in log_text()
+
+
+def test_the_log_says_what_libero_goal_reached_and_which_task_was_not_learned():
+    libero = LAPTOP.parent / "libero"
+    experts = pd.read_csv(libero / "experts.csv").query("seed == 0 and mode == 'deterministic'")
+    experts = experts[experts["task"].str.startswith("libero_goal/")]
+    mean = 100 * experts.groupby("algorithm")["success"].mean()
+    said = f"succeed on {mean['diffusion']:.1f} % in the mean, the Gaussian ones on"
+    assert f"{said} {mean['gaussian']:.1f} %" in log_text()
+    with zipfile.ZipFile(libero / "records.zip") as bundle:
+        table = pd.read_csv(bundle.open("experts_diagnostics.csv"))
+    table = table[table["run"].str.match(r"libero_goal-\d/\w+-seed0/")]
+    best = 100 * table.query("confirmed == 192").groupby("run")["confirmed_success"].max()
+    names = best.index.str.extract(r"-(\d)/(\w+)-").values.T
+    best = pd.Series(best.values, pd.MultiIndex.from_arrays(names)).unstack()
+    assert len(best) == 10
+    assert best.index[best.max(axis=1) < 90].tolist() == ["3"]
+    task = best.loc["3"]
+    said = f"experts succeeds on {task['diffusion']:.0f} % of 192 held-out states (Gaussian"
+    assert f"{said} {task['gaussian']:.0f} %)" in log_text()
+
+
+def test_the_log_says_how_often_the_demonstrator_succeeds_on_the_forty_tasks():
+    table = pd.read_csv(LAPTOP.parent / "libero" / "generation.csv").query("source == 'operator'")
+    assert len(table) == 40
+    assert (table["episodes"] == 50).all()
+    success = 100 * table.set_index("task")["success"]
+    said = f"{success.mean():.1f} % of its attempts succeed in the mean over tasks, the fewest on"
+    assert f"{said} {success.idxmin()} too, {success.min():.1f} %" in log_text()
 
 
 def test_the_log_says_for_how_many_tests_a_claim_is_corrected():
