@@ -461,8 +461,7 @@ def test_the_log_says_what_libero_goal_reached_and_which_task_was_not_learned():
     mean = 100 * experts.groupby("algorithm")["success"].mean()
     said = f"succeed on {mean['diffusion']:.1f} % in the mean, the Gaussian ones on"
     assert f"{said} {mean['gaussian']:.1f} %" in log_text()
-    with zipfile.ZipFile(libero / "records.zip") as bundle:
-        table = pd.read_csv(bundle.open("experts_diagnostics.csv"))
+    table = packed_table(libero, "experts_diagnostics.csv")
     table = table[table["run"].str.match(r"libero_goal-\d/\w+-seed0/")]
     best = 100 * table.query("confirmed == 192").groupby("run")["confirmed_success"].max()
     names = best.index.str.extract(r"-(\d)/(\w+)-").values.T

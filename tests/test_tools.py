@@ -18,7 +18,7 @@ import pytest
 from diffrl import evidence, presets
 from diffrl.base.arm import POLICY_MODES
 from diffrl.base.artifacts import lock, results_dir, runs_dir, write_csv
-from diffrl.base.errors import UserError
+from diffrl.base.errors import TrainingError
 from diffrl.base.heartbeat import heartbeat
 from diffrl.evaluation import scores
 from diffrl.evaluation import stage as evaluation_stage
@@ -267,10 +267,10 @@ def test_a_task_is_judged_once_both_its_classes_have_been_trained_or_have_failed
     half = {"diffusion": 0.2}
     found = {"libero_goal/0": trained, "libero_goal/1": half, "libero_goal/2": half}
     monkeypatch.setattr(tool, "held_out", lambda preset: found)
-    for task in ("libero_goal/2", "libero_goal/3"):
-        folder = expert_folder(preset, task, "gaussian", 0)
-        with contextlib.suppress(UserError), heartbeat(folder, "expert"):
-            raise UserError("The clone never succeeded.")
+    for index, ending in ((1, OSError), (2, TrainingError), (3, TrainingError)):  # 1: a full disk
+        folder = expert_folder(preset, f"libero_goal/{index}", "gaussian", 0)
+        with contextlib.suppress(ending), heartbeat(folder, "expert"):
+            raise ending("The clone never succeeded.")
     assert tool.judged(preset) == {"libero_goal/0": trained, "libero_goal/2": half}
     assert tool.to_retry(tool.judged(preset), tried=set()) == ["libero_goal/2"]
 

@@ -6,8 +6,8 @@ The rule looks at held-out start states alone and treats both classes alike: a t
 again, with both classes and the same settings, where the better of the two experts of seed 0
 succeeds on less than ENOUGH of its held-out states, or where either class's clone never succeeded.
 The printed lines go into the preset's `own`; a task that they hold already is not named again. A
-task is judged when both classes have been trained to their end or have failed; those that have not
-are counted.
+task is judged when both classes have been trained to their end or have failed to learn; those that
+have not are counted.
 """
 
 import pandas as pd
@@ -15,6 +15,7 @@ import tyro
 
 from diffrl import evidence
 from diffrl.base import heartbeat
+from diffrl.base.errors import TrainingError
 from diffrl.presets import ALGORITHMS, Preset, get_preset
 from diffrl.rl.records import expert_folder, finished_experts
 
@@ -43,13 +44,13 @@ def held_out(preset: Preset) -> dict[str, dict[str, float]]:
 
 
 def failed(preset: Preset, task: str, algorithm: str) -> bool:
-    """Whether the training of a task's expert of seed 0 was given up, as without any success."""
-    sign = heartbeat.read(expert_folder(preset, task, algorithm, 0), "expert")
-    return sign is not None and sign["state"] == "failed"
+    """Whether learning failed, as a clone's without any success does; a full disk is not that."""
+    sign = heartbeat.read(expert_folder(preset, task, algorithm, 0), "expert") or {}
+    return sign.get("state") == "failed" and sign.get("error") == TrainingError.__name__
 
 
 def judged(preset: Preset) -> dict[str, dict[str, float]]:
-    """Return `held_out` of the tasks whose classes have both been trained or have failed."""
+    """Return `held_out` of the tasks whose classes have both been trained or failed to learn."""
     found = held_out(preset)
     ended = {
         task: [a in found.get(task, {}) or failed(preset, task, a) for a in ALGORITHMS]
