@@ -20,8 +20,8 @@
 replaces runs or tables by none. Stages that are restored count as done although their data sets are
 not there, so that `reproduce` renders every table and figure from them without training anything. A
 run that was packed before its last table was there goes on instead: every command that works on the
-preset first takes from git what its own run lacks, all else is computed. Nothing of an own run is
-replaced or removed.
+preset first takes from git what its own run lacks, all else is computed. A VLA that has played all
+its trials is not trained again. Nothing of an own run is replaced or removed.
 """
 
 import csv
@@ -62,7 +62,8 @@ RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")
 BUNDLE, RUN_TABLE, WEIGHTS = "records.zip", "runs.csv", "weights"
 CONFIGS, ENVIRONMENTS, LAYOUTS = "configs.json", "environments.json", "layouts.json"
 DOCUMENT_TABLE = "documents.csv"
-LAST_TABLE = "evaluation.csv"  # without it, or with rows of no trials, a run was not at its end
+# Without them, or with rows of no trials, a run was not at its end.
+LAST_TABLE, SEED_TABLE = "evaluation.csv", "evaluation_seeds.csv"
 UNREADABLE = (  # what evidence raises that is not whole, or a stranger's
     *bundles.UNREADABLE,
     *(SafetensorError, csv.Error, RecursionError, LookupError, TypeError, AttributeError),
@@ -392,15 +393,35 @@ def _leave_undone(runs: Path, preset: Preset | None) -> None:
     """Set aside the markers of stages whose outputs are not kept: a run that goes on needs those.
 
     They are packed again with it, unless the stage is done anew. Of an expert outside `experts`,
-    and of one from which no data set comes, nothing but what was measured is needed, which is kept.
+    of one from which no data set comes, and of a VLA whose trials are all there, nothing but what
+    was measured is needed, which is kept.
     """
+    stand = _played(runs, preset) if preset is not None else set()
     for marker in list(runs.rglob(f"*{DONE}")):
+        if marker in stand:
+            artifacts.write_json(marker, {**artifacts.read_json(marker), artifacts.UNPACKED: True})
+            continue
         outputs = artifacts.read_json(marker)["outputs"]
         inside = marker.name == EXPERT and marker.is_relative_to(runs / "experts")
         if inside and _makes_data(marker.parent, preset):
             outputs = [*outputs, POLICY]
         if not all((marker.parent / name).exists() for name in outputs):
             marker.rename(marker.with_name(marker.name.removesuffix(DONE) + UNDONE))
+
+
+def _played(runs: Path, preset: Preset) -> set[Path]:
+    """The markers of those of a preset's VLAs that have played every trial of its plan."""
+    from diffrl.evaluation.stage import is_played, played  # not for every command that looks here
+    from diffrl.vla.stage import model_folder, models_of
+
+    here, found = artifacts.run_folder(preset.name), set()
+    for further, name in ((False, "vla_trials.csv"), (True, "vla_further_trials.csv")):
+        tables = played(runs / name)
+        for data, seed in models_of(preset, further):
+            if is_played(preset, data, seed, tables):
+                folder = model_folder(preset, data, seed).relative_to(here)
+                found.add(runs / folder / "vla.done.json")
+    return {marker for marker in found if marker.is_file()}
 
 
 def _inside(folder: Path, place: str) -> Path:
@@ -540,9 +561,10 @@ def _is_begun(target: Path, is_folder: bool) -> bool:
 
 
 def _finished(results: Path) -> bool:
-    """Whether evidence is of a whole run: its last table is there, and no row of it is empty."""
-    path = results / LAST_TABLE
-    return path.is_file() and bool((pd.read_csv(path)["trials"] > 0).all())
+    """Whether evidence is of a whole run: its last tables are there, and no row is empty."""
+    paths = [path for name in (LAST_TABLE, SEED_TABLE) if (path := results / name).is_file()]
+    full = all((pd.read_csv(path)["trials"] > 0).all() for path in paths)
+    return bool(full and (results / LAST_TABLE).is_file())
 
 
 def go_on(preset: str) -> bool:

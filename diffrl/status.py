@@ -20,7 +20,7 @@ from diffrl.base.artifacts import (
 from diffrl.base.errors import UserError
 from diffrl.base.heartbeat import FAILED, RUNNING, read
 from diffrl.data.human import human_file
-from diffrl.evaluation.stage import plan_of
+from diffrl.evaluation.stage import is_played, plan_of, played
 from diffrl.generation import stage as generation
 from diffrl.generation.attempts import experts_behind
 from diffrl.presets import ALGORITHMS, Preset, get_preset
@@ -131,13 +131,14 @@ def _time(path: Path) -> float:
 
 def _evaluations(preset: Preset) -> Iterator[dict]:
     table = run_folder(preset.name) / preset.tables_of / "vla_trials.csv"
-    played = _played(table)
+    tables = played(table)
     for data, seed in models_of(preset):
         planned = plan_of(preset, data)
         unit, folder = ("evaluation", data, ALL, seed), model_folder(preset, data, seed)
         marker, state = folder / "vla.done.json", None
-        if trials := played.get((*arm_of(data), seed)):
-            right = trials == sorted(planned) and _trained(preset, data, seed) == "done"
+        if (*arm_of(data), seed) in tables:
+            right = is_played(preset, data, seed, tables)
+            right &= _trained(preset, data, seed) == "done"
             state = "done" if right and not _anew(marker, table) else "stale"
         folder = folder / "evaluation"
         signs = [sign for name in _names(folder) if (sign := read(folder, name)) is not None]
@@ -146,16 +147,6 @@ def _evaluations(preset: Preset) -> Iterator[dict]:
             row |= _so_far(folder) | {"total": len(planned)}
             row["phase"] = "trials" if row["done"] else None
         yield row
-
-
-def _played(table: Path) -> dict[tuple, list[tuple]]:
-    """The (task, start state, seed) that a table holds of each (source, mode, training seed)."""
-    who, what = ["source", "mode", "training_seed"], ["task", "start_state", "trial_seed"]
-    try:
-        groups = pd.read_csv(table, usecols=who + what).groupby(who)
-    except (OSError, ValueError):
-        return {}
-    return {name: sorted(rows[what].itertuples(False, None)) for name, rows in groups}
 
 
 def _anew(marker: Path, table: Path) -> bool:

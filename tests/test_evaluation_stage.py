@@ -1,5 +1,6 @@
 """Plans and records of an evaluation, which depend on nothing else."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,14 +8,17 @@ import pandas as pd
 import pytest
 from evaluation_samples import TASK, records, run
 
+from diffrl import evidence
 from diffrl.base import artifacts
 from diffrl.base.arm import Arm
+from diffrl.base.artifacts import FORCE, write_csv
 from diffrl.base.errors import UserError
 from diffrl.evaluation import stage as evaluation_stage
 from diffrl.evaluation.policies import Oracle, open_policy
 from diffrl.evaluation.protocol import Trial
 from diffrl.evaluation.stage import Job, plan
 from diffrl.presets import get_preset
+from diffrl.vla import stage as vla_stage
 from diffrl.vla.stage import arm_of, model_folder, models_of
 
 
@@ -316,6 +320,54 @@ def test_a_vla_that_is_not_trained_stops_no_other_and_has_a_row_of_no_trials(tmp
     assert table["success"].isna().tolist() == [False] + [True] * len(lost)
     arms = [tuple(arm) for arm in table[["source", "mode"]].to_numpy()]
     assert arms == [tuple(arm_of(data)) for data in (known, *lost)]
+    seeds = pd.read_csv(tmp_path / "runs" / "smoke" / "evaluation_seeds.csv")
+    assert seeds["trials"].tolist() == [2] + [0] * len(lost)
+    assert seeds["training_seed"].tolist() == [0] * len(models_of(smoke))
+
+
+def test_a_vla_whose_trials_git_keeps_is_neither_trained_nor_played_again(
+    tmp_path, monkeypatch, capsys
+):
+    """It was trained elsewhere: here are neither its data nor its weights."""
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "there"))
+    smoke = get_preset("smoke")
+    first, second, *_ = smoke.vla.data
+    plan = evaluation_stage.plan_of(smoke, first)
+    folders = [model_folder(smoke, data, 0) for data in (first, second)]
+    for folder, data in zip(folders, (first, second)):
+        stage = vla_stage._stage_on([Path(__file__)], data, 0, smoke)  # of data that are not here
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"large")
+        stage.finish({"source": data}, outputs=[folder / "model.safetensors"], seed=0)
+    ends = ["success", "failure"] * len(plan)
+    rows = [
+        ["libero_object", trial.task, *arm_of(data), 0, trial.start_state, trial.seed, end, 9, 1.5]
+        for data, count in ((first, len(plan)), (second, len(plan) - 1))  # one is not at its end
+        for trial, end in zip(plan[:count], ends)
+    ]
+    table = pd.DataFrame(rows, columns=evaluation_stage.COLUMNS)
+    write_csv(folders[0].parents[1] / "vla_trials.csv", table)
+    results = tmp_path / "here" / "results" / "smoke"
+    evidence.pack(folders[0].parents[1], results, smoke)
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path / "here"))
+    assert evidence.go_on("smoke")
+    assert vla_stage.is_kept(smoke, first, 0)
+    assert not vla_stage.is_kept(smoke, second, 0)
+    assert not vla_stage.is_kept(smoke.with_settings({"vla.steps": 7}), first, 0)
+    with pytest.raises(UserError, match="2 VLAs were left out"):  # their data are not here
+        vla_stage.fit_all(smoke, workers=1)
+    assert pd.read_csv(tmp_path / "here/runs/smoke/vla.csv")["source"].tolist() == [first]
+    with pytest.raises(UserError, match="2 VLAs were left out"):
+        evaluation_stage.evaluate_preset(smoke, workers=1)
+    again = pd.read_csv(tmp_path / "here/runs/smoke/vla_trials.csv")
+    pd.testing.assert_frame_equal(again, table[: len(plan)])
+    assert "1 of 1 VLAs are not here" in capsys.readouterr().out
+    monkeypatch.setenv(FORCE, str(time.time() + 9))
+    assert not vla_stage.is_kept(smoke, first, 0)
+    monkeypatch.delenv(FORCE)
+    write_csv(tmp_path / "here/runs/smoke/vla_trials.csv", again[1:])
+    with pytest.raises(UserError, match=r"lacks its trials: delete vla\.done\.json there"):
+        evaluation_stage.evaluate_preset(smoke, workers=1)
 
 
 def test_the_tables_of_a_part_s_vlas_stand_beside_them_and_not_for_the_whole(tmp_path, monkeypatch):

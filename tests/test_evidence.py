@@ -185,6 +185,11 @@ def test_a_run_whose_last_table_has_an_arm_without_trials_goes_on(run, tmp_path,
     evidence.pack(run, artifacts.results_dir("libero"))
     assert evidence.restore("libero")
     assert not artifacts.restored("libero")
+    artifacts.write_csv(run / evidence.LAST_TABLE, pd.DataFrame({"trials": [9, 9]}))
+    artifacts.write_csv(run / evidence.SEED_TABLE, pd.DataFrame({"trials": [9, 0]}))
+    evidence.pack(run, artifacts.results_dir("smoke"))
+    assert evidence.restore("smoke")  # a training seed is missing
+    assert not artifacts.restored("smoke")
 
 
 def test_of_processes_that_begin_at_once_one_restores(run, tmp_path, monkeypatch):

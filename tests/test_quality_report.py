@@ -259,6 +259,24 @@ def test_an_arm_with_one_success_is_left_out_and_told(home, capsys):
     assert "diffusion-stochastic on libero_object/0 has 1 success" in capsys.readouterr().out
 
 
+def test_a_record_is_not_replaced_by_one_of_fewer_data_sets(home):
+    quality.run_quality("smoke")
+    record = home / "runs/smoke/quality.csv"
+    written = record.read_bytes()
+    gaussian, other = (
+        dataset_path(get_preset("smoke"), "libero_object/0", Arm(source, "deterministic"))
+        for source in ("gaussian", "diffusion")
+    )
+    gaussian.unlink()
+    write_data_set(other, [t for t in arms(seed=5) if t.source == "diffusion"])
+    lost = "are not here: gaussian-deterministic on libero_object/0. Make them again"
+    with pytest.raises(UserError, match=lost):
+        quality.run_quality("smoke")
+    assert record.read_bytes() == written
+    record.unlink()
+    assert set(quality.run_quality("smoke").summary["source"]) == {"diffusion"}
+
+
 def test_a_count_of_one_per_task_enters_no_test():
     units = quality.measure(list(arms(3.0)), CONFIG)
     several = pd.concat([units.assign(task=f"libero_object/{k}") for k in range(8)])

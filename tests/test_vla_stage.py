@@ -174,6 +174,24 @@ def test_a_vla_says_how_many_episodes_it_learned_from(tmp_path, monkeypatch):
     assert json.loads((folder / "model.json").read_text())["about"]["episodes"] == 3
 
 
+def test_what_a_vla_would_do_is_noted_while_its_weights_and_data_are_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    smoke = smoke_data(operator=5)
+    tiny = dataclasses.replace(TINY, data=("operator-recorded",), further=(), steps=2)
+    preset = dataclasses.replace(smoke, vla=tiny)
+    vla_stage.fit(("operator-recorded", 0), preset)
+    folder = vla_stage.model_folder(preset, "operator-recorded", 0)
+    noted = vla_stage.predictions_of(preset)
+    assert noted.groupby("sample").size().to_dict() == dict.fromkeys(range(-1, 6), 3 * 4 * 7)
+    episode = noted[noted["sample"] == -1]
+    assert episode["moment"].nunique() == 3
+    assert (episode["value"] == 0).all()  # it stands still
+    (folder / vla_stage.PREDICTIONS).unlink()  # as of a VLA that was trained before they were noted
+    pd.testing.assert_frame_equal(vla_stage.predictions_of(preset), noted)
+    (folder / vla_stage.MODEL).unlink()
+    pd.testing.assert_frame_equal(vla_stage.predictions_of(preset), noted)
+
+
 def test_all_episodes_of_the_files_that_a_person_names_are_used(tmp_path, monkeypatch):
     read, smoke = [], PRESETS["smoke"]
     frames = toy_frames(config=smoke.vla)

@@ -505,6 +505,15 @@ class Stage:
             raise UserError(stale)
         return stale is not None
 
+    @property
+    def unpacked(self) -> bool:
+        """Whether a marker restored from evidence stands for this stage, with this config."""
+        try:
+            record = _parse_json(self.marker)
+            return bool(record.get(UNPACKED) is True and self._judged() == "")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return False
+
     def forget(self) -> None:
         """Remove the marker of this very stage, also one of another format; any other stays."""
         if self._judged() is not None:

@@ -155,6 +155,22 @@ def with_absent(rates: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
     return pd.concat([rates, *rows], ignore_index=True)[list(rates)]
 
 
+def with_lost_seeds(rates: pd.DataFrame, lost: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
+    """Rates of each training seed with rows of no trials for those that are not there.
+
+    lost: source, mode and training seed of each VLA that was planned and is not trained.
+    """
+    if not lost:
+        return rates
+    none = dict.fromkeys(("trials", "errors", "successes"), 0)
+    rows = [
+        {"suite": suite, "source": source, "mode": mode, "training_seed": seed, **none}
+        for source, mode, seed in lost
+        for suite in rates["suite"].unique()
+    ]
+    return pd.concat([rates, pd.DataFrame(rows, columns=list(rates))], ignore_index=True)
+
+
 def _mean_of_tasks(part: pd.DataFrame) -> pd.DataFrame:
     rates = _task_rates(part)
     return summarise(part.assign(suite="mean_tasks")).assign(success=rates.mean())

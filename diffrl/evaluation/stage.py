@@ -47,18 +47,20 @@ from diffrl.evaluation.scores import (
     readable,
     summarise,
     with_absent,
+    with_lost_seeds,
     with_means,
 )
 from diffrl.presets import Preset, get_preset
 from diffrl.sim.pictures import Pictures
 from diffrl.sim.tasks import get_task, suite_tasks
-from diffrl.vla.stage import arm_of, finished, model_folder, models_of, refuse_no_tasks
+from diffrl.vla.stage import arm_of, finished, is_kept, model_folder, models_of, refuse_no_tasks
 
 # Raise it when the same policy comes to get other trials: another protocol, another noise.
 FORMAT = 1
 OFFICIAL = 50  # start states of every LIBERO task
 COPIES = 8  # robots that a process simulates at once: one block of the compact VLA's
 HERE = ("compact", "expert", "oracle", "random", "openpi")  # cheap enough for a process per core
+WHO = [*ARM, "training_seed"]  # whose trials: one VLA's
 COLUMNS = ["suite", "task", "source", "mode", "training_seed", "start_state", "trial_seed"]
 COLUMNS += ["status", "steps", "seconds"]
 
@@ -315,8 +317,8 @@ def evaluate_preset(
 ) -> pd.DataFrame:
     """Evaluate every VLA of a preset; write its records in ``runs/<preset>``; return the trials.
 
-    A VLA that is not trained stops none of the others; an arm without any has a row of no trials
-    in ``evaluation.csv``.
+    A VLA that is not trained stops none of the others; it has a row of no trials in
+    ``evaluation_seeds.csv``, and an arm without any has one in ``evaluation.csv``.
 
     ``vla_trials.csv`` has a row per trial, ``evaluation.csv`` success per suite and arm with the
     means over suites and tasks, ``evaluation_seeds.csv`` of each training seed,
@@ -330,22 +332,19 @@ def evaluate_preset(
     """
     refuse_no_tasks(preset)
     folder, models = runs_dir(preset.name) / preset.tables_of, models_of(preset)
-    trained = [(data, seed) for data, seed in models if finished(preset, data, seed)]
-    missing = [
-        f"{model_folder(preset, data, seed)} holds no VLA of preset {preset.name}'s settings and "
-        f"data: train it first, with `python -m diffrl train-vla --preset {preset.name}` "
-        "(notebook 04)."
-        for data, seed in models
-        if (data, seed) not in trained
-    ]
+    path = folder / "vla_trials.csv"
+    trained = _those_there(preset, models, path)
+    missing = [_why_not(preset, *model, path) for model in models if model not in trained]
     if not trained:
         raise UserError(missing[0])
-    table = _evaluate_models(preset, trained, workers, options)
-    write_csv(folder / "vla_trials.csv", table)
+    table = _evaluate_models(preset, trained, path, workers, options)
+    write_csv(path, table)
     suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
     absent = [arm_of(data) for data in preset.vla.data if data not in dict(trained)]
     write_csv(folder / "evaluation.csv", with_absent(with_means(table, suites), absent))
-    write_csv(folder / "evaluation_seeds.csv", summarise(table, ("suite", *ARM, "training_seed")))
+    lost = [(*arm_of(data), seed) for data, seed in models if (data, seed) not in trained]
+    seeds = with_lost_seeds(summarise(table, ("suite", *WHO)), lost)
+    write_csv(folder / "evaluation_seeds.csv", seeds)
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     beyond = table[table["suite"].isin(preset.evaluation.suites)]
@@ -363,29 +362,84 @@ def evaluate_further(preset: Preset, workers: int | None = None) -> pd.DataFrame
 
     They play the others' trials; see ``vla_further_trials.csv``.
     """
-    models = [model for model in models_of(preset, True) if finished(preset, *model)]
+    path = runs_dir(preset.name) / preset.tables_of / "vla_further_trials.csv"
+    models = _those_there(preset, models_of(preset, True), path)
     if not models:
         return pd.DataFrame(columns=COLUMNS)
-    table = _evaluate_models(preset, models, workers)
-    write_csv(runs_dir(preset.name) / preset.tables_of / "vla_further_trials.csv", table)
+    table = _evaluate_models(preset, models, path, workers)
+    write_csv(path, table)
     return table
+
+
+def _those_there(
+    preset: Preset, models: Sequence[tuple[str, int]], path: Path
+) -> list[tuple[str, int]]:
+    """The VLAs that are trained; those for which evidence stands also need their trials there."""
+    tables = played(path)
+    return [
+        (data, seed)
+        for data, seed in models
+        if (is_played(preset, data, seed, tables) or not is_kept(preset, data, seed))
+        and finished(preset, data, seed)
+    ]
+
+
+def _why_not(preset: Preset, data: str, seed: int, path: Path) -> str:
+    """Why a VLA of a preset is not evaluated, and the remedy."""
+    folder, name = model_folder(preset, data, seed), preset.name
+    train = f"with `python -m diffrl train-vla --preset {name}` (notebook 04)."
+    if is_kept(preset, data, seed):
+        return (
+            f"{folder} holds the records of a VLA and not its weights, and {path} lacks its "
+            f"trials: delete vla.done.json there and train it again, {train}"
+        )
+    return f"{folder} holds no VLA of preset {name}'s settings and data: train it first, {train}"
+
+
+def played(path: Path) -> dict[tuple[str, str, int], pd.DataFrame]:
+    """The rows of a table of trials by source, mode and training seed; none without a table."""
+    try:
+        table = pd.read_csv(path)
+        return dict(iter(table.groupby(WHO)))
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def is_played(
+    preset: Preset, data: str, seed: int, tables: Mapping[tuple[str, str, int], pd.DataFrame]
+) -> bool:
+    """Whether `played` tables have just the trials that a preset plans for a VLA."""
+    rows = tables.get((*arm_of(data), seed))
+    if rows is None:
+        return False
+    found = rows[["task", "start_state", "trial_seed"]].itertuples(index=False, name=None)
+    return sorted(found) == sorted(plan_of(preset, data))
 
 
 def _evaluate_models(
     preset: Preset,
     models: Sequence[tuple[str, int]],
+    path: Path,
     workers: int | None,
     options: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """Play the trials of some VLAs; `options` of `evaluate` go before the preset's own."""
+    """Play the trials of some VLAs; those for which evidence stands have theirs in `path`.
+
+    `options` of `evaluate` go before the preset's own.
+    """
+    tables, own = played(path), {"copies": preset.evaluation.copies, **(options or {})}
+    kept = [model for model in models if is_kept(preset, *model)]
+    if kept:
+        print(f"{len(kept)} of {len(models)} VLAs are not here: their trials are those of {path}.")
     jobs = []
     for data, seed in models:
         folder, trials = model_folder(preset, data, seed), tuple(plan_of(preset, data))
         name, records = f"compact:{folder}", folder / "evaluation"
-        jobs.append(Job(name, trials, records, arm_of(data), seed))
-    return evaluate(
-        jobs, workers=workers, **{"copies": preset.evaluation.copies, **(options or {})}
-    )
+        if (data, seed) not in kept:
+            jobs.append(Job(name, trials, records, arm_of(data), seed))
+    new = evaluate(jobs, workers=workers, **own) if jobs else pd.DataFrame(columns=COLUMNS)
+    tables |= dict(iter(new.groupby(WHO, sort=False)))
+    return pd.concat([tables[*arm_of(data), seed] for data, seed in models], ignore_index=True)
 
 
 def main(

@@ -59,7 +59,7 @@ def losses(table: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
 
 
 def predictions(samples: pd.DataFrame, config: VLAConfig, preset: str) -> Finding:
-    """What a VLA would do beside what an episode did; samples: `vla.stage.predictions`."""
+    """What a VLA would do beside what an episode did; samples: `vla.stage.predictions_of`."""
     arms = figures.arm_order(samples)
     best = [arm for arm in arms if arm == Arm("diffusion", "deterministic")] or arms
     shown = samples[of_arm(samples, *best[0])]

@@ -100,6 +100,9 @@ def run_quality(preset: str, force: bool = False) -> Quality:
 
     Those of a part, whose name says so, lie beside its VLAs (`Preset.tables_of`).
     Finished work is found again by the preset's settings and the files' bytes.
+
+    Raises:
+        UserError: there are no data sets, or some that the tables measure are not here any more.
     """
     known = get_preset(preset)
     config, folder = known.quality, artifacts.runs_dir(preset) / known.tables_of
@@ -110,6 +113,7 @@ def run_quality(preset: str, force: bool = False) -> Quality:
     trajectories = _pairs(report.select(load_datasets(files), config.episodes))
     if not due:
         return Quality(trajectories, *map(pd.read_csv, paths))
+    _lose_nothing(paths[1], trajectories)
     units = report.measure(trajectories, config)
     if repeats := _pairs([t for t in load_datasets(again) if t.success is not False]):
         # their start states are few: they say what varies from the same one, and no more
@@ -125,6 +129,25 @@ def run_quality(preset: str, force: bool = False) -> Quality:
         seed=config.seed,
     )
     return Quality(trajectories, *map(pd.read_csv, paths))
+
+
+def _lose_nothing(path: Path, trajectories: list[Trajectory]) -> None:
+    """Refuse to replace a record by a part of it: another machine may have had more data sets."""
+    if not path.is_file():
+        return
+    measured = pd.read_csv(path, usecols=["source", "mode", "task"])
+    own = (measured["task"] != "all") & (measured["source"] != "teleoperation")
+    rows = measured[own].drop_duplicates().itertuples(index=False, name=None)
+    here = {(*t.arm, t.task) for t in trajectories}
+    lost = [row for row in rows if row not in here]
+    if lost:
+        source, mode, task = lost[0]
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UserError(
+            f"{path} measures data sets that are not here: {Arm(source, mode)} on {task}{more}. "
+            "Make them again (`python -m diffrl generate`), or delete the table to measure what is "
+            "here alone."
+        )
 
 
 def _pairs(

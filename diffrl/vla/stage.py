@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 
 from diffrl.base.arm import Arm
-from diffrl.base.artifacts import Stage, alone, run_folder, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, alone, forced, run_folder, runs_dir, write_csv
 from diffrl.base.control import CONTROL_HZ
 from diffrl.base.errors import UserError, refuse_missing, refuse_options, whole
 from diffrl.base.heartbeat import Heartbeat, heartbeat
@@ -39,7 +39,8 @@ from diffrl.vla.train import precision_of, split, train
 # Raise it when the same settings and data sets come to train another VLA: another loss, network,
 # order of the batches or way to render.
 FORMAT = 1
-MODEL = "model.safetensors"
+MODEL, LOSSES, PREDICTIONS = "model.safetensors", "losses.csv", "predictions.csv"
+SAMPLES, MOMENTS = 6, 3  # chunks that a VLA draws at a moment of an episode, and such moments
 MORE = (  # what helps where an arm has too few successes
     "Train that expert longer, raise generation.max_attempts, or leave its task out of vla.tasks"
 )
@@ -196,9 +197,22 @@ def prepare(
 
 
 def _stage(data: str, seed: int, preset: Preset) -> Stage:
+    inputs = () if is_kept(preset, data, seed) else files_of(data, preset)
+    return _stage_on(inputs, data, seed, preset)
+
+
+def _stage_on(inputs: Sequence[Path], data: str, seed: int, preset: Preset) -> Stage:
     folder = model_folder(preset, data, seed)
-    config, inputs = settings_of(data, seed, preset), files_of(data, preset)
-    return Stage(folder, "vla", config, inputs, FORMAT)
+    return Stage(folder, "vla", settings_of(data, seed, preset), inputs, FORMAT)
+
+
+def is_kept(preset: Preset, data: str, seed: int) -> bool:
+    """Whether evidence stands for that VLA: its records and trials are here, not its weights.
+
+    Nothing asks for its data sets any more, which git does not keep either.
+    """
+    stage = _stage_on((), data, seed, preset)
+    return stage.unpacked and not forced(stage.marker)
 
 
 def settings_of(data: str, seed: int, preset: Preset) -> VLAConfig:
@@ -219,13 +233,17 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     config = settings_of(data, seed, preset)
     with _at_work(folder) as sign:
         losses, minutes = train(frames, held_out, config, seed, folder, about, device, sign)
+    crew = PartialState()
+    if crew.is_main_process:
+        write_csv(folder / PREDICTIONS, _predict(preset, data, folder))
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
     row |= {"precision": precision_of(torch.device(device))}
-    crew = PartialState()
     if crew.is_main_process:
-        stage.finish(row, outputs=[folder / MODEL, folder / "losses.csv"], seed=seed)
+        stage.finish(
+            row, outputs=[folder / name for name in (MODEL, LOSSES, PREDICTIONS)], seed=seed
+        )
     crew.wait_for_everyone()
     return row
 
@@ -258,29 +276,39 @@ def mix(data: str, preset: Preset, workers: int | None = 1) -> tuple[Frames, Fra
     return prepare(parts, [1.0] * len(parts), config, workers)
 
 
-def render_all(preset: Preset, workers: int | None = None, further: bool = False) -> int:
-    """Render what the VLAs of a preset will look at, in parallel; return the number of frames."""
-    chosen = _named(preset, further)
+def render_all(preset: Preset, workers: int | None = None) -> int:
+    """Render what the VLAs of a preset will look at, in parallel; return the number of frames.
+
+    Those for which evidence stands look at nothing any more.
+    """
+    _refuse_no_data(preset, further=False)
+    chosen = _data_of(model for model in models_of(preset) if not is_kept(preset, *model))
     lacking = lacking_data(preset, chosen)
-    if len(lacking) == len(chosen):
+    if chosen and len(lacking) == len(chosen):
         raise UserError(next(iter(lacking.values())))
-    there = [data for data in chosen if data not in lacking]
-    paths = dict.fromkeys(path for data in there for path in files_of(data, preset))
+    return _render(preset, [data for data in chosen if data not in lacking], workers)
+
+
+def _data_of(models: Iterable[tuple[str, int]]) -> list[str]:
+    return list(dict.fromkeys(data for data, _ in models))
+
+
+def _render(preset: Preset, chosen: Sequence[str], workers: int | None) -> int:
+    paths = dict.fromkeys(path for data in chosen for path in files_of(data, preset))
     episodes = load(list(paths), preset.vla.demonstrations)
     render(episodes, preset.vla, workers)
     return sum(len(moments(episode, preset.vla)) for episode in episodes)
 
 
-def _named(preset: Preset, further: bool) -> tuple[str, ...]:
-    """Return the data that a preset names, of at least one VLA."""
+def _refuse_no_data(preset: Preset, further: bool) -> None:
+    """Raise a UserError where a preset names no data of VLAs, or no task of them."""
     refuse_no_tasks(preset)
-    if named := preset.vla.further if further else preset.vla.data:
-        return named
-    setting = "further" if further else "data"
-    raise UserError(
-        f"Preset {preset.name} has no {'further ' if further else ''}VLAs, its setting vla."
-        f"{setting} is empty: choose another preset."
-    )
+    if not (preset.vla.further if further else preset.vla.data):
+        setting = "further" if further else "data"
+        raise UserError(
+            f"Preset {preset.name} has no {'further ' if further else ''}VLAs, its setting vla."
+            f"{setting} is empty: choose another preset."
+        )
 
 
 def lacking_data(preset: Preset, chosen: Sequence[str]) -> dict[str, str]:
@@ -335,24 +363,28 @@ def fit_all(
     """Train every VLA of a preset in parallel processes; return ``runs/<preset>/vla.csv``.
 
     With `further` these are its VLAs of fewer and of mixed demonstrations, in ``vla_further.csv``.
-    Data that are not there, or too few to teach one, stop no VLA of others. ``episodes`` is the
-    number that a VLA learned from, of all tasks; those of before it was noted have none.
+    Data that are not there, or too few to teach one, stop no VLA of others; one for which evidence
+    stands (`is_kept`) is not trained again. ``episodes`` is the number that a VLA learned from, of
+    all tasks; those of before it was noted have none.
 
     Raises:
         UserError: the preset names no such data; or some are missing or too few, when all other
             VLAs are trained.
     """
-    lacking = lacking_data(preset, _named(preset, further))
+    _refuse_no_data(preset, further)
     models = models_of(preset, further)
-    if all(data in lacking for data, _ in models):
+    kept = [] if force else [model for model in models if is_kept(preset, *model)]
+    asked = [model for model in models if model not in kept]
+    lacking = lacking_data(preset, _data_of(asked))
+    if not kept and all(data in lacking for data, _ in models):
         raise UserError(next(iter(lacking.values())))
     for why in lacking.values():
         print(f"Left out: {why}")
-    missing = [lacking[data] for data, _ in models if data in lacking]
-    models = [(data, seed) for data, seed in models if data not in lacking]
+    missing = [lacking[data] for data, _ in asked if data in lacking]
+    models = [model for model in models if model in kept or model[0] not in lacking]
     items = [item for item in models if force or not _stage(*item, preset).done]
     if items:
-        render_all(preset, workers, further)
+        _render(preset, _data_of(items), workers)
     names = [f"{data}, seed {seed}" for data, seed in items]
     function = functools.partial(fit, preset=preset, device=device, force=force)
     shared = PartialState().num_processes > 1  # by `accelerate launch`: one model after the other
@@ -383,24 +415,36 @@ def losses_of(preset: Preset) -> pd.DataFrame:
     for data in preset.vla.data:
         source, mode = arm_of(data)
         for seed in preset.vla.seeds_of(data):
-            curve = pd.read_csv(model_folder(preset, data, seed) / "losses.csv")
+            curve = pd.read_csv(model_folder(preset, data, seed) / LOSSES)
             parts.append(curve.assign(source=source, mode=mode, training_seed=seed))
     return pd.concat(parts, ignore_index=True)
 
 
-def predictions(preset: Preset, data: str, samples: int = 6, moments: int = 3) -> pd.DataFrame:
-    """Sample chunks at a few moments of a held-out episode, beside what the episode did.
+def predictions_of(preset: Preset) -> pd.DataFrame:
+    """Return what the VLAs of the first seed would do at a few moments of a held-out episode.
 
-    Returns rows (source, mode, moment, sample, step, dimension, value); sample −1 is the episode.
+    Beside it stands what the episode did: rows (source, mode, moment, sample, step, dimension,
+    value); sample −1 is the episode.
     """
+    parts = []
+    for data in preset.vla.data:
+        folder = model_folder(preset, data, preset.vla.seeds[0])
+        if not (path := folder / PREDICTIONS).is_file():  # trained before they were written
+            write_csv(path, _predict(preset, data, folder))
+        parts.append(pd.read_csv(path))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _predict(preset: Preset, data: str, folder: Path) -> pd.DataFrame:
+    """The part of `predictions_of` that the VLA in `folder` makes."""
     source, mode = arm_of(data)
-    vla = model.load(model_folder(preset, data, preset.vla.seeds[0]))
+    vla = model.load(folder)
     kept = load(files_of(data, preset)[:1], preset.vla.demonstrations)
     frames = make_frames(kept[-1:], preset.vla, workers=1)
-    rows = np.linspace(0, len(frames) - 1, moments + 2).astype(int)[1:-1]
+    rows = np.linspace(0, len(frames) - 1, MOMENTS + 2).astype(int)[1:-1]
     inputs, actions, _ = frames.batch(rows, vla)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(samples, *actions.shape, generator=generator)
+    noise = torch.randn(SAMPLES, *actions.shape, generator=generator)
     chunks = torch.stack([actions, *(vla.sample(inputs, one) for one in noise)])
     index = np.indices(chunks.shape).reshape(4, -1)
     seconds = rows[index[1]] * preset.vla.frame_stride / CONTROL_HZ
