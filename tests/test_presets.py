@@ -131,6 +131,14 @@ def test_a_task_s_own_setting_comes_after_its_count_of_demonstrations():
     assert retried.of("libero_object/3").demonstrations.count == 20
 
 
+@pytest.mark.parametrize("task", presets.RETRIED)
+def test_a_task_that_is_trained_again_has_the_settings_of_the_rule(task):
+    own = get_preset("libero").of(task)
+    for key, value in presets.RETRY.items():
+        stage, field = key.split(".")
+        assert getattr(getattr(own, stage), field) == value
+
+
 def test_libero_s_counts_of_demonstrations_follow_from_the_scan_by_the_rule_of_the_log():
     table = pd.read_csv(Path(__file__).parents[1] / "results" / "libero" / "clones.csv")
     assert (table["starts"] == 24).all()

@@ -17,12 +17,19 @@ import pytest
 
 from diffrl import evidence, presets
 from diffrl.base.arm import POLICY_MODES
-from diffrl.base.artifacts import lock, results_dir, runs_dir, write_csv
+from diffrl.base.artifacts import Stage, lock, results_dir, runs_dir, write_csv
 from diffrl.base.errors import TrainingError
 from diffrl.base.heartbeat import heartbeat
 from diffrl.evaluation import scores
 from diffrl.evaluation import stage as evaluation_stage
-from diffrl.presets import ALGORITHMS, CloneConfig, OperatorConfig, Preset, RLConfig, get_preset
+from diffrl.presets import (
+    ALGORITHMS,
+    CloneConfig,
+    OperatorConfig,
+    Preset,
+    RLConfig,
+    get_preset,
+)
 from diffrl.rl.records import COLUMNS, expert_folder
 from diffrl.sim.scene import load_scene
 from diffrl.sim.simulator import Simulator
@@ -255,6 +262,32 @@ def test_a_task_that_neither_class_learned_is_tried_once_more_with_both():
         "libero_goal/3": {"diffusion": 0.2, "gaussian": 0.1},
     }
     assert tool.to_retry(success, tried={"libero_goal/3"}) == ["libero_goal/0", "libero_goal/2"]
+
+
+def test_the_records_of_a_task_s_first_experts_are_kept_when_it_is_tried_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DIFFRL_HOME", str(tmp_path))
+    tool = load_tool("tasks_to_retry")
+    preset = get_preset("libero", ("libero_goal",))
+    experts = []
+    for seed in (0, 1):
+        folder = expert_folder(preset, "libero_goal/4", "gaussian", seed)
+        folder.mkdir(parents=True)
+        for name in tool.KEPT:
+            (folder / name).write_text(f"{name} of seed {seed}")
+        Stage(folder, "expert", {}).finish({"rows": [{"task": "libero_goal/4", "seed": seed}]})
+        experts.append(("libero_goal/4", "gaussian", seed, folder))
+    monkeypatch.setattr(tool, "finished_experts", lambda preset: experts)
+    tool.keep(preset, "libero_goal/4")
+    (kept,) = (tmp_path / "runs/libero/tried").iterdir()
+    assert kept.name == "libero_goal-4-first-gaussian"
+    assert [(kept / name).read_text() for name in tool.KEPT] == [
+        f"{n} of seed 0" for n in tool.KEPT
+    ]
+    assert pd.read_csv(kept / "expert.csv")[["task", "seed"]].to_numpy().tolist() == [
+        ["libero_goal/4", 0]
+    ]
 
 
 def test_a_task_is_judged_once_both_its_classes_have_been_trained_or_have_failed(

@@ -5,29 +5,26 @@
 The rule looks at held-out start states alone and treats both classes alike: a task is trained
 again, with both classes and the same settings, where the better of the two experts of seed 0
 succeeds on less than ENOUGH of its held-out states, or where either class's clone never succeeded.
-The printed lines go into the preset's `own`; a task that they hold already is not named again. A
+It goes into RETRIED of `diffrl.presets`, and is not named again. Before that, `--keep-records`
+copies what its first experts did to `runs/<preset>/tried/<task>-first` (`-gaussian` at the end). A
 task is judged when both classes have been trained to their end or have failed to learn; those that
 have not are counted.
 """
+
+import shutil
 
 import pandas as pd
 import tyro
 
 from diffrl import evidence
 from diffrl.base import heartbeat
+from diffrl.base.artifacts import read_json, runs_dir, write_csv
 from diffrl.base.errors import TrainingError
-from diffrl.presets import ALGORITHMS, Preset, get_preset
-from diffrl.rl.records import expert_folder, finished_experts
+from diffrl.presets import ALGORITHMS, RETRIED, Preset, get_preset
+from diffrl.rl.records import COLUMNS, expert_folder, finished_experts
 
+KEPT = ("clone.csv", "config.json", "diagnostics.csv", "trials.csv")
 ENOUGH = 0.9  # success without noise on held-out states; our choice, before any run
-RETRY = {  # more to imitate, and more episodes an iteration
-    "demonstrations.count": 20,
-    "rl.decisions": 72,
-    "rl.iterations": 40,
-    "rl.measure_every": 2,
-    "rl.noise_start": 1.0,
-    "rl.annealing": "cosine",
-}
 
 
 def held_out(preset: Preset) -> dict[str, dict[str, float]]:
@@ -69,21 +66,33 @@ def to_retry(success: dict[str, dict[str, float]], tried: set[str]) -> list[str]
     ]
 
 
-def main(preset: str = "libero", suite: tuple[str, ...] = ()) -> None:
-    """Print the tasks and their lines for `own`.
+def keep(preset: Preset, task: str) -> None:
+    """Copy the records of a task's experts of seed 0: their folders are about to be used again."""
+    for name, algorithm, seed, folder in finished_experts(preset):
+        if name == task and seed == 0:
+            label = f"{task.replace('/', '-')}-first" + "-gaussian" * (algorithm == "gaussian")
+            target = runs_dir(preset.name) / "tried" / label
+            rows = read_json(folder / "expert.done.json")["records"]["rows"]
+            write_csv(target / "expert.csv", pd.DataFrame(rows, columns=COLUMNS))
+            for file in KEPT:
+                shutil.copy(folder / file, target)
+
+
+def main(preset: str = "libero", suite: tuple[str, ...] = (), keep_records: bool = False) -> None:
+    """Print the tasks that are to be trained again.
 
     Args:
         preset: whose experts are looked at.
         suite: only these of its suites.
+        keep_records: copy the records of their first experts.
     """
     evidence.go_on(preset)
     settings = get_preset(preset, suite)
-    tried = {task for task, key, _ in settings.own if key == "demonstrations.count"}
     success = judged(settings)
-    for task in to_retry(success, tried):
+    for task in to_retry(success, set(RETRIED)):
         print(task, success[task])
-        for key, value in RETRY.items():
-            print(f'    ("{task}", "{key}", {value!r}),')
+        if keep_records:
+            keep(settings, task)
     if waiting := len(settings.tasks) - len(success):
         print(f"Not judged yet, for want of training: {waiting} of {len(settings.tasks)} tasks.")
 
