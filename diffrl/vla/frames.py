@@ -31,7 +31,7 @@ from diffrl.presets import VLAConfig
 from diffrl.vla.model import CAMERAS, VLA, Inputs, proprioception
 from diffrl.vla.vision import make_encoder
 
-FORMAT = 3  # of a cached file; a new number leaves the old files unread
+FORMAT = 4  # of a cached file; a new number leaves the old files unread
 GROUP = 10  # episodes that one worker renders with one open renderer
 
 

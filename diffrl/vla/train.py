@@ -32,7 +32,7 @@ from diffrl.vla.model import VLA, Inputs, Statistics, read_words, save, trained_
 LOGS = 20  # points of the loss curve
 CURVE = ("step", "loss", "train", "held_out")
 Precision = Literal["bfloat16", "float32"]
-FORMAT = 3  # of a checkpoint; raise it when what it carries, or what its key covers, changes
+FORMAT = 4  # of a checkpoint; raise it when what it carries, or what its key covers, changes
 # what `_checkpoint` leaves in its folder: whole files, and what a kill left of our writer's and of
 # safetensors' temporary ones
 OURS = re.compile(r"([0-9a-f]{12}|\.[0-9a-f]{12}-\w+\.tmp)\.safetensors|\.tmp[A-Za-z0-9]{6}")
@@ -127,8 +127,9 @@ def start(
         torch.manual_seed(seed)
         model = VLA(config, vocabulary, length, statistics).to(device)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    rate, decay = config.learning_rate, config.weight_decay
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+        parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.95), fused=True
     )
     live = trained_state(model)
     ema = {k: v.clone() for k, v in live.items()}
