@@ -204,6 +204,15 @@ def test_the_bar_counts_what_workers_report_of_unfinished_items(tmp_path, monkey
     assert seen[-1] == 2
 
 
+def test_a_bar_shows_shares_after_a_leap_of_items_that_were_found(capsys):
+    with progress(20, "experts") as bar:
+        bar.mininterval = 0
+        for items in (9, 9.4, 9.5):
+            advance(bar, items)
+        shown = capsys.readouterr().err
+    assert [text in shown for text in ("9/20", "9.4/20", "9.5/20")] == [True] * 3
+
+
 def test_a_bar_shows_shares_and_the_remaining_time_and_never_goes_back(capsys):
     with progress(4, "experts") as bar:
         bar.start_t -= 30  # as if half a minute had gone

@@ -43,6 +43,7 @@ def progress(total: int, description: str, unit: str = "task") -> tqdm:
         desc=description,
         unit=unit,
         mininterval=0.2 if live else 10.0,
+        miniters=0,  # or a leap, as of items that are found done, hides every share after it
         smoothing=0,  # the mean rate: shares come in leaps
         bar_format=_FORMAT,
     )
