@@ -129,7 +129,8 @@ class RLConfig(_Settings):
     substeps: int = added(12)  # physics steps in a control step of training physics [C]; LIBERO: 25
     exact_last: float = added(0.0)  # share of the iterations, the last ones, in exact physics [C]
     physics_check: float | None = added(None)  # training goes on in exact physics once success in
-    # training physics is higher than measured, with Fisher's exact p below this [C]; None: never
+    # training physics is higher than measured, or none at all where there is a measured one, with
+    # Fisher's exact p below this [C]; None: never
     copies: int = 48  # simulated robots [D]: 50
     staggered: bool = True  # episodes begin at different times: the "diverse buffer" [S], [C]
     decisions: int = 24  # decisions per copy and iteration [C]; DPPO: 300-400

@@ -81,7 +81,7 @@ def test_a_policy_that_never_gets_to_90_percent_has_its_last_success_told(home):
     [
         ("laptop", ""),
         ("pixels", ", in training physics"),
-        ("libero", ", in training physics until it flatters the policy"),
+        ("libero", ", in training physics until it misleads the policy"),
     ],
 )
 def test_success_in_training_physics_is_named_so_beside_exact_rates(home, preset, where):

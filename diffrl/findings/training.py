@@ -124,7 +124,7 @@ def learning_by_task(curves: pd.DataFrame, preset: str) -> Finding:
     rl = get_preset(preset).rl
     where = ", in training physics" if rl.physics == "training" else ""
     if where and rl.physics_check is not None:
-        where += " until it flatters the policy"
+        where += " until it misleads the policy"
     caption = f"""Success during RL, a panel a task. Without noise: on held-out start states, with
     Wilson's 95 % intervals over n episodes (n in the table); the clone is at 0. With noise: of the
     training episodes{where}, of which the first are cut short. Preset {preset}."""

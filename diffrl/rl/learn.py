@@ -92,7 +92,7 @@ class Learner:
         self.best: dict[str, Any] | None = None  # weights of the best confirmed policy
         self.best_success, self.best_iteration = -1.0, 0  # its confirmed success
         self.candidates: list[Candidate] = []  # what may be better, and is not confirmed yet
-        self.flattered = False  # success in training physics was higher than the policy's own
+        self.misled = False  # success in training physics was not the policy's own
         self.scaler = RewardScaler(config.copies, config.gamma) if config.reward_scaling else None
         self.seconds = 0.0  # of learning and measuring, kills not counted
 
@@ -137,7 +137,7 @@ class Learner:
     @property
     def physics(self) -> Physics:
         """What the next iteration is played in."""
-        return "exact" if self.flattered else self.config.physics_at(self.iteration)
+        return "exact" if self.misled else self.config.physics_at(self.iteration)
 
     def _scaled(self, batch: Batch, begins: bool) -> Batch:
         """The batch as PPO values it: with scaled rewards, if `reward_scaling` asks for it."""
@@ -187,24 +187,23 @@ class Learner:
         return new.first
 
     def _check_physics(self, measured: Candidate) -> None:
-        """Leave training physics for good if success in it is better than the measured one.
+        """Leave training physics for good if it misleads: success in it is not the measured one's.
 
         A policy can learn to lean on a thing that only training physics holds in its place. Its
         exploration noise costs success, so that training's, since the last measurement, is not
-        above the measured one unless the physics makes it so. Fisher's exact test, one-sided (our
-        choice).
+        above the measured one unless the physics makes it so. That noise explains less success, but
+        none ever, of a policy that is measured to succeed, gives it nothing to learn from. Fisher's
+        exact test, one-sided (our choice).
         """
+        limit = self.config.physics_check
         before = itertools.takewhile(lambda row: not row["played"], self.diagnostics[-2::-1])
         rows = [self.diagnostics[-1], *before]
-        limit = self.config.physics_check
         if limit is None or any(row["physics"] != "training" for row in rows):
             return
-        from scipy.stats import fisher_exact  # large: loaded where it is needed
-
-        ended = sum(row["episodes"] for row in rows)
-        good = sum(round(row["success"] * row["episodes"]) for row in rows if row["episodes"])
-        table = [(good, ended - good), (measured.successes, measured.fair - measured.successes)]
-        self.flattered = bool(fisher_exact(table, alternative="greater").pvalue < limit)
+        misled = _p_value(rows, measured, "greater") < limit
+        if not any(row["success"] > 0 for row in self.diagnostics):
+            misled |= _p_value(self.diagnostics, measured, "less") < limit
+        self.misled = misled
 
     def decide(self, play: Play) -> None:
         """Find the best of the policies that were measured, the latest of equals.
@@ -274,7 +273,7 @@ class Learner:
             "best": self.best,
             "best_success": self.best_success,
             "best_iteration": self.best_iteration,
-            "flattered": self.flattered,
+            "misled": self.misled,
             "candidates": [vars(candidate) for candidate in self.candidates],
             "seconds": self.seconds,
             "scaler": self.scaler and self.scaler.state(),
@@ -292,10 +291,20 @@ class Learner:
             setattr(self, name, state[name])
         self.best, self.best_success = state["best"], state["best_success"]
         self.best_iteration = state["best_iteration"]
-        self.flattered = state.get("flattered", False)  # older checkpoints do not know it
+        self.misled = state.get("misled", state.get("flattered", False))  # as it was called
         self.candidates = [Candidate(**fields) for fields in state["candidates"]]
         if self.scaler:
             self.scaler.restore(state["scaler"])
+
+
+def _p_value(rows: list[dict[str, Any]], measured: Candidate, alternative: str) -> float:
+    """Fisher's p of success in the training episodes of some iterations against a measurement."""
+    from scipy.stats import fisher_exact  # large: loaded where it is needed
+
+    ended = sum(row["episodes"] for row in rows)
+    good = sum(round(row["success"] * row["episodes"]) for row in rows if row["episodes"])
+    table = [(good, ended - good), (measured.successes, measured.fair - measured.successes)]
+    return float(fisher_exact(table, alternative=alternative).pvalue)
 
 
 def improve(

@@ -101,6 +101,9 @@ class _Copy:
         data.time, (qpos, qvel) = state[0], np.split(state[1:], [self.scene.model.nq])
         data.qpos[:] = qpos if self.face is None else qpos[self.face.qpos]
         data.qvel[:] = qvel if self.face is None else qvel[self.face.qvel]
+        if self.face is not None:  # `settle_things` came before
+            here, there = self.face.laid
+            data.qpos[here] = self._qpos[there]
         # robosuite's first goal orientation is that of its own reset, not of the start state
         self.goal_mat[:] = self.scene.arrays["home_goal_matrix"].ravel()
         self.grip[:] = 0.0

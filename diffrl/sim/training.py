@@ -2,12 +2,13 @@
 
 Most contacts of a LIBERO scene belong to things that nobody is asked to touch. In the training face
 they stand, as fixtures already do, where exact physics settled them from the episode's own start
-state, and joints that the goal does not need are locked; a control step may take fewer, longer
-physics steps. Bodies, geoms and sites keep their ids, so goals and observations are evaluated as
-ever, and `Simulator.states` gives the states of the exact scene that a copy stands for. Only the
-curve of training itself shows success in this physics, and says so. What is measured, chosen by or
-stored is played in exact physics: `Simulator.step` records nothing here. (Our choice; LIBERO has
-nothing of the kind.)
+state, and joints that the goal does not need are locked. What moves and lies on such a thing begins
+where it settled, too: on a ramekin that stands it would come to lie otherwise than on one that
+falls with it. A control step may take fewer, longer physics steps. Bodies, geoms and sites keep
+their ids, so goals and observations are evaluated as ever, and `Simulator.states` gives the states
+of the exact scene that a copy stands for. Only the curve of training itself shows success in this
+physics, and says so. What is measured, chosen by or stored is played in exact physics:
+`Simulator.step` records nothing here. (Our choice; LIBERO has nothing of the kind.)
 """
 
 import copy
@@ -60,6 +61,15 @@ class TrainingFace:
     def qvel(self) -> np.ndarray:
         """(nv of the face,) where its velocities stand among the exact ones."""
         return _addresses(self.model, self.scene.model, "dofadr", self.model.nv)
+
+    @cached_property
+    def laid(self) -> tuple[np.ndarray, np.ndarray]:
+        """(7 k,) positions of the things that begin settled: in the face's, in the exact ones."""
+        bodies = _lying_on(self.scene, set(self.placed.tolist()), self.settled)
+        models = (self.model, self.scene.model)
+        starts = [m.jnt_qposadr[m.body_jntadr[bodies]] for m in models]
+        here, there = ((start[:, None] + np.arange(7)).ravel() for start in starts)
+        return here, there
 
     @cached_property
     def _rows(self) -> dict[bytes, int]:
@@ -171,6 +181,25 @@ def _resting_on(scene: Scene, needed: set[int], settled: np.ndarray) -> set[int]
         if not more:
             return found
         found |= more
+
+
+def _lying_on(scene: Scene, placed: set[int], settled: np.ndarray) -> list[int]:
+    """Free bodies that touch one of `placed` that was free, directly or not, in some layouts."""
+    model = scene.model
+    free = {int(body) for body in model.jnt_bodyid[model.jnt_type == _FREE]}
+    pairs = {
+        (int(model.body_rootid[one]), int(model.body_rootid[other]))
+        for low, high, _ in _contacts(scene, settled)
+        for one, other in ((low, high), (high, low))
+    }
+    found: set[int] = set()
+    while more := {
+        one
+        for one, other in pairs
+        if one in free - placed - found and other in (free & placed) | found
+    }:
+        found |= more
+    return sorted(found)
 
 
 def _contacts(scene: Scene, settled: np.ndarray):
