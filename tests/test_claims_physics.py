@@ -88,3 +88,19 @@ def test_the_log_says_when_libero_goal_0_left_training_physics():
     played = runs.loc[runs["run"] == "libero_goal-0/diffusion-seed0/", "physics"]
     assert played.tolist() == ["training"] * 10 + ["exact"] * 10
     assert "leaves training physics after ten iterations and ends after twenty" in log_text()
+
+
+def test_the_log_says_what_training_physics_without_any_success_did_to_an_expert():
+    table = packed_table(LAPTOP.parent / "libero", "tried_diagnostics.csv")
+    first, last = [], []
+    for end in ("", "-gaussian"):
+        run = table[table["run"] == f"libero_spatial-5-fallen{end}/"]
+        assert len(run) == 60
+        assert run["success"].fillna(0).max() == 0
+        assert f"none of {run['episodes'].sum():.0f} training episodes succeeded" in log_text()
+        measured = (100 * run["measured_success"].dropna()).tolist()
+        first, last = [*first, measured[0]], [*last, measured[-1]]
+    said = (
+        f"found {first[0]:.0f} % (diffusion) and {first[1]:.0f} % (Gaussian) of 48 held-out states,"
+    )
+    assert f"{said} and the last {last[0]:.0f} and {last[1]:.0f} %" in log_text()
