@@ -454,15 +454,27 @@ def test_a_suite_of_libero_has_both_classes_of_all_its_tasks_by_one_recipe(suite
     assert "Both classes of their ten tasks each are trained with the final recipe" in log_text()
 
 
+FIRST = "tried_expert.csv"
+FIRST_RUNS = {
+    f"libero_goal-3-first{end}/": f"libero_goal-3/{algorithm}-seed0/"
+    for algorithm, end in (("diffusion", ""), ("gaussian", "-gaussian"))
+}
+
+
 def test_the_log_says_what_libero_goal_reached_and_which_task_was_not_learned():
     libero = LAPTOP.parent / "libero"
-    experts = pd.read_csv(libero / "experts.csv").query("seed == 0 and mode == 'deterministic'")
+    experts = pd.concat([pd.read_csv(libero / "experts.csv"), packed_table(libero, FIRST)])
+    experts = experts.query("seed == 0 and mode == 'deterministic'")
     experts = experts[experts["task"].str.startswith("libero_goal/")]
+    experts = experts.drop_duplicates(["task", "algorithm"], keep="last")  # the first tries
+    assert experts.groupby("algorithm").size().tolist() == [10, 10]
     mean = 100 * experts.groupby("algorithm")["success"].mean()
     said = f"succeed on {mean['diffusion']:.1f} % in the mean, the Gaussian ones on"
     assert f"{said} {mean['gaussian']:.1f} %" in log_text()
     table = packed_table(libero, "experts_diagnostics.csv")
-    table = table[table["run"].str.match(r"libero_goal-\d/\w+-seed0/")]
+    table = table[table["run"].str.match(r"libero_goal-[^3]/\w+-seed0/")]
+    again = packed_table(libero, "tried_diagnostics.csv").replace({"run": FIRST_RUNS})
+    table = pd.concat([table, again[again["run"].isin(FIRST_RUNS.values())]])
     best = 100 * table.query("confirmed == 192").groupby("run")["confirmed_success"].max()
     names = best.index.str.extract(r"-(\d)/(\w+)-").values.T
     best = pd.Series(best.values, pd.MultiIndex.from_arrays(names)).unstack()
