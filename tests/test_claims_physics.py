@@ -1,14 +1,17 @@
-"""What the log says of training physics is what the records say."""
+"""What the log says of training physics, and of libero's experts, is what the records say."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from scipy.stats import fisher_exact
 from test_claims_log import log_rows, log_text
 
 from diffrl.base.intervals import interval_over_tasks
 from diffrl.evidence import packed_table
-from diffrl.presets import get_preset
+from diffrl.presets import ALGORITHMS, get_preset
 
 LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
 
@@ -123,3 +126,47 @@ def test_the_log_says_what_the_experts_reached_whom_training_physics_had_misled(
     assert f"learned: {best[4, 'diffusion']:.1f} and {best[4, 'gaussian']:.1f} %" in log_text()
     said = f"by {left[5, 'diffusion']} and by {left[5, 'gaussian']} iterations it flattered them"
     assert said in log_text()
+
+
+@pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])
+def test_a_suite_of_libero_has_both_classes_of_all_its_tasks_by_one_recipe(suite):
+    libero = LAPTOP.parent / "libero"
+    made = pd.read_csv(libero / "runs.csv").query("kind == 'experts' and seed == 0")
+    made = made[made["run"].str.startswith(f"{suite}-")]
+    assert len(made) == 10 * len(ALGORITHMS)
+    with zipfile.ZipFile(libero / "records.zip") as bundle:
+        configs = json.loads(bundle.read("configs.json"))
+    recipes = [configs[name]["rl"] for name in made["config"]]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert "Both classes of their ten tasks each are trained with the final recipe" in log_text()
+
+
+FIRST = "tried_expert.csv"
+FIRST_RUNS = {
+    f"libero_goal-3-first{end}/": f"libero_goal-3/{algorithm}-seed0/"
+    for algorithm, end in (("diffusion", ""), ("gaussian", "-gaussian"))
+}
+
+
+def test_the_log_says_what_libero_goal_reached_and_which_task_was_not_learned():
+    libero = LAPTOP.parent / "libero"
+    experts = pd.concat([pd.read_csv(libero / "experts.csv"), packed_table(libero, FIRST)])
+    experts = experts.query("seed == 0 and mode == 'deterministic'")
+    experts = experts[experts["task"].str.startswith("libero_goal/")]
+    experts = experts.drop_duplicates(["task", "algorithm"], keep="last")  # the first tries
+    assert experts.groupby("algorithm").size().tolist() == [10, 10]
+    mean = 100 * experts.groupby("algorithm")["success"].mean()
+    said = f"succeed on {mean['diffusion']:.1f} % in the mean, the Gaussian ones on"
+    assert f"{said} {mean['gaussian']:.1f} %" in log_text()
+    table = packed_table(libero, "experts_diagnostics.csv")
+    table = table[table["run"].str.match(r"libero_goal-[^3]/\w+-seed0/")]
+    again = packed_table(libero, "tried_diagnostics.csv").replace({"run": FIRST_RUNS})
+    table = pd.concat([table, again[again["run"].isin(FIRST_RUNS.values())]])
+    best = 100 * table.query("confirmed == 192").groupby("run")["confirmed_success"].max()
+    names = best.index.str.extract(r"-(\d)/(\w+)-").values.T
+    best = pd.Series(best.values, pd.MultiIndex.from_arrays(names)).unstack()
+    assert len(best) == 10
+    assert best.index[best.max(axis=1) < 90].tolist() == ["3"]
+    task = best.loc["3"]
+    said = f"experts succeeds on {task['diffusion']:.0f} % of 192 held-out states (Gaussian"
+    assert f"{said} {task['gaussian']:.0f} %)" in log_text()
