@@ -111,7 +111,7 @@ def test_the_log_says_what_training_physics_without_any_success_did_to_an_expert
 
 def test_the_log_says_what_the_experts_reached_whom_training_physics_had_misled():
     libero, best, left = LAPTOP.parent / "libero", {}, {}
-    kinds = {5: "experts_diagnostics.csv", 4: "tried_diagnostics.csv"}  # 4 was tried once more
+    kinds = {5: "experts_diagnostics.csv", 4: "tried_diagnostics.csv"}  # of 4 the first tries
     for task, name in kinds.items():
         table = packed_table(libero, name)
         for algorithm, end in (("diffusion", ""), ("gaussian", "-gaussian")):

@@ -4,7 +4,7 @@ A table has one row per trial and the columns of ``vla_trials.csv`` (see `diffrl
 Trials that ended in an error are counted, but enter no rate.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -147,28 +147,17 @@ def with_means(table: pd.DataFrame, suites: Sequence[str]) -> pd.DataFrame:
     return result
 
 
-def with_absent(rates: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
-    """Rates of `with_means` with rows of no trials for arms that were planned and are not there."""
-    none = rates[["suite", "trained_on"]].drop_duplicates()
-    none = none.assign(trials=0, errors=0, successes=0)
-    rows = [none.assign(source=arm.source, mode=arm.mode) for arm in arms]
-    return pd.concat([rates, *rows], ignore_index=True)[list(rates)]
+def with_absent(rates: pd.DataFrame, absent: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rates with rows of no trials, a suite each, for what was planned and is not there.
 
-
-def with_lost_seeds(rates: pd.DataFrame, lost: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
-    """Rates of each training seed with rows of no trials for those that are not there.
-
-    lost: source, mode and training seed of each VLA that was planned and is not trained.
+    absent: source and mode of each arm, or also the training seed of each VLA.
     """
-    if not lost:
+    if not absent:
         return rates
-    none = dict.fromkeys(("trials", "errors", "successes"), 0)
-    rows = [
-        {"suite": suite, "source": source, "mode": mode, "training_seed": seed, **none}
-        for source, mode, seed in lost
-        for suite in rates["suite"].unique()
-    ]
-    return pd.concat([rates, pd.DataFrame(rows, columns=list(rates))], ignore_index=True)
+    none = rates[rates.columns.intersection(["suite", "trained_on"])].drop_duplicates()
+    none = none.assign(trials=0, errors=0, successes=0)
+    rows = [none.assign(**who) for who in absent]
+    return pd.concat([rates, *rows], ignore_index=True)[list(rates)]
 
 
 def _mean_of_tasks(part: pd.DataFrame) -> pd.DataFrame:

@@ -47,7 +47,6 @@ from diffrl.evaluation.scores import (
     readable,
     summarise,
     with_absent,
-    with_lost_seeds,
     with_means,
 )
 from diffrl.presets import Preset, get_preset
@@ -334,17 +333,18 @@ def evaluate_preset(
     folder, models = runs_dir(preset.name) / preset.tables_of, models_of(preset)
     path = folder / "vla_trials.csv"
     trained = _those_there(preset, models, path)
-    missing = [_why_not(preset, *model, path) for model in models if model not in trained]
+    lost = [model for model in models if model not in trained]
+    missing = [_why_not(preset, *model, path) for model in lost]
     if not trained:
         raise UserError(missing[0])
     table = _evaluate_models(preset, trained, path, workers, options)
     write_csv(path, table)
     suites = tuple(dict.fromkeys(task.partition("/")[0] for task in preset.vla_tasks))
-    absent = [arm_of(data) for data in preset.vla.data if data not in dict(trained)]
+    absent = [arm_of(data)._asdict() for data in preset.vla.data if data not in dict(trained)]
     write_csv(folder / "evaluation.csv", with_absent(with_means(table, suites), absent))
-    lost = [(*arm_of(data), seed) for data, seed in models if (data, seed) not in trained]
-    seeds = with_lost_seeds(summarise(table, ("suite", *WHO)), lost)
-    write_csv(folder / "evaluation_seeds.csv", seeds)
+    seeds = [arm_of(data)._asdict() | {"training_seed": seed} for data, seed in lost]
+    rates = summarise(table, ("suite", *WHO))
+    write_csv(folder / "evaluation_seeds.csv", with_absent(rates, seeds))
     write_csv(folder / "evaluation_tasks.csv", summarise(table, ("suite", "task", *ARM)))
     write_csv(folder / "evaluation_pairs.csv", compare(table))
     beyond = table[table["suite"].isin(preset.evaluation.suites)]

@@ -39,7 +39,7 @@ class FrozenEfficientNet(nn.Module):
     The 112 channels of stride 16 say what is there; the 40 of stride 8, folded 2 × 2 into 160,
     say where it is to within a pixel or two. 0.7 M parameters. As nothing is trained, each
     normalisation is folded into the convolution before it, and channels come last, so that a
-    convolution of one pixel is a product: half of the time that the wheel's own network takes.
+    convolution of one pixel is a product: faster than the wheel's own network.
     """
 
     channels = CHANNELS

@@ -233,14 +233,13 @@ def fit(item: tuple[str, int], preset: Preset, device: str = "cpu", force: bool 
     config = settings_of(data, seed, preset)
     with _at_work(folder) as sign:
         losses, minutes = train(frames, held_out, config, seed, folder, about, device, sign)
-    crew = PartialState()
-    if crew.is_main_process:
-        write_csv(folder / PREDICTIONS, _predict(preset, data, folder))
     row = {**about, "training_seed": seed}
     row |= {"frames": len(frames), "steps": preset.vla.steps, "loss": losses["loss"].iloc[-1]}
     row |= {"held_out": losses["held_out"].iloc[-1], "minutes": minutes}
     row |= {"precision": precision_of(torch.device(device))}
+    crew = PartialState()
     if crew.is_main_process:
+        write_csv(folder / PREDICTIONS, _predict(preset, data, folder))
         stage.finish(
             row, outputs=[folder / name for name in (MODEL, LOSSES, PREDICTIONS)], seed=seed
         )
