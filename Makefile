@@ -123,6 +123,7 @@ doctor: ready
 
 readme: $(INSTALLED)  # what is written from results/ and figures/: tables, reference cells
 	@$(RUN) tools/results_table.py
+	@$(RUN) tools/cards.py
 	@$(RUN) tools/refresh_notebooks.py
 
 clean:  # the environment only; results, caches and the notebook filter stay

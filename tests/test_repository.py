@@ -4,7 +4,9 @@ import ast
 import importlib.metadata
 import itertools
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -35,14 +37,10 @@ MEBIBYTE = 2**20
 
 @pytest.mark.parametrize(
     ("place", "files", "size"),
-    [(".", 380, 53), ("results", 80, 46), ("figures", 80, 12), ("tests", 90, 2)],
+    [(".", 380, 48), ("results", 80, 42), ("figures", 80, 12), ("tests", 90, 2)],
 )
 def test_a_clone_stays_small(place, files, size):
-    """Whoever adds a file finds out here that another one could go.
-
-    Twenty are room for tables and weights of pixels and of libero, which take laptop's place; until
-    they do, 22 MiB of laptop's weights and up to 25 of libero's lie side by side.
-    """
+    """Whoever adds a file finds out here that another one could go."""
     kept = committed(place)
     assert 0 < len(kept) <= files
     assert sum(path.stat().st_size for path in kept) <= size * MEBIBYTE
@@ -191,8 +189,9 @@ def test_readme_is_read_in_minutes():
     assert len(README.splitlines()) <= 150
 
 
-def test_the_tables_in_results_are_those_of_the_records():
-    command = [sys.executable, ROOT / "tools" / "results_table.py", "--check"]
+@pytest.mark.parametrize("page", ["results_table", "cards"])
+def test_a_written_page_is_that_of_the_records(page):
+    command = [sys.executable, ROOT / "tools" / f"{page}.py", "--check"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
@@ -211,6 +210,23 @@ def test_readmes_examples_run(tmp_path):
     assert "3 successes in" in result.stdout
     assert "m/s³" in result.stdout
     assert len(re.findall(r"failure +280", result.stdout)) == 2  # the policy of one's own
+
+
+@pytest.mark.sim
+def test_the_commands_of_the_cards_play_an_expert_that_git_keeps(tmp_path):
+    page = (ROOT / "docs" / "cards.md").read_text(encoding="utf-8")
+    [commands] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "libero").symlink_to(ROOT / "results" / "libero")
+    for line in commands.splitlines():
+        words, home = [sys.executable, *shlex.split(line)[1:]], {"DIFFRL_HOME": str(tmp_path)}
+        result = subprocess.run(
+            words, cwd=tmp_path, env=os.environ | home, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+    row = re.search(r"libero_object/0 +10 +0 +(\d+)", result.stdout)  # trials, errors, successes
+    assert row
+    assert int(row[1]) >= 8
 
 
 # ---- what holds the habits: local hooks, and a CI that calls the targets that a person calls -----

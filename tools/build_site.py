@@ -46,6 +46,7 @@ docs/laptop
 figures/laptop/README
 figures/benchmark/README
 results/README
+docs/cards
 ```
 
 ```{{toctree}}
