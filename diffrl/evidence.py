@@ -14,7 +14,7 @@
   - ``configs.json`` and ``environments.json``: each distinct one once,
 
 - ``weights/<suite>.safetensors``: the weights of the experts from which data sets come, as float16
-  where that loses nothing, of as many as 25 MiB hold.
+  where that loses nothing, of as many as 30 MiB hold.
 
 `unpack` gives back the same bytes, which `pack` checks before it replaces older evidence; it never
 replaces runs or tables by none. Stages that are restored count as done although their data sets are
@@ -55,7 +55,7 @@ UNDONE = ".undone.json"  # of a marker whose outputs are not here
 TAKEN = ".evidence"  # in a run that goes on: hash of the bundle from which it took what it lacked
 # What commands leave that are no work of a run: pictures, and what a machine was found to be
 BESIDE = {"figures", "notebooks", "videos", "dry_run.csv", "doctor.json"}
-MOST_WEIGHTS = 25 * 2**20  # bytes of weights that git keeps of a preset
+MOST_WEIGHTS = 30 * 2**20  # bytes of weights that git keeps of a preset: eighty experts'
 LARGE = 2**20  # bytes above which a table of the preset goes into the zip
 DOCUMENTS = ("path", "config", "environment", "commit", "seed", "key", "outputs", "records")
 RUNS = ("kind", "run", "config", "commit", "environment", "seed", "minutes")

@@ -23,6 +23,16 @@ def laptop_run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def libero_run(tmp_path_factory):
+    """The folder of preset libero's run, restored from its evidence, with its experts' weights."""
+    from diffrl import evidence
+
+    folder = tmp_path_factory.mktemp("libero") / "run"
+    evidence.unpack(Path(__file__).parents[1] / "results" / "libero", folder)
+    return folder
+
+
 @pytest.fixture
 def one_torch_thread():
     torch.set_num_threads(1)

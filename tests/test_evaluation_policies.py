@@ -20,7 +20,7 @@ from diffrl.presets import get_preset
 
 
 @pytest.mark.sim
-def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(laptop_run, tmp_path):
+def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(libero_run, tmp_path):
     from diffrl.data.attributes import libero_attributes
     from diffrl.data.hdf5 import write_episodes
     from diffrl.generation.attempts import Player
@@ -28,7 +28,7 @@ def test_an_oracle_of_what_an_expert_generated_succeeds_every_time(laptop_run, t
 
     scene, made = load_scene(TASK), []
     for algorithm, mode in (("diffusion", "deterministic"), ("gaussian", "stochastic")):
-        folder = laptop_run / EXPERTS / f"{algorithm}-seed0"
+        folder = libero_run / EXPERTS / f"{algorithm}-seed0"
         play = Player(scene, Arm(algorithm, mode), get_preset("smoke"), [folder])
         made += [(algorithm, a.episode) for a in play(0, 12) if a.outcome == "success"]
     for algorithm in ("diffusion", "gaussian"):
@@ -135,10 +135,10 @@ def test_an_expert_acts_as_in_the_rollouts_that_made_its_data(tmp_path, mode):
 
 
 @pytest.mark.sim
-def test_a_trial_s_every_state_is_the_same_in_any_company(laptop_run):
+def test_a_trial_s_every_state_is_the_same_in_any_company(libero_run):
     trials, kept = plan([TASK], BLOCK + 1), []
     for copies, order in ((BLOCK + 1, 1), (2, -1)):
-        policy = open_policy(f"expert:{laptop_run / EXPERTS / 'diffusion-seed0'}?mode=stochastic")
+        policy = open_policy(f"expert:{libero_run / EXPERTS / 'diffusion-seed0'}?mode=stochastic")
         played = play(policy, trials[::order], copies, keep=lambda trial: True)
         kept.append(played[::order])
     assert len({outcome.steps for outcome in kept[0]}) > 2  # or swapped trials would not show

@@ -3,7 +3,7 @@
 ``python tools/cards.py`` writes the page from the settings and the records, no number is typed;
 ``--check`` exits with 1 if that would change it.
 """
-# ruff: noqa: E501  (a row of a table is one line)
+# ruff: noqa: E501  (an item of a list is one line)
 
 import sys
 from pathlib import Path
@@ -25,16 +25,14 @@ Spatial, Object, Goal and Long first. Where something has not been computed yet,
 
 ## Experts
 
-| | |
-| --- | --- |
-| what | a policy per task, class and training seed: diffusion ({sampling} denoising steps) or Gaussian |
-| network | {network}, width {width}; float32, each weight a float16 number |
-| sees | gripper, objects, places that the goal names, joints of drawers and knobs: the simulator's state, no pictures |
-| answers | a plan of {chunk} actions: position (3), rotation (3), gripper, in LIBERO's units, [−1, 1], 20 Hz |
-| learned from | {least} to {most} demonstrations of a scripted operator, then PPO on the reward of success |
-| chosen by | success on {held_out} held-out start states, never LIBERO's official ones |
-| computed | {count} experts of {tasks} of the forty tasks, {hours:.0f} core-hours |
-| weights | `results/libero/weights/`, MIT licence |
+- **What:** a policy per task, class and training seed: diffusion ({sampling} denoising steps) or Gaussian.
+- **Network:** {network}, width {width}; float32, each weight a float16 number.
+- **Sees:** gripper, objects, places that the goal names, joints of drawers and knobs: the simulator's state, no pictures.
+- **Answers:** a plan of {chunk} actions: position (3), rotation (3), gripper, in LIBERO's units, [−1, 1], 20 Hz.
+- **Learned from:** {least} to {most} demonstrations of a scripted operator, then PPO on the reward of success.
+- **Chosen by:** success on held-out start states, {chosen} to choose and {held_out} to confirm; never LIBERO's official ones.
+- **Computed:** {count} experts of {tasks} of the forty tasks, {hours:.0f} core-hours.
+- **Weights:** `results/libero/weights/`, MIT licence.
 
 Success on LIBERO's official start states with training seed 0, with 95 % Wilson intervals over trials:
 
@@ -53,29 +51,24 @@ kind of processor alone.
 
 ## VLAs
 
-| | |
-| --- | --- |
-| what | one compact vision-language-action model for all forty tasks per source of data |
-| sees | agentview and wrist camera, {size} × {size} ({detail} pictures); proprioception (8); the instruction's words |
-| network | frozen {vision}, transformer of width {vla_width} ({encoders} encoder and {decoders} decoder layers), flow matching over {horizon} actions |
-| training | {steps} steps of {batch} decisions, {demonstrations} demonstrations a task, training seeds {seeds} |
-| weights | not kept in git: `python -m diffrl train-vla --preset libero` trains them from the data sets |
+- **What:** one compact vision-language-action model for all forty tasks per source of data.
+- **Sees:** agentview and wrist camera, {size} × {size} ({detail} pictures); proprioception (8); the instruction's words.
+- **Network:** frozen {vision}, transformer of width {vla_width} ({encoders} encoder and {decoders} decoder layers), flow matching over {horizon} actions.
+- **Training:** {steps} steps of {batch} decisions, {demonstrations} demonstrations a task, training seeds {seeds}.
+- **Weights:** not kept in git: `python -m diffrl train-vla --preset libero` trains them from the data sets.
 
 {vlas}
 
-**Use.** They compare sources of data. **Not for** comparison with π0 or OpenVLA: the model has no pretraining on robots, and its size and steps
-are chosen so that the demonstrator's data leave room above.
+**Use.** They compare sources of data. **Not for** comparison with π0 or OpenVLA: the model has no pretraining on robots.
 
 ## Data sets
 
-| | |
-| --- | --- |
-| what | {episodes} successes a task and source; a failed attempt is counted and not kept |
-| format | LIBERO's HDF5 with the simulator's states; `python -m diffrl export` adds pictures or writes a LeRobotDataset |
-| starts | drawn by LIBERO's placement sampler; none of the official start states, which evaluations use |
-| actions | as they were executed; nothing is filtered, smoothed or cut |
-| kept | not in git: `python -m diffrl generate --preset libero` makes them from the experts' weights |
-| licence | MIT; LIBERO's assets have their own |
+- **What:** {episodes} successes a task and source; a failed attempt is counted and not kept.
+- **Format:** LIBERO's HDF5 with the simulator's states; `python -m diffrl export` adds pictures or writes a LeRobotDataset.
+- **Starts:** drawn by LIBERO's placement sampler; none of the official start states, which evaluations use.
+- **Actions:** as they were executed; nothing is filtered, smoothed or cut.
+- **Kept:** not in git: `python -m diffrl generate --preset libero` makes them from the experts' weights.
+- **Licence:** MIT; LIBERO's assets have their own.
 
 {data}
 
@@ -146,6 +139,7 @@ def generate() -> str:
         chunk=clone.chunk,
         least=min(counts),
         most=max(counts),
+        chosen=rl.measure_starts,
         held_out=rl.confirm_starts,
         count=len(one),
         tasks=one["task"].nunique(),
