@@ -278,17 +278,17 @@ def generate() -> str:
     return "\n\n".join(parts if len(parts) > 1 else [*parts, NOTHING]) + "\n"
 
 
-def main() -> int:
-    page = ROOT / "results" / "README.md"
-    wanted = generate()
-    if "--check" in sys.argv[1:]:
-        differs = not page.is_file() or page.read_text(encoding="utf-8") != wanted
-        if differs:
-            print("results/README.md differs from the records: run `make readme`.", file=sys.stderr)
-        return int(differs)
-    page.write_text(wanted, encoding="utf-8")
-    return 0
+def publish(page: Path, wanted: str) -> int:
+    """Write a page, or with ``--check`` say whether it differs: 1 if so, else 0."""
+    if "--check" not in sys.argv[1:]:
+        page.write_text(wanted, encoding="utf-8")
+        return 0
+    differs = not page.is_file() or page.read_text(encoding="utf-8") != wanted
+    if differs:
+        name = page.relative_to(ROOT)
+        print(f"{name} differs from the records: run `make readme`.", file=sys.stderr)
+    return int(differs)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(publish(ROOT / "results" / "README.md", generate()))
