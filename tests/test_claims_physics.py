@@ -129,7 +129,8 @@ def test_the_log_says_what_the_experts_reached_whom_training_physics_had_misled(
 
 
 @pytest.mark.parametrize(
-    ("suite", "retried"), [("libero_object", ()), ("libero_goal", ()), ("libero_spatial", ("4",))]
+    ("suite", "retried"),
+    [("libero_object", ()), ("libero_goal", ("3",)), ("libero_spatial", ("4",))],
 )
 def test_a_suite_of_libero_has_both_classes_of_all_its_tasks_by_one_recipe(suite, retried):
     """But for the tasks that were trained again, which have another one for both classes."""
@@ -165,6 +166,37 @@ def test_the_log_says_what_the_experts_of_libero_spatial_reached():
     assert f"and on {again.iloc[0]:.1f} % of the held-out ones, both" in log_text()
     eight, nine = (best[f"libero_spatial-{number}/diffusion-seed0/"] for number in (8, 9))
     assert f"experts succeed on {eight:.1f} and {nine:.1f} % of 192 held-out" in log_text()
+
+
+def test_the_log_says_what_the_retry_of_libero_goal_3_reached():
+    libero = LAPTOP.parent / "libero"
+    experts = pd.read_csv(libero / "experts.csv").query("seed == 0 and mode == 'deterministic'")
+    experts = experts[experts["task"].str.startswith("libero_goal/")]
+    official = 100 * experts[experts["task"] == "libero_goal/3"].set_index("algorithm")["success"]
+    assert f"they have {official['diffusion']:.0f} and {official['gaussian']:.0f} %" in log_text()
+    mean = 100 * experts.groupby("algorithm")["success"].mean()
+    said = f"diffusion experts now succeed on {mean['diffusion']:.1f} % in the mean, the Gaussian"
+    assert f"{said} ones on {mean['gaussian']:.1f} %" in log_text()
+    runs = packed_table(libero, "experts_diagnostics.csv").query("confirmed == 192")
+    best = 100 * runs.groupby("run")["confirmed_success"].max()
+    diffusion, gaussian = (best[f"libero_goal-3/{name}-seed0/"] for name in sorted(ALGORITHMS))
+    said = f"the diffusion expert succeeds on {diffusion:.1f} % of 192 held-out states, the"
+    assert f"{said} Gaussian one on {gaussian:.1f} %" in log_text()
+    assert diffusion >= 90 > gaussian
+
+
+def test_the_log_says_what_the_first_experts_of_libero_10_reached():
+    libero = LAPTOP.parent / "libero"
+    experts = pd.read_csv(libero / "experts.csv").query("seed == 0 and mode == 'deterministic'")
+    official = experts.set_index(["task", "algorithm"])["success"]
+    runs = packed_table(libero, "experts_diagnostics.csv").query("confirmed == 192")
+    best = 100 * runs.groupby("run")["confirmed_success"].max()
+    for number in (0, 1, 3):
+        for algorithm in ALGORITHMS:
+            held_out = best[f"libero_10-{number}/{algorithm}-seed0/"]
+            reached = 100 * official[f"libero_10/{number}", algorithm]
+            row = f"| libero_10/{number} | {algorithm} | {held_out:.1f} | {reached:.0f} |"
+            assert row in log_text()
 
 
 FIRST = "tried_expert.csv"
