@@ -234,7 +234,8 @@ def _pack_weights(runs: Path, packed: Path, preset: Preset | None) -> None:
         print(f"{left_out} of {len(paths)} experts' weights exceed {MOST_WEIGHTS >> 20} MiB.")
     for name, weights in suites.items():
         (packed / WEIGHTS).mkdir(exist_ok=True)
-        save_file(weights, packed / WEIGHTS / f"{name}.safetensors")
+        with artifacts.atomic_path(packed / WEIGHTS / f"{name}.safetensors") as path:
+            save_file(weights, path)
 
 
 def _rank(path: Path) -> tuple[int, int, str]:
@@ -386,7 +387,8 @@ def _unpack_weights(results: Path, runs: Path) -> None:
             kept = tensor.float() if tensor.dtype == torch.float16 else tensor
             experts.setdefault(run, {})[name] = kept
     for run, tensors in experts.items():
-        save_file(tensors, _inside(runs, f"experts/{run}/{POLICY}"))
+        with artifacts.atomic_path(_inside(runs, f"experts/{run}/{POLICY}")) as path:
+            save_file(tensors, path)
 
 
 def _leave_undone(runs: Path, preset: Preset | None) -> None:

@@ -84,6 +84,15 @@ def test_weights_are_kept_as_float16_where_that_loses_nothing(tmp_path, value, k
     assert torch.equal(again, torch.tensor([value, 1.0]))
 
 
+def test_who_may_read_a_runs_records_may_read_its_weights(run, tmp_path):
+    evidence.pack(run, tmp_path / "results")
+    evidence.unpack(tmp_path / "results", tmp_path / "again")
+    for folder in (tmp_path / "results", tmp_path / "again"):
+        (weights,) = folder.glob("**/*.safetensors")
+        (table,) = folder.glob("experts.csv")
+        assert weights.stat().st_mode == table.stat().st_mode
+
+
 def test_first_seeds_and_first_tasks_keep_their_weights_where_room_is_short(
     tmp_path, monkeypatch, capsys
 ):
