@@ -233,7 +233,6 @@ def _pack_weights(runs: Path, packed: Path, preset: Preset | None) -> None:
     if left_out:
         print(f"{left_out} of {len(paths)} experts' weights exceed {MOST_WEIGHTS >> 20} MiB.")
     for name, weights in suites.items():
-        (packed / WEIGHTS).mkdir(exist_ok=True)
         with artifacts.atomic_path(packed / WEIGHTS / f"{name}.safetensors") as path:
             save_file(weights, path)
 
