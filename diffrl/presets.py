@@ -499,7 +499,11 @@ _LONG = {  # as laptop's harder tasks: the two subtasks leave few successes in a
 
 # The tasks that neither class learned, and the recipe of their one retry, for both classes alike:
 # by a rule that is older than any result (tools/tasks_to_retry.py; docs/LOG.md).
-RETRIED = ("libero_goal/3", "libero_spatial/4")
+RETRIED = (
+    "libero_goal/3",
+    "libero_spatial/4",
+    *(f"libero_10/{index}" for index in (4, 8)),
+)
 RETRY = {  # more to imitate, and more episodes an iteration
     "demonstrations.count": 20,
     "rl.decisions": 72,

@@ -13,6 +13,7 @@ from diffrl.base.intervals import interval_over_tasks
 from diffrl.evidence import packed_table
 from diffrl.presets import ALGORITHMS, RETRY, get_preset
 
+RETRIES = ("task", "policy", "held-out, retry", "official, retry")
 LAPTOP = Path(__file__).parents[1] / "results" / "laptop"
 
 
@@ -130,7 +131,12 @@ def test_the_log_says_what_the_experts_reached_whom_training_physics_had_misled(
 
 @pytest.mark.parametrize(
     ("suite", "retried"),
-    [("libero_object", ()), ("libero_goal", ("3",)), ("libero_spatial", ("4",)), ("libero_10", ())],
+    [
+        ("libero_object", ()),
+        ("libero_goal", ("3",)),
+        ("libero_spatial", ("4",)),
+        ("libero_10", ("4", "8")),
+    ],
 )
 def test_a_suite_of_libero_has_both_classes_of_all_its_tasks_by_one_recipe(suite, retried):
     """But for the tasks that were trained again, which have another one for both classes."""
@@ -148,20 +154,35 @@ def test_a_suite_of_libero_has_both_classes_of_all_its_tasks_by_one_recipe(suite
     assert "Both classes of their ten tasks each are trained with the final recipe" in log_text()
 
 
-def official_success():
-    """Seed 0 without noise, in per cent: a row a task, a column a class."""
+def first_tries(name, tasks):
+    """A packed table's rows of the first tries of `tasks`, their runs named as the later ones."""
+    table = packed_table(LAPTOP.parent / "libero", name)
+    runs = {
+        f"{task.replace('/', '-')}-first{end}/": f"{task.replace('/', '-')}/{algorithm}-seed0/"
+        for task in tasks
+        for algorithm, end in (("diffusion", ""), ("gaussian", "-gaussian"))
+    }
+    return table[table["run"].isin(runs)].replace({"run": runs})
+
+
+def official_success(first=(), of="success"):
+    """Seed 0 without noise, in per cent, a row a task, a column a class; of `first` first tries."""
     experts = pd.read_csv(LAPTOP.parent / "libero" / "experts.csv")
-    experts = experts.query("seed == 0 and mode == 'deterministic'")
-    return 100 * experts.pivot(index="task", columns="algorithm", values="success")
+    experts = pd.concat(
+        [experts[~experts["task"].isin(first)], first_tries("tried_expert.csv", first)]
+    ).query("seed == 0 and mode == 'deterministic'")
+    return 100 * experts.pivot(index="task", columns="algorithm", values=of)
 
 
-def held_out_success():
-    """Seed 0's best of 192 held-out states, in per cent: a row a task, a column a class."""
+def held_out_success(first=()):
+    """Seed 0's best of 192 held-out states, in per cent, arranged as `official_success`."""
     runs = packed_table(LAPTOP.parent / "libero", "experts_diagnostics.csv")
+    own = r"^(\w+)-(\d+)/(\w+)-seed0/$"
+    tasks = runs["run"].str.replace(own, r"\1/\2", regex=True)
+    runs = pd.concat([runs[~tasks.isin(first)], first_tries("tried_diagnostics.csv", first)])
     best = 100 * runs.query("confirmed == 192").groupby("run")["confirmed_success"].max()
-    names = best.index.str.extract(r"^(\w+)-(\d+)/(\w+)-seed(\d+)/$")
-    names.index = best.index
-    best = names.assign(task=names[0] + "/" + names[1], success=best)[names[3] == "0"]
+    names = best.index.to_series().str.extract(own).dropna()
+    best = names.assign(task=names[0] + "/" + names[1], success=best)
     return best.pivot(index="task", columns=2, values="success")
 
 
@@ -194,8 +215,9 @@ def test_the_log_says_what_the_retry_of_libero_goal_3_reached():
 
 
 def test_the_log_says_what_the_first_experts_of_libero_10_reached():
-    official, held_out = official_success(), held_out_success()
     suite = [f"libero_10/{index}" for index in range(10)]
+    first = [f"libero_10/{index}" for index in "48"]
+    official, held_out = official_success(first), held_out_success(first)
     for task in suite:
         for algorithm in ALGORITHMS:
             best, reached = held_out.loc[task, algorithm], official.loc[task, algorithm]
@@ -209,6 +231,39 @@ def test_the_log_says_what_the_first_experts_of_libero_10_reached():
     assert (by_suite["diffusion"] - by_suite["gaussian"]).idxmax() == "libero_10"
 
 
+def test_the_log_says_what_the_retries_of_libero_10_reached():
+    tasks = [f"libero_10/{index}" for index in "48"]
+    official, held_out = official_success(), held_out_success()
+    told = {(task, algorithm): cells for task, algorithm, *cells in log_rows(*RETRIES)}
+    assert told == {
+        (task, algorithm): [
+            f"{held_out.loc[task, algorithm]:.1f}",
+            f"{official.loc[task, algorithm]:.0f}",
+        ]
+        for task in tasks
+        for algorithm in ALGORITHMS
+    }
+    learned = held_out.loc[tasks].max(axis=1) >= 90
+    assert [task[-1] for task in tasks if learned[task]] == ["4"]
+    for where, said in (("libero_10/", "in the mean of the suite"), ("libero_", "of the forty")):
+        mean = official[official.index.str.startswith(where)].mean()
+        told = (
+            f"{mean['diffusion']:.1f} % (diffusion) and {mean['gaussian']:.1f} % (Gaussian) {said}"
+        )
+        assert told in log_text()
+
+
+def test_the_log_says_what_more_demonstrations_did_for_the_clones_of_libero_10():
+    tasks = [f"libero_10/{index}" for index in "48"]
+    clones = [official_success(first, "clone_success").loc[tasks].mean() for first in (tasks, ())]
+    for algorithm, name in (
+        ("diffusion", "diffusion clones succeed on"),
+        ("gaussian", "Gaussian ones"),
+    ):
+        first, again = (mean[algorithm] for mean in clones)
+        assert f"the {name} {again:.1f} % instead of {first:.1f} %" in log_text()
+
+
 def test_a_retry_on_libero_10_changes_the_number_of_demonstrations_alone():
     own = get_preset("libero").of("libero_10/2")
     changed = []
@@ -219,32 +274,15 @@ def test_a_retry_on_libero_10_changes_the_number_of_demonstrations_alone():
     assert changed == ["demonstrations.count"]
 
 
-FIRST = "tried_expert.csv"
-FIRST_RUNS = {
-    f"libero_goal-3-first{end}/": f"libero_goal-3/{algorithm}-seed0/"
-    for algorithm, end in (("diffusion", ""), ("gaussian", "-gaussian"))
-}
-
-
 def test_the_log_says_what_libero_goal_reached_and_which_task_was_not_learned():
-    libero = LAPTOP.parent / "libero"
-    experts = pd.concat([pd.read_csv(libero / "experts.csv"), packed_table(libero, FIRST)])
-    experts = experts.query("seed == 0 and mode == 'deterministic'")
-    experts = experts[experts["task"].str.startswith("libero_goal/")]
-    experts = experts.drop_duplicates(["task", "algorithm"], keep="last")  # the first tries
-    assert experts.groupby("algorithm").size().tolist() == [10, 10]
-    mean = 100 * experts.groupby("algorithm")["success"].mean()
+    first = ["libero_goal/3"]
+    official, best = official_success(first), held_out_success(first)
+    official, best = (t[t.index.str.startswith("libero_goal/")] for t in (official, best))
+    assert official.notna().sum().tolist() == best.notna().sum().tolist() == [10, 10]
+    mean = official.mean()
     said = f"succeed on {mean['diffusion']:.1f} % in the mean, the Gaussian ones on"
     assert f"{said} {mean['gaussian']:.1f} %" in log_text()
-    table = packed_table(libero, "experts_diagnostics.csv")
-    table = table[table["run"].str.match(r"libero_goal-[^3]/\w+-seed0/")]
-    again = packed_table(libero, "tried_diagnostics.csv").replace({"run": FIRST_RUNS})
-    table = pd.concat([table, again[again["run"].isin(FIRST_RUNS.values())]])
-    best = 100 * table.query("confirmed == 192").groupby("run")["confirmed_success"].max()
-    names = best.index.str.extract(r"-(\d)/(\w+)-").values.T
-    best = pd.Series(best.values, pd.MultiIndex.from_arrays(names)).unstack()
-    assert len(best) == 10
-    assert best.index[best.max(axis=1) < 90].tolist() == ["3"]
-    task = best.loc["3"]
+    assert best.index[best.max(axis=1) < 90].tolist() == first
+    task = best.loc[first[0]]
     said = f"experts succeeds on {task['diffusion']:.0f} % of 192 held-out states (Gaussian"
     assert f"{said} {task['gaussian']:.0f} %)" in log_text()
