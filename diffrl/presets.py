@@ -502,7 +502,7 @@ _LONG = {  # as laptop's harder tasks: the two subtasks leave few successes in a
 RETRIED = (
     "libero_goal/3",
     "libero_spatial/4",
-    *(f"libero_10/{index}" for index in (4, 8)),
+    *(f"libero_10/{index}" for index in (1, 4, 8)),
 )
 RETRY = {  # more to imitate, and more episodes an iteration
     "demonstrations.count": 20,
